@@ -1,0 +1,146 @@
+"""`StructureCallback`: structure search under `transformers.Trainer` or any trainer with its callbacks."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from graftwork.compact import compact_
+from graftwork.errors import TrainingError
+from graftwork.search import TRAVEL, StructureSearch
+from graftwork.sparsity import Schedule
+from graftwork.structure import Structure
+
+__all__ = ["StructureCallback"]
+
+logger = logging.getLogger(__name__)
+
+
+class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Learns the structure while Trainer trains the weights, and compacts the model at the end.
+
+    The sparsity gradient is added in `on_pre_optimizer_step`: once per optimizer step whatever the gradient
+    accumulation, after clipping, and also for trainers that ignore the model's loss. While clipping is active the penalty
+    therefore weighs `grad_norm / max_grad_norm` times as much; `figures()` logs that factor.
+
+    Args:
+        warmup: fraction of the run without sparsity control (see `graftwork.sparsity.Schedule`).
+        ramp: fraction after which the full penalty or budget holds.
+        discretise: fraction after which the structure is fixed and only weights are tuned.
+        compact: compact the model when training ends.
+        travel: how far a logit can move during the search.
+
+    Raises:
+        ConfigError: the fractions are not in order.
+        TrainingError: in `on_train_begin`, under DeepSpeed, where the gradients cannot be reached.
+    """
+
+    def __init__(
+        self,
+        *,
+        warmup: float = Schedule.warmup,
+        ramp: float = Schedule.ramp,
+        discretise: float = Schedule.discretise,
+        compact: bool = True,
+        travel: float = TRAVEL,
+    ) -> None:
+        self.schedule = Schedule(warmup, ramp, discretise)
+        self.compact = compact
+        self.travel = travel
+        self.search: StructureSearch | None = None
+        self.structure: Structure | None = None
+        self.penalty_factor = 1.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set up the search, or continue the one of the checkpoint that Trainer resumed from."""
+        if getattr(args, "deepspeed", None):
+            raise TrainingError(
+                "StructureCallback cannot work under DeepSpeed, which hides gradients from callbacks; use DDP or FSDP."
+            )
+        self.search = StructureSearch(kwargs["model"], state.max_steps, self.schedule, travel=self.travel)
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        attributes = saved.get("attributes", {}) if state.global_step > 0 and isinstance(saved, dict) else {}
+        if attributes.get("search_state"):
+            self.search.load(attributes["search_state"])
+        else:
+            self.search.begin(self._learning_rates(kwargs["optimizer"], kwargs["lr_scheduler"]))
+        self.structure = self.search.structure
+
+    def _learning_rates(self, optimizer: Any, scheduler: Any) -> float:
+        """Sum of the gates' learning rates over the search window, as the scheduler will set them."""
+        assert self.search is not None
+        gate = self.search.gate_parameter()
+        if gate is None:
+            return 0.0
+        for index, group in enumerate(optimizer.param_groups):
+            if any(parameter is gate for parameter in group["params"]):
+                break
+        else:
+            raise TrainingError("the optimizer does not hold the gates; create it after get_peft_model.")
+        lambdas = getattr(scheduler, "lr_lambdas", None)
+        if lambdas is None:
+            return float(group["lr"] * len(self.search.window))
+        return float(sum(scheduler.base_lrs[index] * lambdas[index](step) for step in self.search.window))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add the sparsity gradient."""
+        if self.search is not None:
+            self.search.before_step(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Discretise when it is time; what was the best model before is not comparable any more."""
+        if self.search is None:
+            return
+        found = self.search.after_step(state.global_step)
+        if found is not None:
+            self.structure = found
+            state.best_metric = None
+            state.best_model_checkpoint = None
+            state.best_global_step = None
+            logger.info(
+                "structure decided at step %d: %s stored parameters (%.0f expected)",
+                state.global_step,
+                f"{found.parameters():,}",
+                self.search.soft_size or 0.0,
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note by how much clipping raises the weight of the penalty."""
+        norm = (logs or {}).get("grad_norm")
+        if norm is not None and args.max_grad_norm:
+            self.penalty_factor = max(1.0, float(norm) / args.max_grad_norm)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Compact, now that no optimizer step follows."""
+        if self.search is not None and self.compact and self.search.view.decided:
+            compact_(kwargs["model"], adapter_name=self.search.adapter_name)
+
+    def figures(self) -> dict[str, float]:
+        """Numbers to log at this moment (`StructureSearch.figures`), with the penalty's clipping factor."""
+        return {} if self.search is None else {**self.search.figures(), "penalty_factor": self.penalty_factor}
+
+    def state(self) -> dict[str, Any]:
+        """What Trainer writes into a checkpoint's `trainer_state.json`."""
+        return {
+            "args": {**asdict(self.schedule), "compact": self.compact, "travel": self.travel},
+            "attributes": {"search_state": None if self.search is None else self.search.state()},
+        }

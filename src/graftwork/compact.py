@@ -1,0 +1,148 @@
+"""From learned gates to a structure, and from a structure to a small model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from graftwork.errors import StructureError
+from graftwork.layer import GraftLayer
+from graftwork.structure import SiteScores, SiteStructure, Structure, choose_structure
+from graftwork.view import GraftView, budget_parameters, graft_view
+
+__all__ = ["compact_", "discretise_", "set_structure_", "structure_of"]
+
+
+def structure_of(model: nn.Module, adapter_name: str | None = None) -> Structure:
+    """The structure of a graft adapter.
+
+    While gates are learned it is the structure that `discretise_` would choose now; nothing is changed.
+
+    Args:
+        model: a model with a graft adapter, at any depth.
+        adapter_name: PEFT's name for it; default the active one.
+    """
+    view = graft_view(model, adapter_name)
+    if not view.decided:
+        return choose_structure(tuple(view.config.tasks), _scores(view), budget_parameters(model, adapter_name))
+    name = view.adapter_name
+    return Structure(
+        tuple(view.config.tasks),
+        {
+            site: SiteStructure(
+                layer.pools[name].size,
+                layer.pools[name].rank,
+                layer.pools[name].cost,
+                tuple(map(tuple, (layer.graft_mask[name] > 0).tolist())),
+            )
+            for site, layer in view.sites.items()
+        },
+    )
+
+
+@torch.no_grad()
+def _scores(view: GraftView) -> dict[str, SiteScores]:
+    name = view.adapter_name
+    return {
+        site: SiteScores(
+            layer.pools[name].rank,
+            layer.pools[name].cost,
+            tuple(map(tuple, layer.prob_open(name).tolist())),
+            tuple(layer.strength(name).tolist()),
+        )
+        for site, layer in view.sites.items()
+    }
+
+
+def discretise_(model: nn.Module, adapter_name: str | None = None) -> Structure:
+    """Decide every gate, in place, by ranking to the budget (`choose_structure`). Weights stay as they are."""
+    structure = structure_of(model, adapter_name)
+    set_structure_(model, structure, adapter_name)
+    return structure
+
+
+def set_structure_(model: nn.Module, structure: Structure, adapter_name: str | None = None) -> None:
+    """Give a graft adapter a structure, in place. Sites that the structure does not name are closed.
+
+    Raises:
+        StructureError: tasks, sites or pool sizes do not fit the model.
+    """
+    view = graft_view(model, adapter_name)
+    if tuple(view.config.tasks) != structure.tasks:
+        raise StructureError(
+            f"the structure is for the tasks {', '.join(structure.tasks)}, the model for {', '.join(view.config.tasks)}."
+        )
+    unknown = [name for name in structure.sites if name not in view.sites]
+    if unknown:
+        raise StructureError(f"the model has no site {unknown[0]!r}; it has {', '.join(list(view.sites)[:4])}, ...")
+    masks = {}
+    for name, layer in view.sites.items():
+        shape = tuple(layer.graft_mask[view.adapter_name].shape)
+        mask = torch.zeros(shape, dtype=torch.bool)
+        if name in structure.sites:
+            mask = torch.tensor(structure.sites[name].open, dtype=torch.bool)
+            if tuple(mask.shape) != shape:
+                raise StructureError(
+                    f"at site {name!r} the structure has {tuple(mask.shape)} (tasks, adapters), the model {shape}."
+                )
+        masks[name] = mask
+    for name, mask in masks.items():
+        view.sites[name].set_mask(view.adapter_name, mask)
+
+
+def compact_(
+    model: nn.Module, tasks: Sequence[str] | None = None, adapter_name: str | None = None
+) -> Structure:
+    """Remove what the structure closed, in place: adapters nobody uses, and the wrapping of sites without any.
+
+    Outputs equal those of the discretised model up to rounding. Gates still being learned are discretised first. The
+    structure goes into the adapter's configuration, so that `save_pretrained` and `PeftModel.from_pretrained` build the
+    right shapes. Never call it while an optimizer holds the parameters: they are replaced.
+
+    Args:
+        model: a model with a graft adapter, at any depth.
+        tasks: keep only these tasks, in this order: with one task, the small model of that task.
+        adapter_name: PEFT's name for the adapter; default the active one.
+
+    Returns:
+        The compact structure.
+
+    Raises:
+        StructureError: a task is unknown.
+    """
+    view = graft_view(model, adapter_name)
+    if not view.decided:
+        discretise_(model, view.adapter_name)
+    name = view.adapter_name
+    if tasks is not None:
+        _select_tasks(view, tasks)
+    for site, layer in view.sites.items():
+        if (layer.graft_mask[name] > 0).any():
+            layer.shrink_(name)
+        else:
+            _remove(view.backbone, site, layer, name)
+    structure = structure_of(model, name)
+    view.config.structure = structure.to_dict()
+    view.config.target_modules = set(structure.sites)
+    return structure
+
+
+def _select_tasks(view: GraftView, tasks: Sequence[str]) -> None:
+    known = list(view.config.tasks)
+    for task in tasks:
+        if task not in known:
+            raise StructureError(f"unknown task {task!r}; the model has {', '.join(known)}.")
+    rows = [known.index(task) for task in tasks]
+    for layer in view.sites.values():
+        layer.select_tasks_(view.adapter_name, rows)
+    view.config.tasks = list(tasks)
+
+
+def _remove(backbone: nn.Module, site: str, layer: GraftLayer, adapter_name: str) -> None:
+    if len(layer.pools) > 1:
+        layer.delete_adapter(adapter_name)
+    else:
+        parent, _, child = site.rpartition(".")
+        setattr(backbone.get_submodule(parent), child, layer.base_layer)

@@ -1,0 +1,65 @@
+"""Every error graftwork raises on purpose.
+
+Each message is one line: what was given, what is allowed, how to mend it. The command line prints
+it and exits with code 2.
+
+    GraftworkError
+    ├── ConfigError       a setting of GraftConfig or of a gate family (also a ValueError)
+    ├── SiteError         no module of the backbone matches the asked-for sites (also a ValueError)
+    ├── RoutingError      a forward pass whose rows have no task, or the wrong number of tasks
+    ├── StructureError    a structure that does not fit the model or the budget (also a ValueError)
+    ├── RecipeError       a recipe: unknown key, wrong type, missing value (also a ValueError)
+    ├── DataError         a task's data: missing file, broken line, unknown label (also a ValueError)
+    ├── CheckpointError   a saved model that cannot be read or belongs to another backbone
+    └── TrainingError     a run that cannot start or go on
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "GraftworkError",
+    "RecipeError",
+    "RoutingError",
+    "SiteError",
+    "StructureError",
+    "TrainingError",
+]
+
+
+class GraftworkError(Exception):
+    """Base of all errors raised on purpose by graftwork."""
+
+
+class ConfigError(GraftworkError, ValueError):
+    """A setting of `GraftConfig` or of a gate family is out of range."""
+
+
+class SiteError(GraftworkError, ValueError):
+    """No module of the backbone matches the asked-for sites."""
+
+
+class RoutingError(GraftworkError, RuntimeError):
+    """The rows of a forward pass have no task, an unknown one, or the wrong number of them."""
+
+
+class StructureError(GraftworkError, ValueError):
+    """A structure does not fit the model, or a budget cannot be met."""
+
+
+class RecipeError(GraftworkError, ValueError):
+    """A recipe has an unknown key, a value of the wrong type, or lacks a value."""
+
+
+class DataError(GraftworkError, ValueError):
+    """The data of a task cannot be read, or its labels do not fit the task."""
+
+
+class CheckpointError(GraftworkError, RuntimeError):
+    """A saved model cannot be read, or belongs to another backbone."""
+
+
+class TrainingError(GraftworkError, RuntimeError):
+    """A training run cannot start or cannot go on."""

@@ -1,0 +1,352 @@
+"""`GraftLayer`: one site of the backbone with its fused pool of adapters."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
+from torch import Tensor, nn
+
+from graftwork.errors import RoutingError, SiteError, StructureError
+from graftwork.gates import GateFamily
+from graftwork.routing import Router
+
+__all__ = ["GraftLayer", "Pool", "site_widths"]
+
+UNDECIDED = -1.0
+"""Value of every entry of a mask whose gates are still being learned."""
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "identity": lambda x: x,
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a pool of adapters looks like, for one adapter name of PEFT at one site.
+
+    Attributes:
+        tasks: names of the tasks, the rows of the gate table.
+        size: K, the number of adapters of the pool.
+        rank: r, the bottleneck width of one adapter.
+        activation: name of the nonlinearity f.
+        parallel: adapters read the site's input instead of its output.
+        family: the gate family.
+        width_in: features the adapters read.
+        width_out: features the adapters write.
+    """
+
+    tasks: tuple[str, ...]
+    size: int
+    rank: int
+    activation: str
+    parallel: bool
+    family: GateFamily
+    width_in: int
+    width_out: int
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one adapter: `r (d_in + d_out + 1)`."""
+        return self.rank * (self.width_in + self.width_out + 1)
+
+
+def site_widths(module: nn.Module, name: str = "") -> tuple[int, int]:
+    """Input and output features of a site.
+
+    A linear map knows its widths. A larger module (a whole block) is measured by its widest normalisation layer,
+    which spans the residual stream; normalisations inside attention heads are narrower.
+
+    Raises:
+        SiteError: the widths cannot be told.
+    """
+    if not any(True for _ in module.children()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            widths = _get_in_out_features(module)
+        if all(isinstance(width, int) for width in widths):
+            return int(widths[0]), int(widths[1])
+    else:
+        norms = [
+            part.weight.numel()
+            for part in module.modules()
+            if "norm" in type(part).__name__.lower() and isinstance(getattr(part, "weight", None), Tensor)
+        ]
+        if norms:
+            return max(norms), max(norms)
+    raise SiteError(
+        f"site {name!r} is a {type(module).__name__}, whose width cannot be told; choose linear layers, or blocks "
+        "that hold a normalisation layer."
+    )
+
+
+class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    r"""A site: the base module plus K gated adapters, fused into one bottleneck.
+
+    .. math::
+        y = \mathrm{base}(x) + \sum_k z_{t k} W^{up}_k f(W^{down}_k h + b_k)
+
+    with `h` the site's output (sequential) or input (parallel), t the task of the row. The K adapters of rank r are one
+    bottleneck of width K r: `u = f(h W_down^T + b)` of shape [rows, ..., K r] is multiplied by each row's gates, every
+    one repeated r times. Rows of different tasks therefore share one pass.
+
+    Per adapter name of PEFT the layer holds `graft_down` [K r, d_in], `graft_bias` [K r], `graft_up` [d_out, K r],
+    `graft_gate_bias` [tasks, K] (the learned part of the logits; the name keeps Trainer from decaying it), and the buffers
+    `graft_mask` [tasks, K] (1 open, 0 closed, -1 still learned) and `graft_ratio` (see `logits`).
+
+    Source: arXiv 2509.03057, equations 1-3; the fused form is ours.
+    """
+
+    adapter_layer_names = ("graft_down", "graft_bias", "graft_up", "graft_gate_bias")
+    other_param_names = ("graft_mask", "graft_ratio", "pools")
+
+    def __init__(self, base_layer: nn.Module, router: Router) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.router = router
+        self.pools: dict[str, Pool] = {}
+        self.graft_down = nn.ParameterDict()
+        self.graft_bias = nn.ParameterDict()
+        self.graft_up = nn.ParameterDict()
+        self.graft_gate_bias = nn.ParameterDict()
+        self.graft_mask = BufferDict(persistent=True)
+        self.graft_ratio = BufferDict(persistent=True)
+        self._decided: dict[str, bool] = {}
+        self._all_open: dict[str, bool] = {}
+        self.merged_adapters = []
+        self._disable_adapters = False
+        self.register_load_state_dict_post_hook(GraftLayer._after_load)
+
+    def add_pool(
+        self,
+        adapter_name: str,
+        pool: Pool,
+        *,
+        mask: Tensor | None = None,
+        init_weights: bool = True,
+        inference_mode: bool = False,
+    ) -> None:
+        """Create the parameters of one pool.
+
+        Args:
+            adapter_name: PEFT's name for the adapter.
+            pool: sizes and kind.
+            mask: bool, [tasks, K]: the structure is given, nothing is left to learn.
+            init_weights: `W_up` starts at zero (no effect), else random, as `W_down` always is.
+            inference_mode: parameters are not trainable.
+        """
+        width = pool.size * pool.rank
+        self.pools[adapter_name] = pool
+        self.graft_down[adapter_name] = nn.Parameter(torch.empty(width, pool.width_in))
+        self.graft_bias[adapter_name] = nn.Parameter(torch.zeros(width))
+        self.graft_up[adapter_name] = nn.Parameter(torch.zeros(pool.width_out, width))
+        nn.init.kaiming_uniform_(self.graft_down[adapter_name], a=math.sqrt(5))
+        if not init_weights:
+            nn.init.normal_(self.graft_up[adapter_name], std=0.02)
+        shape = (len(pool.tasks), pool.size)
+        if pool.family.learnable and mask is None:
+            self.graft_gate_bias[adapter_name] = nn.Parameter(torch.zeros(shape))
+            self.graft_ratio[adapter_name] = torch.ones(())
+            self.graft_mask[adapter_name] = torch.full(shape, UNDECIDED)
+        else:
+            self.graft_mask[adapter_name] = torch.ones(shape) if mask is None else mask.float()
+        self._refresh_decided()
+        self._place(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def _place(self, adapter_name: str) -> None:
+        """Move the pool to the device and floating type of the base module, also if that has no `.weight`."""
+        reference = next((p for p in self.base_layer.parameters() if p.is_floating_point()), None)
+        if reference is None or reference.device.type == "meta":
+            return
+        for container in (self.graft_down, self.graft_bias, self.graft_up, self.graft_gate_bias):
+            if adapter_name in container and container[adapter_name].device.type != "meta":
+                parameter = container[adapter_name]
+                parameter.data = parameter.data.to(device=reference.device, dtype=reference.dtype)
+        for buffers in (self.graft_mask, self.graft_ratio):
+            if adapter_name in buffers and buffers[adapter_name].device.type != "meta":
+                buffers[adapter_name] = buffers[adapter_name].to(reference.device)
+
+    @staticmethod
+    def _after_load(layer: nn.Module, _: Any) -> None:
+        assert isinstance(layer, GraftLayer)
+        layer._refresh_decided()
+
+    def _refresh_decided(self) -> None:
+        """Cache, per pool, whether its mask is decided and whether it is all ones; the mask is the only record."""
+        masks = {name: mask for name, mask in self.graft_mask.items() if mask.device.type != "meta"}
+        self._decided = {name: name in masks and bool((masks[name] >= 0).all()) for name in self.graft_mask}
+        self._all_open = {name: name in masks and bool((masks[name] == 1).all()) for name in self.graft_mask}
+
+    def is_decided(self, adapter_name: str) -> bool:
+        """True if the gates of the pool are a fixed mask, False while they are learned."""
+        return self._decided[adapter_name]
+
+    def logits(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
+        r"""Logits of the gates, `clip(init + ratio * theta, -bound, bound)` with `d logit / d theta = 1`.
+
+        The ratio makes gates move faster than weights under any optimizer whose step does not depend on the gradient's
+        scale (Adam); the gradient passes as if the ratio were 1, so that gates do not eat the clipped norm.
+        """
+        family = self.pools[adapter_name].family
+        theta = self.graft_gate_bias[adapter_name]
+        with torch.no_grad():
+            value = (theta * self.graft_ratio[adapter_name] + family.initial_logit).clamp(-family.bound, family.bound)
+            value -= theta
+        return theta + value
+
+    def gates(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
+        """Gates of all tasks: the mask if it is decided, else drawn (training) or deterministic (evaluation)."""
+        if self._decided[adapter_name]:
+            return self.graft_mask[adapter_name]
+        family = self.pools[adapter_name].family
+        logits = self.logits(adapter_name)
+        if not self.training:
+            return family.deterministic(logits)
+        if torch.is_grad_enabled() and logits.requires_grad:
+            self.router.warn_if_not_driven()
+        return family.sample(logits)
+
+    def prob_open(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
+        """Probability that each gate is open, differentiable; the mask once it is decided."""
+        if self._decided[adapter_name]:
+            return self.graft_mask[adapter_name]
+        return self.pools[adapter_name].family.prob_open(self.logits(adapter_name))
+
+    def strength(self, adapter_name: str) -> Float[Tensor, " adapters"]:
+        """`sum_i |down_i| |up_i|` over the r hidden units of every adapter."""
+        pool = self.pools[adapter_name]
+        down = self.graft_down[adapter_name].detach().float().norm(dim=1)
+        up = self.graft_up[adapter_name].detach().float().norm(dim=0)
+        return (down * up).view(pool.size, pool.rank).sum(dim=1)
+
+    def set_mask(self, adapter_name: str, mask: Tensor) -> None:
+        """Decide the gates: `mask` is bool, [tasks, K].
+
+        Raises:
+            StructureError: the mask has another shape.
+        """
+        current = self.graft_mask[adapter_name]
+        if mask.shape != current.shape:
+            raise StructureError(
+                f"a structure of shape {tuple(mask.shape)} (tasks, adapters) does not fit a pool of {tuple(current.shape)}."
+            )
+        current.copy_(mask.to(current))
+        self._refresh_decided()
+        if adapter_name in self.graft_gate_bias:
+            self.graft_gate_bias[adapter_name].grad = None
+
+    def select_tasks_(self, adapter_name: str, rows: Sequence[int]) -> None:
+        """Keep only the tasks in these rows of the gate table, in this order. The mask must be decided."""
+        pool = self.pools[adapter_name]
+        self.graft_mask[adapter_name] = self.graft_mask[adapter_name][list(rows)].clone()
+        self.pools[adapter_name] = replace(pool, tasks=tuple(pool.tasks[row] for row in rows))
+        self._refresh_decided()
+
+    def shrink_(self, adapter_name: str) -> None:
+        """Keep only the adapters that some task uses, and drop the logits. The mask must be decided."""
+        pool = self.pools[adapter_name]
+        mask = self.graft_mask[adapter_name]
+        keep = (mask > 0).any(dim=0)
+        units = keep.repeat_interleave(pool.rank)
+        for container, dim in ((self.graft_down, 0), (self.graft_bias, 0), (self.graft_up, 1)):
+            old = container[adapter_name]
+            index = units.nonzero().squeeze(1).to(old.device)
+            container[adapter_name] = nn.Parameter(
+                old.detach().index_select(dim, index).contiguous(), requires_grad=old.requires_grad
+            )
+        if adapter_name in self.graft_gate_bias:
+            del self.graft_gate_bias[adapter_name]
+            del self.graft_ratio[adapter_name]
+        self.graft_mask[adapter_name] = mask[:, keep].clone()
+        self.pools[adapter_name] = replace(pool, size=int(keep.sum()))
+        self._refresh_decided()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base module's output plus the gated adapters of every active pool.
+
+        Raises:
+            RoutingError: several tasks and no route, or a route of another length than the batch.
+        """
+        result = self.base_layer(*args, **kwargs)
+        if self.disable_adapters:
+            return result
+        hidden = result[0] if isinstance(result, tuple) else result
+        for name in self.active_adapters:
+            if name in self.pools:
+                read = self._site_input(args, kwargs) if self.pools[name].parallel else hidden
+                hidden = hidden + self._adapters(name, read).to(hidden.dtype)
+        return (hidden, *result[1:]) if isinstance(result, tuple) else hidden
+
+    @staticmethod
+    def _site_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The tensor a site reads: Llama calls `self_attn` by keyword only."""
+        for value in (*args, kwargs.get("hidden_states"), *kwargs.values()):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                return value
+        raise SiteError("a parallel adapter found no tensor among the inputs of its site; use position='sequential'.")
+
+    def _adapters(self, name: str, x: Float[Tensor, "rows *positions d_in"]) -> Float[Tensor, "rows *positions d_out"]:
+        pool = self.pools[name]
+        down = self.graft_down[name]
+        hidden = F.linear(x.to(down.dtype), down, self.graft_bias[name])
+        hidden = _ACTIVATIONS[pool.activation](hidden)
+        rows = self._rows(pool, x)
+        if not self._all_open[name]:
+            hidden = hidden * self._row_gates(name, rows, x.dim()).to(hidden.dtype)
+        return F.linear(hidden, self.graft_up[name])
+
+    def _row_gates(self, name: str, rows: int | Tensor, dimensions: int) -> Tensor:
+        """Gates of the hidden units: [K r], or [rows, 1..., K r] if the rows have different tasks."""
+        gates = self.gates(name)[rows].repeat_interleave(self.pools[name].rank, dim=-1)
+        if isinstance(rows, Tensor):
+            gates = gates.view(len(rows), *(1,) * (dimensions - 2), -1)
+        return gates
+
+    def _rows(self, pool: Pool, x: Tensor) -> int | Tensor:
+        if len(pool.tasks) == 1:
+            return 0
+        if getattr(self, "_is_replica", False):
+            raise RoutingError(
+                "nn.DataParallel splits the batch but not the route; use DistributedDataParallel (torchrun, accelerate)."
+            )
+        current = self.router.current()
+        if current is None:
+            raise RoutingError(
+                f"the model has {len(pool.tasks)} tasks ({', '.join(pool.tasks)}), but no route says which one the "
+                "rows belong to; wrap the call in gw.route(model, task) or pass graft_rows=."
+            )
+        return current.resolve(pool.tasks, x.shape[0], x.device)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse: a nonlinear bottleneck has no equivalent weight of the base module."""
+        raise NotImplementedError("graft adapters are nonlinear and cannot be merged; use gw.compact_ and unload().")
+
+    def unmerge(self) -> None:
+        """Nothing is ever merged."""
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove one pool; PEFT's method forgets the cache of decided masks."""
+        super().delete_adapter(adapter_name)
+        self._refresh_decided()
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes that the backbone reads from a wrapped block, such as `attention_type`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(super().__getattr__("base_layer"), name)

@@ -1,0 +1,258 @@
+"""Routing: which task each row of a batch belongs to.
+
+A route is either one task for the whole batch or one per row. It is kept in a `ContextVar`, so threads and
+nested contexts do not disturb each other, and adapter layers look it up during their forward pass:
+
+    with gw.route(model, "mnli"):                        # every row
+        model(**batch)
+    with gw.route(model, ["mnli", "boolq", "mnli"]):     # one task per row
+        model(**batch)
+    model(**batch, graft_rows=torch.tensor([0, 1, 0]))   # indices into GraftConfig.tasks
+
+`graft_rows` is taken out of the keyword arguments by a hook on the backbone, so no model sees it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import difflib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftwork.errors import RoutingError
+
+__all__ = ["Route", "Router", "find_router", "route"]
+
+ROWS_KEYWORD = "graft_rows"
+
+
+class Route:
+    """The tasks of the rows of one forward pass.
+
+    Args:
+        tasks: a task name (all rows), a sequence of names (one per row), or an integer tensor of shape
+            [rows] with indices into the adapter's task list.
+        expand: rows may be repeated, each one k times in a row, if the batch is k times as long
+            (beam search).
+    """
+
+    def __init__(self, tasks: str | Sequence[str] | Tensor, *, expand: bool = False) -> None:
+        self.tasks = tasks if isinstance(tasks, (str, Tensor)) else tuple(tasks)
+        self.expand = expand
+        self._resolved: dict[tuple[tuple[str, ...], torch.device], int | Tensor] = {}
+
+    def names(self) -> set[str]:
+        """The task names given, empty if rows are indices."""
+        if isinstance(self.tasks, str):
+            return {self.tasks}
+        return set() if isinstance(self.tasks, Tensor) else set(self.tasks)
+
+    def resolve(self, known: tuple[str, ...], batch: int, device: torch.device) -> int | Tensor:
+        """Index of the task of every row, for an adapter that knows the tasks `known`.
+
+        Returns:
+            One index if all rows share a task, else an integer tensor of shape [batch].
+
+        Raises:
+            RoutingError: an unknown task, an index out of range, or not as many tasks as rows.
+        """
+        key = (known, device)
+        if key not in self._resolved:
+            self._resolved[key] = self._index(known, device)
+        rows = self._resolved[key]
+        if isinstance(rows, int) or len(rows) == batch:
+            return rows
+        if self.expand and len(rows) and batch % len(rows) == 0:
+            return rows.repeat_interleave(batch // len(rows))
+        raise RoutingError(
+            f"the route names the tasks of {len(rows)} rows, but the batch has {batch}; give one task per row, "
+            "or a single task name for all."
+        )
+
+    def _index(self, known: tuple[str, ...], device: torch.device) -> int | Tensor:
+        if isinstance(self.tasks, Tensor):
+            rows = self.tasks.to(device)
+            if rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
+                raise RoutingError(
+                    f"{ROWS_KEYWORD} has shape {tuple(rows.shape)} and type {rows.dtype}; it must be a "
+                    "one-dimensional tensor of integers, the task index of every row."
+                )
+            if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(known):
+                raise RoutingError(
+                    f"{ROWS_KEYWORD} holds task indices from {int(rows.min())} to {int(rows.max())}, but there "
+                    f"are {len(known)} tasks: {', '.join(known)}."
+                )
+            return rows
+        index = {name: position for position, name in enumerate(known)}
+        for name in sorted(self.names()):
+            if name not in index:
+                raise unknown_task(name, known)
+        if isinstance(self.tasks, str):
+            return index[self.tasks]
+        return torch.tensor([index[name] for name in self.tasks], dtype=torch.long, device=device)
+
+
+def unknown_task(name: str, known: Sequence[str]) -> RoutingError:
+    """The error for a task name that an adapter does not know."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return RoutingError(f"unknown task {name!r}{hint} Known tasks: {', '.join(known)}.")
+
+
+_NO_ROUTES: Mapping[Router, Route] = MappingProxyType({})
+_ROUTES: contextvars.ContextVar[Mapping[Router, Route]] = contextvars.ContextVar("graftwork_routes", default=_NO_ROUTES)
+
+
+class Router:
+    """Hands the current route to the adapter layers of one model.
+
+    The route itself is in a module-wide `ContextVar` under this router as key, never in an attribute, so
+    that a router can be shared between threads, copied and pickled with its model.
+    """
+
+    def __init__(self) -> None:
+        self._latched: Route | None = None
+        self.driven = False
+        """True once a `StructureSearch` drives the gates of the model."""
+
+    def warn_if_not_driven(self) -> None:
+        """Warn, once, that gates are being trained but nobody will ever decide them."""
+        if not self.driven:
+            self.driven = True
+            warnings.warn(
+                "graftwork: gates are being trained, but nobody drives the structure search: no budget is enforced and no "
+                "structure will be chosen. Add callbacks=[graftwork.StructureCallback()] to the Trainer, or call "
+                "graftwork.StructureSearch in your own loop; with gates='fixed' there is nothing to drive.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def current(self) -> Route | None:
+        """The route of this forward pass.
+
+        A recomputation under gradient checkpointing runs during the backward pass, usually after the
+        context of `route` is closed. Layers of Transformers are then called in the context of their first
+        forward pass (`bind_checkpointing`); for hand-made checkpointing the last training route is used.
+        """
+        found = _ROUTES.get().get(self)
+        if found is None and torch._C._current_graph_task_id() != -1:
+            return self._latched
+        return found
+
+    @contextmanager
+    def using(self, new: Route) -> Iterator[None]:
+        """Make `new` the current route inside the context."""
+        token = _ROUTES.set({**_ROUTES.get(), self: new})
+        try:
+            yield
+        finally:
+            _ROUTES.reset(token)
+
+    def attach(self, backbone: nn.Module) -> None:
+        """Let `backbone` accept `graft_rows` and survive gradient checkpointing."""
+        backbone._graft_router = self  # type: ignore[assignment]
+        backbone.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        backbone.register_forward_hook(self._after_forward, always_call=True)
+
+    def _before_forward(
+        self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        rows = kwargs.pop(ROWS_KEYWORD, None)
+        # The outer routes travel in the mapping itself, so that the matching `_after_forward` can restore them
+        # without state on the module, which threads would share.
+        outer = _ROUTES.get()
+        new = outer.get(self) if rows is None else Route(rows)
+        _ROUTES.set(_Frame(outer, self, new))
+        if new is not None and torch.is_grad_enabled():
+            self._latched = new
+        if backbone.training:
+            bind_checkpointing(backbone)
+        return args, kwargs
+
+    def _after_forward(self, backbone: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        frame = _ROUTES.get()
+        if isinstance(frame, _Frame) and frame.router is self:
+            _ROUTES.set(frame.outer)
+
+
+class _Frame(dict[Router, Route]):
+    """The routes inside one forward pass of a backbone, with those to return to."""
+
+    def __init__(self, outer: Mapping[Router, Route], router: Router, new: Route | None) -> None:
+        super().__init__(outer)
+        if new is not None:
+            self[router] = new
+        self.outer = outer
+        self.router = router
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _InContext:
+    """A checkpointing function that recomputes in the context of the first forward pass."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        context = contextvars.copy_context()
+
+        def in_context(*inner: Any) -> Any:
+            return context.run(layer, *inner)
+
+        return self.function(in_context, *args, **kwargs)
+
+
+def bind_checkpointing(backbone: nn.Module) -> None:
+    """Make the checkpointed layers of `backbone` remember the context, and so the route, of their forward pass."""
+    for module in backbone.modules():
+        function = module.__dict__.get("_gradient_checkpointing_func")
+        if function is not None and not isinstance(function, _InContext):
+            module._gradient_checkpointing_func = _InContext(function)  # type: ignore[assignment]
+
+
+def find_router(model: nn.Module) -> Router | None:
+    """The router of the graft model in `model`, or None if there is none."""
+    for module in model.modules():
+        router = module.__dict__.get("_graft_router")
+        if router is not None:
+            return router  # type: ignore[no-any-return]
+    return None
+
+
+@contextmanager
+def route(model: nn.Module, tasks: str | Sequence[str]) -> Iterator[None]:
+    """Say which task the rows of a batch belong to, for every forward pass inside the context.
+
+    Contexts nest: the inner one wins. `graft_rows=` of a single call wins over both. A route holds for the thread that
+    opened it.
+
+    Args:
+        model: a model with graft adapters, at any depth.
+        tasks: one task name for all rows, or one per row.
+
+    Raises:
+        RoutingError: `model` has no graft adapter, or a task is unknown to all of them.
+    """
+    from graftwork.layer import GraftLayer
+
+    router = find_router(model)
+    if router is None:
+        raise RoutingError(
+            f"{type(model).__name__} has no graft adapter to route; wrap it with "
+            "get_peft_model(model, GraftConfig(...)) first."
+        )
+    new = Route(tasks)
+    layers = (module for module in model.modules() if isinstance(module, GraftLayer))
+    known = list(dict.fromkeys(name for layer in layers for pool in layer.pools.values() for name in pool.tasks))
+    for name in sorted(new.names()):
+        if known and name not in known:
+            raise unknown_task(name, known)
+    with router.using(new):
+        yield

@@ -1,0 +1,208 @@
+"""`StructureSearch`: drives the gates of a model through warm-up, search, discretisation and tuning.
+
+It knows no trainer. `StructureCallback` calls it from `transformers.Trainer`; a hand-written loop calls it so:
+
+    search = StructureSearch(model, total_steps=len(loader))
+    search.begin(sum_of_learning_rates)
+    for step, batch in enumerate(loader):
+        loss(batch).backward()
+        search.before_step(step)      # adds the gradient of the sparsity control
+        optimizer.step()
+        search.after_step(step + 1)   # keeps logits in bounds, discretises when it is time
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftwork.compact import discretise_, structure_of
+from graftwork.errors import TrainingError
+from graftwork.layer import GraftLayer
+from graftwork.routing import find_router
+from graftwork.sparsity import (
+    BudgetControl,
+    PenaltyControl,
+    Schedule,
+    SparsityControl,
+    expected_size,
+    pool_parameters,
+)
+from graftwork.structure import Structure
+from graftwork.view import GraftView, budget_parameters, graft_view
+
+__all__ = ["StructureSearch"]
+
+TRAVEL = 12.0
+"""How far a logit can move during the search: from clamp to clamp is 9.2, and no step always points the same way."""
+LEAST_TRAVEL = 8.0
+
+
+class StructureSearch:
+    """Learns the structure of one graft adapter while somebody else trains its weights.
+
+    Args:
+        model: a model with a graft adapter, at any depth.
+        total_steps: optimizer steps of the whole run.
+        schedule: when the phases begin.
+        travel: how far a logit can move during the search.
+        adapter_name: PEFT's name for the adapter; default the active one.
+
+    Raises:
+        StructureError: the budget is smaller than one adapter.
+        TrainingError: the run has no steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        total_steps: int,
+        schedule: Schedule | None = None,
+        *,
+        travel: float = TRAVEL,
+        adapter_name: str | None = None,
+    ) -> None:
+        if total_steps < 1:
+            raise TrainingError(f"a structure search needs at least one optimizer step, not {total_steps}.")
+        self.model = model
+        self.total_steps = total_steps
+        self.schedule = schedule or Schedule()
+        self.travel = travel
+        self.adapter_name = graft_view(model, adapter_name).adapter_name
+        self.structure: Structure | None = None
+        self.soft_size: float | None = None
+        self.control = self._make_control()
+        if travel < LEAST_TRAVEL:
+            warnings.warn(
+                f"gates can travel only {travel:g} during the search; under {LEAST_TRAVEL:g} few of them get from open to "
+                "closed. Raise `travel`.",
+                stacklevel=2,
+            )
+
+    def _make_control(self) -> SparsityControl | None:
+        view = self.view
+        if view.decided:
+            return None
+        budget = budget_parameters(self.model, self.adapter_name)
+        if budget is not None:
+            return BudgetControl(budget)
+        return PenaltyControl(float(view.config.penalty or 0.0), view.config.penalty_reduction)
+
+    @property
+    def view(self) -> GraftView:
+        """The adapter as it is now."""
+        return graft_view(self.model, self.adapter_name)
+
+    def phase(self, step: int) -> str:
+        """`warm-up`, `search` or `tune` after `step` optimizer steps."""
+        return "tune" if self.control is None else self.schedule.phase(step / self.total_steps)
+
+    @property
+    def window(self) -> range:
+        """The optimizer steps of the search phase."""
+        return range(
+            round(self.schedule.warmup * self.total_steps), max(1, round(self.schedule.discretise * self.total_steps))
+        )
+
+    def gate_parameter(self) -> Tensor | None:
+        """One parameter of the gates, to look up their learning rate; None if no gate is learned."""
+        layers = self.view.sites.values()
+        return next((s.graft_gate_bias[self.adapter_name] for s in layers if not s.is_decided(self.adapter_name)), None)
+
+    def begin(self, learning_rates: float) -> None:
+        """Set the speed of the gates: `ratio = travel / sum of the learning rates over `window``.
+
+        Raises:
+            TrainingError: the learning rates sum to nothing.
+        """
+        self._mark_driven()
+        if self.control is None:
+            return
+        if not learning_rates > 0:
+            raise TrainingError(
+                f"the learning rates of the search phase sum to {learning_rates:g}, so no gate could move; raise the learning "
+                "rate or lengthen the search."
+            )
+        for site in self.view.sites.values():
+            site.graft_ratio[self.adapter_name].fill_(self.travel / learning_rates)
+
+    def before_step(self, step: int) -> None:
+        """Add the gradient of the sparsity control to the gates, once per optimizer step, after clipping."""
+        if self.control is None or self.phase(step) != "search":
+            return
+        view = self.view
+        gates = [site.graft_gate_bias[self.adapter_name] for site in view.sites.values()]
+        loss = self.control.loss(view, self._ramped(step))
+        for gate, gradient in zip(gates, torch.autograd.grad(loss, gates), strict=True):
+            gate.grad = gradient if gate.grad is None else gate.grad + gradient
+
+    def after_step(self, step: int) -> Structure | None:
+        """Keep logits in bounds, adapt the control, and discretise when the time has come.
+
+        Returns:
+            The structure, on the step that decided it.
+        """
+        if self.control is None:
+            return None
+        view = self.view
+        for site in view.sites.values():
+            _keep_in_bounds_(site, self.adapter_name)
+        if self.phase(step) == "search":
+            self.control.update(view, self._ramped(step))
+        if self.phase(step) != "tune" and step < self.total_steps:
+            return None
+        self.soft_size = float(expected_size(view).detach())
+        self.structure = discretise_(self.model, self.adapter_name)
+        self.control = None
+        return self.structure
+
+    def _mark_driven(self) -> None:
+        find_router(self.model).driven = True  # type: ignore[union-attr]
+
+    def _ramped(self, step: int) -> float:
+        return self.schedule.ramped(step / self.total_steps)
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, float]:
+        """Numbers to log: expected and realised parameters, open paths per task, multipliers, norm of W_up."""
+        view = self.view
+        structure = structure_of(self.model, self.adapter_name)
+        numbers = {
+            "expected_parameters": float(expected_size(view)) if view.sites else 0.0,
+            "realised_parameters": float(structure.parameters()),
+            "pool_parameters": float(pool_parameters(view)),
+            "up_norm": sum(float(s.graft_up[self.adapter_name].norm()) ** 2 for s in view.sites.values()) ** 0.5,
+        }
+        numbers |= {f"open_paths_{task}": float(count) for task, count in structure.counts().items()}
+        return numbers | (self.control.figures() if self.control is not None else {})
+
+    def state(self) -> dict[str, Any]:
+        """JSON form of what must survive a checkpoint, beside the model's own tensors."""
+        return {
+            "soft_size": self.soft_size,
+            "structure": None if self.structure is None else self.structure.to_dict(),
+            "control": None if self.control is None else self.control.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint whose tensors are already in the model."""
+        self._mark_driven()
+        self.soft_size = state["soft_size"]
+        self.structure = None if state["structure"] is None else Structure.from_dict(state["structure"])
+        if state["control"] is None:
+            self.control = None
+        elif self.control is not None:
+            self.control.load(state["control"])
+
+
+def _keep_in_bounds_(site: GraftLayer, adapter_name: str) -> None:
+    """Clamp the learned part of the logits, so that a gate pushed beyond the clamp can come back at once."""
+    family = site.pools[adapter_name].family
+    ratio = float(site.graft_ratio[adapter_name])
+    low, high = (-family.bound - family.initial_logit) / ratio, (family.bound - family.initial_logit) / ratio
+    with torch.no_grad():
+        site.graft_gate_bias[adapter_name].clamp_(low, high)
+

@@ -1,0 +1,183 @@
+"""How big the structure is expected to be, and what keeps it small: a penalty or a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from graftwork.errors import ConfigError
+from graftwork.view import GraftView
+
+__all__ = ["BudgetControl", "PenaltyControl", "Schedule", "SparsityControl", "expected_size", "pool_parameters"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the phases of a run begin, as fractions of all its optimizer steps.
+
+    Attributes:
+        warmup: until here no sparsity control: adapters first learn to be useful.
+        ramp: until here the budget comes down linearly from the whole pool (or the penalty up from 0).
+        discretise: here the gates are decided; from here on only weights are tuned.
+    """
+
+    warmup: float = 0.15
+    ramp: float = 0.5
+    discretise: float = 0.6
+
+    def __post_init__(self) -> None:
+        """Check the order."""
+        if not 0 <= self.warmup <= self.ramp <= self.discretise <= 1:
+            raise ConfigError(
+                f"schedule warmup={self.warmup:g}, ramp={self.ramp:g}, discretise={self.discretise:g} must satisfy "
+                "0 <= warmup <= ramp <= discretise <= 1."
+            )
+
+    def phase(self, progress: float) -> str:
+        """`warm-up`, `search` or `tune` at a fraction `progress` of the run."""
+        if progress >= self.discretise:
+            return "tune"
+        return "search" if progress >= self.warmup else "warm-up"
+
+    def ramped(self, progress: float) -> float:
+        """0 during warm-up, rising linearly to 1 at the end of the ramp."""
+        if progress < self.warmup:
+            return 0.0
+        if progress >= self.ramp:
+            return 1.0
+        return (progress - self.warmup) / (self.ramp - self.warmup)
+
+
+def pool_parameters(view: GraftView) -> int:
+    """Parameters of all adapters on offer."""
+    pools = (site.pools[view.adapter_name] for site in view.sites.values())
+    return sum(pool.cost * pool.size for pool in pools)
+
+
+def expected_size(view: GraftView, *, in_adapters: bool = False) -> Float[Tensor, ""]:
+    r"""Expected stored parameters of the shared pool, differentiable in the logits.
+
+    .. math:: \sum_{s, k} n_{s k} \max_t P(z_{t s k} \neq 0)
+
+    All tasks share the noise of an adapter, so the maximum is the exact probability that anyone stores it. A product of
+    complements over tasks would be wrong, and its gradient dies as the number of tasks grows.
+
+    Args:
+        view: the adapter.
+        in_adapters: count every gate of every task as one, the paper's `sum sigma(a)`, instead of parameters.
+    """
+    name = view.adapter_name
+    if in_adapters:
+        return torch.stack([site.prob_open(name).sum() for site in view.sites.values()]).sum()
+    sizes = [site.prob_open(name).amax(dim=0).sum() * site.pools[name].cost for site in view.sites.values()]
+    return torch.stack(sizes).sum()
+
+
+class SparsityControl(Protocol):
+    """Turns the gates into a loss term and adapts itself once per optimizer step."""
+
+    def loss(self, view: GraftView, ramped: float) -> Tensor:
+        """The term to be added to the task loss; `ramped` goes from 0 (after warm-up) to 1."""
+
+    def update(self, view: GraftView, ramped: float) -> None:
+        """Adapt after the optimizer's step."""
+
+    def figures(self) -> dict[str, float]:
+        """Numbers to log."""
+
+    def state(self) -> dict[str, Any]:
+        """JSON form of what must survive a checkpoint."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+
+
+class PenaltyControl:
+    r"""`lambda * size`, ramped up linearly.
+
+    `mean`: size in expected parameters as a fraction of the pool. `sum`: the number of open gates over all tasks,
+    `lambda * sum_{t,s,k} P`, which for sigmoid gates is the paper's `lambda * sum sigma(a)` (arXiv 2509.03057, equation 5).
+    """
+
+    def __init__(self, weight: float, reduction: str) -> None:
+        self.weight = weight
+        self.reduction = reduction
+
+    def loss(self, view: GraftView, ramped: float) -> Tensor:
+        """`lambda * ramped * size`."""
+        if self.reduction == "sum":
+            return self.weight * ramped * expected_size(view, in_adapters=True)
+        return self.weight * ramped * expected_size(view) / pool_parameters(view)
+
+    def update(self, view: GraftView, ramped: float) -> None:
+        """Nothing adapts."""
+
+    def figures(self) -> dict[str, float]:
+        """The weight."""
+        return {"penalty": self.weight}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing to keep."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class BudgetControl:
+    r"""Lagrangian that drives the expected size c to a budget B.
+
+    .. math:: \lambda_1 (c - b) + \lambda_2 (c - b)^2
+
+    with c and the target b as fractions of the pool; b falls linearly from 1 to B / pool while the ramp lasts. The
+    multipliers climb by Adam ascent.
+
+    Source: Xia, Zhong, Chen 2022 (CoFi), section 3.1.
+    """
+
+    def __init__(self, budget: int, *, learning_rate: float = 0.1) -> None:
+        self.budget = budget
+        self.multipliers = torch.zeros(2, requires_grad=True)
+        self.optimizer = torch.optim.Adam([self.multipliers], lr=learning_rate, maximize=True)
+
+    def _excess(self, view: GraftView, ramped: float) -> Tensor:
+        total = pool_parameters(view)
+        target = 1.0 + ramped * (min(self.budget / total, 1.0) - 1.0)
+        return expected_size(view) / total - target
+
+    def loss(self, view: GraftView, ramped: float) -> Tensor:
+        """The Lagrangian term, with the multipliers held fixed."""
+        excess = self._excess(view, ramped)
+        first, second = self.multipliers.detach().to(excess.device)
+        return first * excess + second * excess**2
+
+    def update(self, view: GraftView, ramped: float) -> None:
+        """One ascent step of the multipliers."""
+        with torch.no_grad():
+            excess = self._excess(view, ramped).cpu()
+        self.multipliers.grad = torch.stack([excess, excess**2]).to(self.multipliers)
+        self.optimizer.step()
+
+    def figures(self) -> dict[str, float]:
+        """Both multipliers."""
+        first, second = self.multipliers.tolist()
+        return {"multiplier_1": first, "multiplier_2": second}
+
+    def state(self) -> dict[str, Any]:
+        """Multipliers and the state of their Adam."""
+        moments = self.optimizer.state[self.multipliers]
+        return {
+            "multipliers": self.multipliers.tolist(),
+            "adam": {key: value.tolist() for key, value in moments.items()},
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore multipliers and moments."""
+        with torch.no_grad():
+            self.multipliers.copy_(torch.tensor(state["multipliers"]))
+        if state["adam"]:
+            self.optimizer.state[self.multipliers] = {key: torch.tensor(value) for key, value in state["adam"].items()}

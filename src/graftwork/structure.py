@@ -1,0 +1,262 @@
+"""`Structure`: the paths of all tasks as plain data, and how it is chosen from gates.
+
+Nothing here knows a model: a structure can be printed, compared, drawn, saved and read without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graftwork.errors import StructureError
+
+__all__ = ["SiteScores", "SiteStructure", "Structure", "choose_structure"]
+
+FORMAT = 1
+"""Version of the JSON form."""
+
+
+@dataclass(frozen=True)
+class SiteStructure:
+    """The part of a structure at one site.
+
+    Attributes:
+        pool_size: K, adapters on offer.
+        r: rank of one adapter.
+        cost: parameters of one adapter.
+        open: `open[t][k]`: does task t use adapter k.
+    """
+
+    pool_size: int
+    r: int
+    cost: int
+    open: tuple[tuple[bool, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Freeze the table and check its shape."""
+        object.__setattr__(self, "open", tuple(tuple(bool(cell) for cell in row) for row in self.open))
+        for name in ("pool_size", "r", "cost"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise StructureError(f"{name}={value!r} of a site must be a whole number of at least 0.")
+        for row in self.open:
+            if len(row) != self.pool_size:
+                raise StructureError(f"a site with a pool of {self.pool_size} has a row of {len(row)} gates.")
+
+    @property
+    def used(self) -> tuple[bool, ...]:
+        """For every adapter: does any task use it, that is, is it stored."""
+        return tuple(any(column) for column in zip(*self.open, strict=True)) if self.open else ()
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Which adapters of which sites every task uses.
+
+    Attributes:
+        tasks: task names, the rows of every site's table.
+        sites: site name -> its table, in the model's order.
+    """
+
+    tasks: tuple[str, ...]
+    sites: Mapping[str, SiteStructure]
+
+    def __post_init__(self) -> None:
+        """Check that every site has a row per task."""
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        for name, site in self.sites.items():
+            if len(site.open) != len(self.tasks):
+                raise StructureError(
+                    f"site {name!r} has gates for {len(site.open)} tasks, but the structure names {len(self.tasks)}."
+                )
+
+    def _row(self, task: str) -> int:
+        if task not in self.tasks:
+            raise StructureError(f"unknown task {task!r}; the structure has {', '.join(self.tasks)}.")
+        return self.tasks.index(task)
+
+    def parameters(self, task: str | None = None) -> int:
+        """Stored adapter parameters (each stored adapter once), or the active ones of one task."""
+        if task is None:
+            return sum(site.cost * sum(site.used) for site in self.sites.values())
+        row = self._row(task)
+        return sum(site.cost * sum(site.open[row]) for site in self.sites.values())
+
+    def counts(self) -> dict[str, int]:
+        """Open adapters on the path of every task."""
+        return {
+            task: sum(sum(site.open[row]) for site in self.sites.values()) for row, task in enumerate(self.tasks)
+        }
+
+    def paths(self, task: str) -> set[tuple[str, int]]:
+        """The open (site, adapter) pairs of one task."""
+        row = self._row(task)
+        return {(name, k) for name, site in self.sites.items() for k, gate in enumerate(site.open[row]) if gate}
+
+    def only(self, task: str) -> Structure:
+        """The structure of one task alone."""
+        row = self._row(task)
+        return Structure(
+            (task,),
+            {name: SiteStructure(s.pool_size, s.r, s.cost, (s.open[row],)) for name, s in self.sites.items()},
+        )
+
+    def diff(self, other: Structure) -> dict[str, dict[str, list[tuple[str, int]]]]:
+        """What `other` opens and closes compared with this structure, for every task that differs.
+
+        Returns:
+            task -> {"opened": pairs, "closed": pairs}; tasks of only one side count as all closed on the other.
+        """
+        changes: dict[str, dict[str, list[tuple[str, int]]]] = {}
+        for task in dict.fromkeys((*self.tasks, *other.tasks)):
+            mine = self.paths(task) if task in self.tasks else set()
+            theirs = other.paths(task) if task in other.tasks else set()
+            if mine != theirs:
+                changes[task] = {"opened": sorted(theirs - mine), "closed": sorted(mine - theirs)}
+        return changes
+
+    def compacted(self) -> Structure:
+        """The same paths without the adapters nobody uses and without the sites that have none."""
+        sites = {}
+        for name, site in self.sites.items():
+            keep = [k for k, used in enumerate(site.used) if used]
+            if keep:
+                table = tuple(tuple(row[k] for k in keep) for row in site.open)
+                sites[name] = SiteStructure(len(keep), site.r, site.cost, table)
+        return Structure(self.tasks, sites)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {
+            "format": FORMAT,
+            "tasks": list(self.tasks),
+            "sites": {
+                name: {
+                    "pool_size": site.pool_size,
+                    "r": site.r,
+                    "cost": site.cost,
+                    "open": [[int(cell) for cell in row] for row in site.open],
+                }
+                for name, site in self.sites.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Structure:
+        """The structure of a dictionary made by `to_dict`.
+
+        Raises:
+            StructureError: a key is missing or a value has the wrong form.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise StructureError(f"not a structure of format {FORMAT}: found {found!r}.")
+        try:
+            sites = {
+                str(name): SiteStructure(site["pool_size"], site["r"], site["cost"], site["open"])
+                for name, site in data["sites"].items()
+            }
+            return cls(tuple(data["tasks"]), sites)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StructureError(f"not a structure: {type(error).__name__} at {error}.") from error
+
+    def to_json(self) -> str:
+        """The JSON form; `from_json` gives an equal structure."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Structure:
+        """The structure of a JSON text made by `to_json`.
+
+        Raises:
+            StructureError: the text is not JSON or not a structure.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise StructureError(f"a structure must be JSON: {error}.") from error
+        return cls.from_dict(data)
+
+
+@dataclass(frozen=True)
+class SiteScores:
+    """What the choice of a structure knows of one site.
+
+    Attributes:
+        r: rank of one adapter.
+        cost: parameters of one adapter.
+        prob_open: `prob_open[t][k]`.
+        strength: `sum_i |down_i| |up_i|` of every adapter.
+    """
+
+    r: int
+    cost: int
+    prob_open: tuple[tuple[float, ...], ...]
+    strength: tuple[float, ...]
+
+
+def choose_structure(tasks: tuple[str, ...], sites: Mapping[str, SiteScores], budget: int | None) -> Structure:
+    """Discretise gates by ranking.
+
+    With a budget, the gates (t, s, k) are taken in the order of P(open), rounded to 3 decimals, ties by strength, never by
+    the site's place. A gate whose adapter is not stored yet is opened if the adapter still fits; a gate whose
+    adapter is stored costs nothing and is opened if it came before the budget was used up or is at least 0.5.
+    The stored parameters never exceed the budget and no further adapter fits. Without a budget, gates of at least 0.5 open.
+
+    Args:
+        tasks: task names.
+        sites: site name -> scores.
+        budget: stored adapter parameters allowed, or None.
+
+    Raises:
+        StructureError: not even one adapter fits the budget.
+    """
+    open_gates: dict[str, list[list[bool]]] = {
+        name: [[False] * len(site.strength) for _ in tasks] for name, site in sites.items()
+    }
+    if budget is None:
+        for name, site in sites.items():
+            open_gates[name] = [[p >= 0.5 for p in row] for row in site.prob_open]
+        return _build(tasks, sites, open_gates)
+    if sites and budget < min(site.cost for site in sites.values()):
+        raise StructureError(
+            f"the budget of {budget:,} parameters is smaller than one adapter "
+            f"({min(site.cost for site in sites.values()):,}); raise the budget or lower r."
+        )
+    candidates = sorted(
+        (
+            (-round(p, 3), -site.strength[k], name, t, k)
+            for name, site in sites.items()
+            for t, row in enumerate(site.prob_open)
+            for k, p in enumerate(row)
+        ),
+        key=lambda gate: gate[:2],
+    )
+    stored: set[tuple[str, int]] = set()
+    left = budget
+    full = False
+    for negative, _, name, t, k in candidates:
+        if (name, k) not in stored:
+            if sites[name].cost > left:
+                full = True
+                continue
+            stored.add((name, k))
+            left -= sites[name].cost
+        elif full and -negative < 0.5:
+            continue
+        open_gates[name][t][k] = True
+    return _build(tasks, sites, open_gates)
+
+
+def _build(
+    tasks: tuple[str, ...], sites: Mapping[str, SiteScores], open_gates: Mapping[str, list[list[bool]]]
+) -> Structure:
+    return Structure(
+        tasks,
+        {
+            name: SiteStructure(len(site.strength), site.r, site.cost, tuple(map(tuple, open_gates[name])))
+            for name, site in sites.items()
+        },
+    )

@@ -1,0 +1,142 @@
+"""`GraftModel`: PEFT's view of a model with graft adapters, and its registration as a PEFT method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import register_peft_method
+from torch import Tensor, nn
+
+from graftwork.config import GraftConfig
+from graftwork.errors import CheckpointError
+from graftwork.gates import gate_family
+from graftwork.layer import GraftLayer, Pool, site_widths
+from graftwork.peft_type import GRAFT
+from graftwork.routing import Route, Router
+from graftwork.sites import resolve_sites
+
+__all__ = ["GraftModel"]
+
+
+class GraftModel(BaseTuner):  # type: ignore[misc]
+    """A backbone whose sites are `GraftLayer`s. Made by `get_peft_model(backbone, GraftConfig(...))`."""
+
+    prefix = "graft_"
+    tuner_layer_cls = GraftLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - BaseTuner declares it so; sites.py decides
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Turn the sites of one adapter into graft layers.
+
+        The router comes first: a later adapter shares it, and a compact structure may have no site that could create it.
+        """
+        if "_graft_router" not in model.__dict__:
+            Router().attach(model)
+        config = self.peft_config[adapter_name]
+        sites = resolve_sites(model, config)
+        config._sites = frozenset(sites)
+        if sites:
+            config.target_modules = set(sites)
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            # PEFT shortens long target lists to suffixes, which may match more than these sites in another model.
+            config.target_modules = set(sites)
+        else:
+            self._freeze(model)
+
+    def _freeze(self, model: nn.Module) -> None:
+        """What injection does to a backbone, for a structure without a single open adapter."""
+        self._mark_only_adapters_as_trainable(model)
+
+    def _prepare_adapter_config(self, peft_config: GraftConfig, model_config: dict[str, Any]) -> GraftConfig:
+        return peft_config
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: GraftConfig, key: str) -> bool:
+        return key in peft_config._sites
+
+    def _create_and_replace(
+        self,
+        peft_config: GraftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        site = target if isinstance(target, GraftLayer) else GraftLayer(target, self.router)
+        size, rank, mask = peft_config.pool_size, peft_config.r, None
+        if peft_config.structure is not None:
+            found = peft_config.structure["sites"][current_key]
+            size, rank, mask = _check_structure(found, current_key, len(peft_config.tasks))
+        width_in, width_out = site_widths(site.get_base_layer(), current_key)
+        parallel = peft_config.position == "parallel"
+        pool = Pool(
+            tasks=tuple(peft_config.tasks),
+            size=size,
+            rank=rank,
+            activation=peft_config.activation,
+            parallel=parallel,
+            family=gate_family(peft_config.gates),
+            width_in=width_in if parallel else width_out,
+            width_out=width_out,
+        )
+        site.add_pool(
+            adapter_name,
+            pool,
+            mask=mask,
+            init_weights=peft_config.init_weights,
+            inference_mode=peft_config.inference_mode,
+        )
+        if site is not target:
+            if adapter_name not in self.active_adapters:
+                site.requires_grad_(False)
+            # Not PEFT's `_replace_module`, which wants a base module with a `.weight`.
+            setattr(parent, target_name, site)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)
+
+    @property
+    def router(self) -> Router:
+        """The router shared by all graft layers of the model."""
+        return self.model.__dict__["_graft_router"]  # type: ignore[no-any-return]
+
+    def generate(self, *args: Any, graft_rows: Tensor | None = None, **kwargs: Any) -> Any:
+        """`generate` of the backbone for rows of several tasks.
+
+        Beams and returned sequences repeat every row in place; only here the route is stretched with them.
+
+        Args:
+            *args: for the backbone.
+            graft_rows: int, [rows]: index of the task of each row; default the surrounding `route`.
+            **kwargs: for the backbone.
+        """
+        current = self.router.current()
+        if graft_rows is None and current is None:
+            return self.model.generate(*args, **kwargs)
+        tasks = graft_rows if graft_rows is not None else current.tasks  # type: ignore[union-attr]
+        with self.router.using(Route(tasks, expand=True)):
+            return self.model.generate(*args, **kwargs)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """False: the adapters are nonlinear."""
+        return False
+
+
+def _check_structure(found: dict[str, Any], site: str, tasks: int) -> tuple[int, int, Tensor]:
+    """Size, rank and mask of one site of a saved structure."""
+    mask = torch.tensor(found["open"], dtype=torch.bool)
+    if mask.dim() != 2 or mask.shape[0] != tasks or mask.shape[1] != found["pool_size"]:
+        raise CheckpointError(
+            f"the saved structure of site {site!r} has shape {tuple(mask.shape)}, but the configuration names {tasks} "
+            f"tasks and a pool of {found['pool_size']}; the files do not belong together."
+        )
+    return int(found["pool_size"]), int(found["r"]), mask
+
+
+if GRAFT not in PEFT_TYPE_TO_TUNER_MAPPING:
+    register_peft_method(name="graft", config_cls=GraftConfig, model_cls=GraftModel, prefix="graft_")

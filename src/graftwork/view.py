@@ -1,0 +1,96 @@
+"""Finding the graft adapter inside whatever model holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from graftwork.config import GraftConfig
+from graftwork.errors import ConfigError, StructureError
+from graftwork.layer import GraftLayer
+
+__all__ = ["GraftView", "backbone_parameters", "budget_parameters", "graft_view"]
+
+
+@dataclass(frozen=True)
+class GraftView:
+    """One graft adapter of a model.
+
+    Attributes:
+        backbone: the model whose modules were wrapped; site names are relative to it.
+        adapter_name: PEFT's name for the adapter.
+        config: its settings.
+        sites: site name -> layer, in the model's order. Empty if the structure is.
+    """
+
+    backbone: nn.Module
+    adapter_name: str
+    config: GraftConfig
+    sites: dict[str, GraftLayer]
+
+    @property
+    def decided(self) -> bool:
+        """True once no gate is being learned."""
+        return all(site.is_decided(self.adapter_name) for site in self.sites.values())
+
+
+def graft_view(model: nn.Module, adapter_name: str | None = None) -> GraftView:
+    """The graft adapter `adapter_name` of `model`, by default the active one.
+
+    Raises:
+        ConfigError: the model has no such adapter.
+    """
+    for backbone in model.modules():
+        if "_graft_router" in backbone.__dict__:
+            break
+    else:
+        raise ConfigError(
+            f"{type(model).__name__} has no graft adapter; wrap it with get_peft_model(model, GraftConfig(...))."
+        )
+    layers = {name: module for name, module in backbone.named_modules() if isinstance(module, GraftLayer)}
+    configs = {name: config for name, config in backbone.peft_config.items() if isinstance(config, GraftConfig)}  # type: ignore[union-attr,operator]
+    if adapter_name is None:
+        active = [name for layer in layers.values() for name in layer.active_adapters if name in configs]
+        adapter_name = next(iter([*active, *configs]), None)
+    if adapter_name is None or adapter_name not in configs:
+        raise ConfigError(f"no graft adapter {adapter_name!r}; the model has {', '.join(configs) or 'none'}.")
+    sites = {name: layer for name, layer in layers.items() if adapter_name in layer.pools}
+    return GraftView(backbone, adapter_name, configs[adapter_name], sites)
+
+
+def backbone_parameters(model: nn.Module) -> int:
+    """Parameters of the frozen transformer, without adapters and without copies made by `modules_to_save`."""
+    backbone = graft_view(model).backbone
+    adapters = {
+        id(parameter)
+        for layer in backbone.modules()
+        if isinstance(layer, GraftLayer)
+        for name in layer.adapter_layer_names
+        for parameter in getattr(layer, name).values()
+    }
+    return sum(
+        parameter.numel()
+        for name, parameter in backbone.named_parameters()
+        if id(parameter) not in adapters and ".modules_to_save." not in name
+    )
+
+
+def budget_parameters(model: nn.Module, adapter_name: str | None = None) -> int | None:
+    """The budget of an adapter as a number of stored parameters; None if it has none.
+
+    Raises:
+        StructureError: the budget is smaller than one adapter.
+    """
+    view = graft_view(model, adapter_name)
+    budget = view.config.budget
+    if budget is None:
+        return None
+    count = int(budget * backbone_parameters(model)) if budget < 1 else int(budget)
+    smallest = min((site.pools[view.adapter_name].cost for site in view.sites.values()), default=0)
+    if count < smallest:
+        raise StructureError(
+            f"budget={budget:g} allows {count:,} parameters, less than one adapter ({smallest:,}); raise the budget to at "
+            f"least {smallest / backbone_parameters(model):.2g} or lower r."
+        )
+    return count
