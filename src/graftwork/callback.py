@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -54,6 +55,9 @@ class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.search: StructureSearch | None = None
         self.structure: Structure | None = None
         self.penalty_factor = 1.0
+        self.phases: dict[str, dict[str, float]] = {}
+        """Seconds (with the evaluations inside) and optimizer steps of every phase so far."""
+        self._last = time.perf_counter()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -66,8 +70,10 @@ class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.search = StructureSearch(kwargs["model"], state.max_steps, self.schedule, travel=self.travel)
         saved = state.stateful_callbacks.get(type(self).__name__)
         attributes = saved.get("attributes", {}) if state.global_step > 0 and isinstance(saved, dict) else {}
+        self._last = time.perf_counter()
         if attributes.get("search_state"):
             self.search.load(attributes["search_state"])
+            self.phases = attributes["phases"]
         else:
             self.search.begin(self._learning_rates(kwargs["optimizer"], kwargs["lr_scheduler"]))
         self.structure = self.search.structure
@@ -101,6 +107,11 @@ class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """Discretise when it is time; what was the best model before is not comparable any more."""
         if self.search is None:
             return
+        phase = self.phases.setdefault(self.search.phase(state.global_step - 1), {"seconds": 0.0, "steps": 0})
+        now = time.perf_counter()
+        phase["seconds"] += now - self._last
+        phase["steps"] += 1
+        self._last = now
         found = self.search.after_step(state.global_step)
         if found is not None:
             self.structure = found
@@ -142,5 +153,8 @@ class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """What Trainer writes into a checkpoint's `trainer_state.json`."""
         return {
             "args": {**asdict(self.schedule), "compact": self.compact, "travel": self.travel},
-            "attributes": {"search_state": None if self.search is None else self.search.state()},
+            "attributes": {
+                "search_state": None if self.search is None else self.search.state(),
+                "phases": self.phases,
+            },
         }

@@ -1,0 +1,38 @@
+# Every target works in the virtual environment $(VENV): the active one, or else .venv, made on demand.
+PYTHON ?= python3.11
+VENV ?= $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
+INSTALLED := $(VENV)/.graftwork-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint types check bench
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1: /'
+
+install: $(INSTALLED)  ## make the virtual environment and install graftwork into it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[demo,report,dev]'
+	touch $@
+
+quickstart: $(INSTALLED)  ## fit two tasks on real data and print what was found
+	$(VENV)/bin/graftwork fit recipes/quickstart.yaml --overwrite
+
+test: $(INSTALLED)  ## the test suite
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(INSTALLED)  ## the tests that take longer
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(INSTALLED)  ## ruff: rules and format
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+
+types: $(INSTALLED)  ## mypy --strict
+	$(VENV)/bin/python -m mypy
+
+check: lint types test  ## what CI runs
+
+bench: $(INSTALLED)  ## cost of a step, as a table and one line of JSON
+	$(VENV)/bin/python benchmarks/step_cost.py

@@ -1,0 +1,303 @@
+"""From the rows of several tasks to mixed batches: tokenise once, sample, collate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from graftwork.errors import ConfigError, DataError
+from graftwork.splits import Split, TaskData, load_task
+from graftwork.tasks import SPLITS
+
+if TYPE_CHECKING:
+    import pyarrow  # type: ignore[import-untyped]
+    from datasets import Dataset
+    from numpy.typing import ArrayLike, NDArray
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "Split",
+    "TaskData",
+    "TaskSampler",
+    "collate",
+    "encode",
+    "load_task",
+    "pad",
+    "row_lengths",
+    "tokenise",
+]
+
+CHUNK = 8192
+"""Rows per tokenizer call: bounds the memory that lists of Python integers take."""
+MEGA = 50
+"""Batches that are sorted by length together."""
+
+_FORMAT = 1  # of the cache files; part of their names
+_LOG = logging.getLogger(__name__)
+
+
+def tokenise(
+    datas: Sequence[TaskData],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    cache_dir: str | Path | None,
+) -> dict[str, Dataset]:
+    """Tokenise all tasks, one dataset per split, and keep the result on disk.
+
+    Columns: those of the tokenizer (`input_ids`, `attention_mask`, perhaps `token_type_ids`), `labels`
+    (class index, or `(score - mean) / std`) and `graft_rows` (index of the task in `datas`).
+    The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
+    name and renamed, so that concurrent runs can share a folder.
+
+    Args:
+        datas: The tasks, in the order that numbers them.
+        tokenizer: The backbone's tokenizer.
+        max_length: Tokens kept per row; of a pair the longer text is cut first.
+        cache_dir: Folder of the cache, made if absent; None keeps nothing.
+
+    Raises:
+        DataError: The cache folder cannot be written.
+    """
+    from datasets import Dataset
+
+    identity = _tokenizer_identity(tokenizer)
+    result = {}
+    for split in SPLITS:
+        scale = [(data.sha256[split], data.head.labels, data.head.mean, data.head.std) for data in datas]
+        key = _digest(_FORMAT, identity, max_length, scale)
+        file = Path(cache_dir) / f"tokens-{split}-{key[:32]}.arrow" if cache_dir is not None else None
+        cached = _load(file) if file is not None else None
+        if cached is None:
+            table = _table(datas, split, tokenizer, max_length)
+            cached = Dataset(table)
+            if file is not None:
+                _store(table, file)
+        result[split] = cached
+    return result
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], max_length: int
+) -> dict[str, list[list[int]]]:
+    """Tokenise one column of texts, or two of pairs, in one call and without padding."""
+    encoded = tokenizer(*map(list, columns), truncation=True, max_length=max_length, padding=False)
+    result = {name: list(values) for name, values in encoded.items()}
+    if not all(result["input_ids"]):
+        # Tokenizers without special tokens turn an empty text into no token at all; models need one.
+        blank = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+        for name, values in result.items():
+            fill = {"input_ids": blank, "attention_mask": 1}.get(name, 0)
+            result[name] = [value or [fill] for value in values]
+    return result
+
+
+def row_lengths(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the number of tokens of every row, without reading the rows."""
+    import pyarrow.compute  # type: ignore[import-untyped]
+
+    column = dataset.data.column("input_ids")
+    return np.asarray(pyarrow.compute.list_value_length(column).to_numpy(), dtype=np.int64)
+
+
+def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Pad token lists to the longest; a tokenizer without a pad token pads with its end-of-text token.
+
+    Raises:
+        DataError: The tokenizer has neither.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise DataError(
+                f"{type(tokenizer).__name__} has no pad and no end-of-text token; set tokenizer.pad_token"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    names = [name for name in tokenizer.model_input_names if name in features[0]]
+    columns = {name: [feature[name] for feature in features] for name in names}
+    # The hint that padding while tokenising is faster does not hold for batches drawn at random.
+    quiet = tokenizer.deprecation_warnings.get("Asking-to-pad-a-fast-tokenizer", False)
+    tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+    try:
+        return dict(tokenizer.pad(columns, padding=True, return_tensors="pt"))
+    finally:
+        tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = quiet
+
+
+def collate(
+    tokenizer: PreTrainedTokenizerBase,
+) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
+    """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64."""
+
+    def collator(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = pad(tokenizer, features)
+        batch["labels"] = torch.tensor([feature["labels"] for feature in features], dtype=torch.float32)
+        batch["graft_rows"] = torch.tensor([feature["graft_rows"] for feature in features], dtype=torch.int64)
+        return batch
+
+    return collator
+
+
+class TaskSampler(Sampler[int]):
+    r"""Order the rows of several tasks into batches that mix them and need little padding.
+
+    An epoch has as many rows as the dataset, of which task t takes the share
+    :math:`p_t \propto n_t^{1/\text{temperature}}`: 1 uses every row once, larger values even the tasks out.
+    A task's rows come in shuffled passes: none comes again before all have come. Rows are then sorted by
+    length within `MEGA` batches, and those batches shuffled. Consecutive `batch_size` indices are a batch.
+
+    Args:
+        lengths: Tokens of each row, shape [N].
+        task_of_row: Task index of each row, shape [N].
+        batch_size: Rows per batch.
+        temperature: Of the task shares; greater than 0.
+        seed: Of the order; the same seed and epoch give the same order.
+
+    Raises:
+        ConfigError: A value is out of range, or the shapes differ.
+    """
+
+    def __init__(
+        self,
+        lengths: ArrayLike,
+        task_of_row: ArrayLike,
+        batch_size: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        """Count the rows of each task and apportion the epoch."""
+        self._lengths = np.asarray(lengths, dtype=np.int64)
+        tasks = np.asarray(task_of_row, dtype=np.int64)
+        if self._lengths.shape != tasks.shape or tasks.ndim != 1 or not len(tasks):
+            raise ConfigError(
+                f"lengths {self._lengths.shape} and task_of_row {tasks.shape} are not equal, flat and filled"
+            )
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, not at least 1")
+        if not temperature > 0:
+            raise ConfigError(f"temperature is {temperature}, not greater than 0")
+        self._rows = [np.flatnonzero(tasks == task) for task in range(int(tasks.max()) + 1)]
+        self._shares = _apportion(np.bincount(tasks), temperature)
+        self._batch_size = batch_size
+        self._seed = seed & 0xFFFFFFFF
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the rows of an epoch."""
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the row indices of the epoch."""
+        return iter(self._order().tolist())
+
+    def _order(self) -> NDArray[np.int64]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        owner = rng.permutation(np.repeat(np.arange(len(self._rows)), self._shares))
+        order = np.empty(len(self), dtype=np.int64)
+        for task, (rows, share) in enumerate(zip(self._rows, self._shares, strict=True)):
+            if share:
+                passes = [rng.permutation(rows) for _ in range(-(-share // len(rows)))]
+                order[owner == task] = np.concatenate(passes)[:share]
+        mega = np.arange(len(order)) // (MEGA * self._batch_size)
+        order = order[np.lexsort((-self._lengths[order], mega))]
+        # Only whole batches move: the short last one has to stay last.
+        whole = len(order) // self._batch_size
+        shuffled = np.lexsort((rng.random(whole), np.arange(whole) // MEGA))
+        batches = order[: whole * self._batch_size].reshape(whole, self._batch_size)[shuffled]
+        return np.concatenate([batches.ravel(), order[whole * self._batch_size :]])
+
+
+def _apportion(counts: NDArray[np.int64], temperature: float) -> NDArray[np.int64]:
+    """Share `sum(counts)` rows out by `counts ** (1 / temperature)`, to whole rows by largest remainder."""
+    # Relative to the largest count: a small temperature must not overflow.
+    weights = np.where(counts > 0, (counts / counts.max()) ** (1.0 / temperature), 0.0)
+    ideal = weights / weights.sum() * counts.sum()
+    # Not below a whole number for a rounding error: temperature 1 is every row once.
+    shares: NDArray[np.int64] = np.floor(ideal + 1e-9).astype(np.int64)
+    rest = int(counts.sum() - shares.sum())
+    shares[np.argsort(shares - ideal, kind="stable")[:rest]] += 1
+    return shares
+
+
+def _table(
+    datas: Sequence[TaskData], split: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> pyarrow.Table:
+    import pyarrow
+
+    types = {"input_ids": pyarrow.int32()}
+    parts = []
+    for task, data in enumerate(datas):
+        part = data.splits[split]
+        targets = ((part.targets - data.head.mean) / data.head.std).astype(np.float32)
+        for start in range(0, len(part), CHUNK):
+            rows = slice(start, start + CHUNK)
+            tokens = encode(tokenizer, [column[rows] for column in part.texts], max_length)
+            columns = {
+                name: pyarrow.array(values, type=pyarrow.list_(types.get(name, pyarrow.int8())))
+                for name, values in tokens.items()
+            }
+            columns["labels"] = pyarrow.array(targets[rows])
+            columns["graft_rows"] = pyarrow.array(np.full(len(targets[rows]), task, dtype=np.int64))
+            parts.append(pyarrow.table(columns))
+    return pyarrow.concat_tables(parts).combine_chunks()
+
+
+def _load(file: Path) -> Dataset | None:
+    import pyarrow
+    from datasets import Dataset
+
+    try:
+        return Dataset.from_file(str(file))
+    except FileNotFoundError:
+        return None
+    except (OSError, pyarrow.ArrowException) as error:
+        # A crash of the machine can leave a file whose content never reached the disk.
+        _LOG.warning("the token cache %s cannot be read (%s); it is made anew", file, error)
+        return None
+
+
+def _store(table: pyarrow.Table, file: Path) -> None:
+    import pyarrow
+
+    temporary = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-")
+        os.close(handle)
+        with pyarrow.OSFile(temporary, "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=CHUNK)
+        os.replace(temporary, file)
+    except OSError as error:
+        raise DataError(f"the token cache {file.parent} cannot be written ({error.strerror})") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content = json.loads(backend.to_str())
+        # The last call's settings, not the tokenizer's own.
+        content.pop("truncation", None)
+        content.pop("padding", None)
+    else:
+        content = [tokenizer.get_vocab(), repr(tokenizer.init_kwargs)]
+    names = tokenizer.model_input_names
+    return _digest(type(tokenizer).__name__, content, names, tokenizer.truncation_side)
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,272 @@
+"""`fit`: from a recipe to a compact model with a report."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import shutil
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import get_peft_model
+from rich.console import Console
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from graftwork.callback import StructureCallback
+from graftwork.compact import structure_of
+from graftwork.data import TaskData, collate, load_task, tokenise
+from graftwork.errors import TrainingError
+from graftwork.evaluate import embed, linear_probe, majority_score
+from graftwork.interrupt import InterruptCallback
+from graftwork.multitask import MultiTaskModel
+from graftwork.persist import FILES, check_target, load_backbone, save_model, staged_folder
+from graftwork.recipe import Recipe, recipe_to_yaml
+from graftwork.report import build_report, print_report
+from graftwork.trainer import MultiTaskTrainer
+from graftwork.view import budget_parameters
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Interrupted", "fit", "work_folder"]
+
+CACHE = Path("~/.cache/graftwork")
+
+
+class Interrupted(TrainingError):
+    """The user pressed Ctrl-C; the message says how to go on."""
+
+
+@dataclass
+class _Prepared:
+    """Everything a run needs before its first step."""
+
+    backbone: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    datas: list[TaskData]
+    tokens: dict[str, Dataset]
+
+
+def work_folder(recipe: Recipe) -> Path:
+    """Where the checkpoints of an unfinished run are kept: beside its output folder."""
+    output = Path(recipe.output).expanduser()
+    return output.with_name(output.name + ".partial")
+
+
+def fit(
+    recipe: Recipe, *, overwrite: bool = False, resume: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Train the recipe's tasks on its backbone, learn the structure, and write a compact model.
+
+    Args:
+        recipe: what to train.
+        overwrite: replace the output folder if it exists.
+        resume: go on from the last checkpoint of an interrupted run.
+        console: where to print; default standard output.
+
+    Returns:
+        The report, as written to `report.json`.
+
+    Raises:
+        GraftworkError: bad input; nothing is written.
+        Interrupted: Ctrl-C; checkpoints are kept.
+    """
+    console = console or Console()
+    output = Path(recipe.output).expanduser()
+    check_target(output, overwrite=overwrite)
+    checkpoint = _find_checkpoint(recipe, resume=resume)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "prepare"), console.status("reading and tokenising the tasks"):
+        prepared = _prepare(recipe)
+    set_seed(recipe.seed)
+    model = _build(recipe, prepared)
+    with _timed(seconds, "baselines"), model.backbone.disable_adapter():  # type: ignore[operator]
+        baselines = _baselines(recipe, prepared, console)
+    trainer, interrupt = _make_trainer(recipe, model, prepared)
+    with interrupt.listening(), warnings.catch_warnings():
+        # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
+        warnings.filterwarnings("ignore", message=".*pin_memory.*")
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+    if interrupt.requested:
+        raise Interrupted(
+            f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the checkpoint is in "
+            f"{work_folder(recipe)}. Go on with: graftwork fit RECIPE --resume"
+        )
+    with _timed(seconds, "test"):
+        scores = _test_scores(trainer, prepared)
+    callback = trainer.structure_callback
+    assert callback is not None
+    with staged_folder(output, overwrite=overwrite) as folder:
+        save_model(model, folder, backbone_name=recipe.model)
+        prepared.tokenizer.save_pretrained(str(folder))
+        structure = callback.structure or structure_of(model)
+        (folder / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
+        (folder / FILES.recipe).write_text(recipe_to_yaml(recipe), encoding="utf-8")
+        _draw(structure, folder)
+        report = build_report(
+            recipe,
+            model,
+            structure=structure,
+            datas=prepared.datas,
+            scores=scores,
+            baselines=baselines,
+            callback=callback,
+            seconds=seconds,
+            train_loss=float(result.training_loss),
+            folder=folder,
+        )
+        (folder / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(work_folder(recipe), ignore_errors=True)
+    print_report(report, structure, console, output)
+    return report
+
+
+class _timed:  # noqa: N801 - reads as a verb in `with _timed(...)`
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = time.perf_counter() - self.start
+
+
+def _find_checkpoint(recipe: Recipe, *, resume: bool) -> str | None:
+    folder = work_folder(recipe)
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if not resume:
+        return None
+    if last is None:
+        raise TrainingError(f"nothing to resume: there is no checkpoint in {folder}; run without --resume.")
+    return str(last)
+
+
+def _prepare(recipe: Recipe) -> _Prepared:
+    datas = [load_task(task, recipe.seed) for task in recipe.tasks]
+    backbone, tokenizer = load_backbone(recipe.model)
+    tokens = tokenise(datas, tokenizer, recipe.training.max_length, CACHE.expanduser())
+    return _Prepared(backbone, tokenizer, datas, tokens)
+
+
+def _build(recipe: Recipe, prepared: _Prepared) -> MultiTaskModel:
+    adapted = get_peft_model(prepared.backbone, recipe.graft_config())
+    model = MultiTaskModel(
+        adapted, [data.head for data in prepared.datas], pooling=recipe.training.pooling
+    )
+    budget_parameters(model)  # an impossible budget must fail before the first step, not at discretisation
+    return model
+
+
+def _baselines(recipe: Recipe, prepared: _Prepared, console: Console) -> dict[str, dict[str, float]]:
+    """Majority class and linear probe on the frozen backbone, for every task."""
+    from rich.progress import Progress
+
+    embedder = functools.partial(
+        embed,
+        prepared.backbone,
+        prepared.tokenizer,
+        max_length=recipe.training.max_length,
+        pooling=recipe.training.pooling,
+    )
+    results = {}
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("linear probes on the frozen backbone", total=len(prepared.datas))
+        for data in prepared.datas:
+            train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
+            results[data.head.name] = {
+                "majority": majority_score(data.head, train.targets, test.targets),
+                "linear_probe": linear_probe(data.head, train, validation, test, embedder),
+            }
+            progress.advance(bar)
+    return results
+
+
+class _Progress(ProgressCallback):  # type: ignore[misc]
+    """Trainer's bars, with loss and phase beside them instead of a dictionary per log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is None or not logs:
+            return
+        shown = {"loss": logs.get("loss"), "mean": logs.get("eval_mean"), "size": logs.get("graft/expected_parameters")}
+        values = {name: float(value) for name, value in shown.items() if value is not None}
+        self.training_bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+
+
+def _make_trainer(
+    recipe: Recipe, model: MultiTaskModel, prepared: _Prepared
+) -> tuple[MultiTaskTrainer, InterruptCallback]:
+    settings = recipe.training
+    rhythm = "epoch" if settings.eval_steps is None else "steps"
+    rows_per_step = settings.batch_size * settings.gradient_accumulation
+    steps = math.ceil(len(prepared.tokens["train"]) * settings.epochs / rows_per_step)
+    arguments = TrainingArguments(
+        output_dir=str(work_folder(recipe)),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=2 * settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=round(settings.warmup_ratio * steps),
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.bf16,
+        eval_strategy=rhythm,
+        eval_steps=settings.eval_steps,
+        save_strategy=rhythm,
+        save_steps=settings.eval_steps or 500,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="mean",
+        greater_is_better=True,
+        logging_steps=max(1, min(50, steps // 20)),
+        report_to=[] if settings.report_to == "none" else [settings.report_to],
+        seed=recipe.seed,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+    interrupt = InterruptCallback()
+    schedule = recipe.schedule
+    structure = StructureCallback(
+        warmup=schedule.warmup, ramp=schedule.ramp, discretise=schedule.discretise
+    )
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    trainer = MultiTaskTrainer(
+        model,
+        arguments,
+        train_dataset=prepared.tokens["train"],
+        eval_dataset=prepared.tokens["validation"],
+        data_collator=collate(prepared.tokenizer),
+        backbone_name=recipe.model,
+        temperature=settings.temperature,
+        head_learning_rate=settings.head_learning_rate,
+        callbacks=[structure, interrupt],
+    )
+    for default in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(default)
+    trainer.add_callback(_Progress())
+    return trainer, interrupt
+
+
+def _test_scores(trainer: MultiTaskTrainer, prepared: _Prepared) -> dict[str, dict[str, float]]:
+    """Scores of the final, compact model on validation and test."""
+    results: dict[str, dict[str, float]] = {data.head.name: {} for data in prepared.datas}
+    for split in ("validation", "test"):
+        metrics = trainer.predict(prepared.tokens[split], metric_key_prefix=split).metrics
+        for name in results:
+            results[name][split] = float(metrics[f"{split}_{name}"])
+    return results
+
+
+def _draw(structure: Any, folder: Path) -> None:
+    from graftwork.draw import structure_png
+
+    structure_png(structure, folder / FILES.picture)

@@ -1,0 +1,167 @@
+"""`MultiTaskModel`: one backbone, one head per task, batches that mix the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from graftwork.errors import ConfigError, DataError
+from graftwork.evaluate import Pooling, pool
+from graftwork.routing import ROWS_KEYWORD, find_router
+from graftwork.tasks import TaskHead
+
+__all__ = ["MultiTaskModel", "TaskHeads", "hidden_width"]
+
+
+class TaskHeads(nn.Module):
+    r"""The linear heads of all tasks as one tensor, so that a batch of several tasks is one product.
+
+    .. math:: \mathrm{logits}_i = W_{t(i)} x_i + b_{t(i)}
+
+    `weight` has shape [tasks, C, d] with C the size of the largest head; rows beyond a head's own size stay zero, and
+    their logits are minus infinity.
+
+    Args:
+        heads: the tasks.
+        width: d, features of a pooled row.
+    """
+
+    def __init__(self, heads: Sequence[TaskHead], width: int) -> None:
+        super().__init__()
+        self.heads = tuple(heads)
+        sizes = torch.tensor([head.size for head in heads])
+        valid = torch.arange(int(sizes.max())) < sizes[:, None]
+        self.weight = nn.Parameter(torch.randn(*valid.shape, width) * 0.02 * valid.unsqueeze(-1))
+        self.bias = nn.Parameter(torch.zeros(valid.shape))
+        self.register_buffer("valid", valid, persistent=False)
+        regression = torch.tensor([head.kind == "regression" for head in heads])
+        self.register_buffer("regression", regression, persistent=False)
+
+    def forward(self, x: Float[Tensor, "rows d"], rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows outputs"]:
+        """Logits of every row under its own task's head."""
+        logits = torch.einsum("bd,bcd->bc", x, self.weight[rows]) + self.bias[rows]
+        return logits.float().masked_fill(~self.valid[rows], float("-inf"))
+
+    def loss(
+        self,
+        logits: Float[Tensor, "rows outputs"],
+        labels: Float[Tensor, " rows"],
+        rows: Int[Tensor, " rows"],
+    ) -> Float[Tensor, ""]:
+        """Mean over rows: cross-entropy for classes, squared error for standardised scores."""
+        numeric = self.regression[rows]
+        classes = labels.long().masked_fill(numeric, 0)
+        cross_entropy = F.cross_entropy(logits, classes, reduction="none")
+        squared = (logits[:, 0] - labels) ** 2
+        return torch.where(numeric, squared, cross_entropy).mean()
+
+    def count(self) -> int:
+        """Parameters of all heads, without the padding."""
+        return sum(head.size * (self.weight.shape[-1] + 1) for head in self.heads)
+
+    def export(self) -> dict[str, Tensor]:
+        """`<task>.weight` [C_t, d] and `<task>.bias` [C_t] for every task, without the padding."""
+        tensors = {}
+        for index, head in enumerate(self.heads):
+            tensors[f"{head.name}.weight"] = self.weight[index, : head.size].detach().clone()
+            tensors[f"{head.name}.bias"] = self.bias[index, : head.size].detach().clone()
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `export` returned.
+
+        Raises:
+            DataError: a head is missing or has another shape.
+        """
+        for index, head in enumerate(self.heads):
+            for name, target in (("weight", self.weight), ("bias", self.bias)):
+                found = tensors.get(f"{head.name}.{name}")
+                place = target[index, : head.size]
+                if found is None or found.shape != place.shape:
+                    shape = "none" if found is None else tuple(found.shape)
+                    raise DataError(
+                        f"the saved {name} of the head of task {head.name!r} is {shape}; {tuple(place.shape)} is needed."
+                    )
+                place.copy_(found)
+
+
+class MultiTaskModel(nn.Module):
+    """A backbone (plain, or with adapters of any PEFT method) under the heads of several tasks.
+
+    Args:
+        backbone: gives `last_hidden_state` [rows, positions, d]; if it has graft adapters, each row is routed to its task.
+        heads: the tasks, in the order of the graft adapter's tasks.
+        pooling: how the positions of a row become one vector.
+        dropout: on that vector.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, heads: Sequence[TaskHead], *, pooling: Pooling = "mean", dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling: Pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.heads = TaskHeads(heads, hidden_width(backbone))
+        self.routed = find_router(backbone) is not None
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "rows positions"] | None = None,
+        attention_mask: Int[Tensor, "rows positions"] | None = None,
+        token_type_ids: Int[Tensor, "rows positions"] | None = None,
+        pixel_values: Float[Tensor, "rows channels height width"] | None = None,
+        labels: Float[Tensor, " rows"] | None = None,
+        graft_rows: Int[Tensor, " rows"] | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits, and the loss if there are labels.
+
+        Args:
+            input_ids: tokens.
+            attention_mask: 1 for tokens, 0 for padding.
+            token_type_ids: segment of every token, for backbones that know segments.
+            pixel_values: images, in place of tokens.
+            labels: class index or standardised score of every row.
+            graft_rows: index of every row's task; not needed if there is only one task.
+        """
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "pixel_values": pixel_values,
+        }
+        inputs = {name: value for name, value in given.items() if value is not None}
+        first = next(iter(inputs.values()))
+        if graft_rows is None:
+            if len(self.heads.heads) > 1:
+                names = ", ".join(head.name for head in self.heads.heads)
+                raise DataError(f"the model has several tasks ({names}); pass graft_rows, the task index of every row.")
+            graft_rows = torch.zeros(len(first), dtype=torch.long, device=first.device)
+        routing = {ROWS_KEYWORD: graft_rows} if self.routed else {}
+        hidden = self.backbone(**inputs, **routing).last_hidden_state
+        if attention_mask is None:
+            attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        pooled = self.dropout(pool(hidden, attention_mask, self.pooling))
+        logits = self.heads(pooled.to(self.heads.weight.dtype), graft_rows)
+        loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def hidden_width(backbone: nn.Module) -> int:
+    """Features of the backbone's last hidden state.
+
+    Raises:
+        ConfigError: its configuration does not say.
+    """
+    config = getattr(backbone, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    width = getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
+    if width is None:
+        raise ConfigError(f"the configuration of {type(backbone).__name__} names no hidden_size, so no head fits it.")
+    return int(width)

@@ -1,0 +1,246 @@
+"""A multi-task model on disk: a PEFT adapter folder plus the heads and the tasks, safetensors and JSON only.
+
+    adapter_config.json, adapter_model.safetensors   written and read by PEFT; also usable without graftwork's heads
+    heads.safetensors                                `<task>.weight`, `<task>.bias`
+    tasks.json                                       names, fields, labels, metrics; pooling; which backbone
+    tokenizer files                                  as saved by Transformers
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graftwork.errors import CheckpointError, DataError, GraftworkError, RecipeError, SiteError
+from graftwork.sources import locate
+from graftwork.tasks import TaskHead
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from graftwork.multitask import MultiTaskModel
+
+__all__ = ["FILES", "load_backbone", "load_model", "load_weights", "save_model", "staged_folder"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class _Files:
+    heads: str = "heads.safetensors"
+    tasks: str = "tasks.json"
+    adapter_config: str = "adapter_config.json"
+    adapter_weights: str = "adapter_model.safetensors"
+    report: str = "report.json"
+    structure: str = "structure.json"
+    picture: str = "structure.png"
+    recipe: str = "recipe.yaml"
+
+
+FILES = _Files()
+"""Names of the files in a model folder."""
+
+
+@contextmanager
+def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the context ends without an error.
+
+    Raises:
+        DataError: `target` exists and `overwrite` is False, or the folder cannot be written.
+    """
+    check_target(target, overwrite=overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise DataError(f"cannot write beside {target}: {error.strerror}.") from error
+    try:
+        yield staged
+        staged.chmod(0o755)
+        if target.exists():
+            old = staged.with_name(staged.name + ".old")
+            target.rename(old)
+            staged.rename(target)
+            shutil.rmtree(old)
+        else:
+            staged.rename(target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that exists, unless it may be replaced.
+
+    Raises:
+        DataError: it exists and `overwrite` is False, or it is a file.
+    """
+    if target.is_file():
+        raise DataError(f"the output {target} is a file; name a folder.")
+    if target.exists() and not overwrite:
+        raise DataError(f"the output folder {target} exists; choose another, or pass --overwrite to replace it.")
+
+
+def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The pretrained transformer and tokenizer of a hub id, a folder, or `package:NAME/sub/folder`.
+
+    Of an encoder-decoder only the encoder is loaded.
+
+    Raises:
+        RecipeError: there is no such model, or it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    local = name.startswith(("package:", ".", "/", "~")) or Path(name).exists()
+    try:
+        path = str(locate(name)) if local else name
+    except DataError as error:
+        raise RecipeError(f"model: {error}") from error
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(path)
+        auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
+        model = auto.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(
+            f"model {name!r} cannot be loaded; give a hub id, a folder with config.json, or package:NAME/folder. "
+            f"({reason[:300]})"
+        ) from error
+    finally:
+        transformers_logging.enable_progress_bar()
+    return model, tokenizer
+
+
+def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str) -> None:
+    """Write adapter, heads and tasks into an existing folder."""
+    from safetensors.torch import save_file
+
+    model.backbone.save_pretrained(str(folder))  # type: ignore[operator]
+    save_file(model.heads.export(), folder / FILES.heads, metadata={"format": "pt"})
+    description = {
+        "format": FORMAT,
+        "model": backbone_name,
+        "backbone": _fingerprint(model.backbone),
+        "pooling": model.pooling,
+        "tasks": [head.as_dict() for head in model.heads.heads],
+    }
+    (folder / FILES.tasks).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def _fingerprint(backbone: nn.Module) -> dict[str, Any]:
+    """What two backbones must have in common for an adapter to fit both."""
+    config = backbone.config
+    return {"model_type": config.model_type, "hidden_size": getattr(config, "hidden_size", None)}  # type: ignore[union-attr]
+
+
+def read_tasks(folder: Path) -> dict[str, Any]:
+    """The contents of `tasks.json`, with `tasks` as heads.
+
+    Raises:
+        CheckpointError: the folder is not a saved model.
+    """
+    path = folder / FILES.tasks
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a model saved by `graftwork fit`: it has no {FILES.tasks}.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] != FORMAT:
+            raise CheckpointError(f"{path} has format {found['format']!r}; this version reads {FORMAT}.")
+        return {**found, "tasks": [TaskHead.from_dict(head) for head in found["tasks"]]}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+
+
+def load_model(folder: str | Path, *, backbone: str | None = None) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
+    """A saved multi-task model in evaluation mode, with its tokenizer.
+
+    Args:
+        folder: written by `graftwork fit` or `save_model`.
+        backbone: load this backbone instead of the one the model was trained on, if it has moved.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or belong to another backbone.
+    """
+    from peft import PeftConfig, PeftModel
+
+    from graftwork.multitask import MultiTaskModel
+
+    folder = Path(folder)
+    described = read_tasks(folder)
+    base, tokenizer = load_backbone(backbone or described["model"])
+    if _fingerprint(base) != described["backbone"]:
+        raise CheckpointError(
+            f"{folder} was trained on a backbone with {described['backbone']}, but {backbone or described['model']} has "
+            f"{_fingerprint(base)}; give the backbone it was trained on."
+        )
+    with _as_checkpoint_error(folder):
+        _read_header(folder / FILES.adapter_weights)
+        config = PeftConfig.from_pretrained(str(folder))
+        peft_model: PeftModel = PeftModel.from_pretrained(base, str(folder), config=config)
+        model = MultiTaskModel(peft_model, described["tasks"], pooling=described["pooling"])
+        load_heads(model, folder)
+    return model.eval(), tokenizer
+
+
+def load_heads(model: MultiTaskModel, folder: Path) -> None:
+    """Read the heads of a saved model."""
+    from safetensors.torch import load_file
+
+    model.heads.load(load_file(folder / FILES.heads))
+
+
+def load_weights(model: MultiTaskModel, folder: Path) -> None:
+    """Load a checkpoint into a model of the same shape, during training.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or have other shapes.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    with _as_checkpoint_error(folder):
+        _read_header(folder / FILES.adapter_weights)
+        set_peft_model_state_dict(model.backbone, load_file(folder / FILES.adapter_weights))
+        load_heads(model, folder)
+
+
+def _read_header(path: Path) -> None:
+    """Open a safetensors file, so that a missing or truncated one is noticed before anything is built."""
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; the folder is not a complete saved model.")
+    with safe_open(path, framework="pt") as tensors:
+        tensors.keys()
+
+
+@contextmanager
+def _as_checkpoint_error(folder: Path) -> Iterator[None]:
+    """Turn what PEFT, safetensors and torch say about a bad file into one line that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder} holds a damaged or truncated safetensors file: {error}.") from error
+    except SiteError as error:
+        raise CheckpointError(f"{folder} does not fit the backbone: {error}") from error
+    except (CheckpointError, GraftworkError):
+        raise
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder} does not fit the backbone: {reason[:300]}") from error
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder} cannot be read: {type(error).__name__}: {reason[:300]}") from error

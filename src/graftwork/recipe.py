@@ -1,0 +1,193 @@
+"""`Recipe`: everything one run needs, read from a YAML file, checked once and never changed.
+
+All faults of a recipe are reported together: unknown keys with the nearest right one, values of a wrong
+type with what is allowed, missing values, settings out of range.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from graftwork.errors import ConfigError, GraftworkError, RecipeError
+from graftwork.schema import expand, read_fields
+from graftwork.settings import GraftSettings, Training
+from graftwork.sparsity import Schedule
+from graftwork.tasks import Task
+
+if TYPE_CHECKING:
+    from graftwork.config import GraftConfig
+
+__all__ = ["Recipe", "load_recipe", "recipe_to_yaml"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run: a backbone, its tasks and how to train them.
+
+    Raises:
+        RecipeError: there is no task, task names repeat, or a setting is out of range.
+    """
+
+    model: str
+    """Backbone: a hub id, a folder, or `package:NAME/sub/folder` inside an installed package."""
+    tasks: tuple[Task, ...]
+    """Tasks, in the order of the rows of every gate table."""
+    output: str
+    """Folder the run writes."""
+    graft: GraftSettings = field(default_factory=GraftSettings)
+    """Adapter pool, gates and sites."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Phases of the search."""
+    training: Training = field(default_factory=Training)
+    """Training loop."""
+    seed: int = 0
+    """Seed of everything random: splits, order of rows, initial weights, gate noise."""
+
+    def __post_init__(self) -> None:
+        """Check what concerns several values at once."""
+        faults = [f"{name} is empty" for name in ("model", "output") if not getattr(self, name).strip()]
+        if not self.tasks:
+            faults.append("tasks is empty; give at least one")
+        counts = Counter(task.name for task in self.tasks)
+        faults += [
+            f"task name {name!r} is given {count} times; names must differ"
+            for name, count in counts.items()
+            if count > 1
+        ]
+        if not 0 <= self.seed < 2**32:
+            faults.append(f"seed={self.seed} must be a whole number from 0 to {2**32 - 1}")
+        if not faults:
+            try:
+                self.graft_config()
+            except ConfigError as error:
+                faults.append(f"graft: {str(error).rstrip('.')}")
+        if faults:
+            raise RecipeError("; ".join(faults))
+
+    def graft_config(self) -> GraftConfig:
+        """The PEFT settings of this run."""
+        from graftwork.config import GraftConfig
+
+        settings: dict[str, Any] = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self.graft).items()
+        }
+        return GraftConfig(tasks=[task.name for task in self.tasks], **settings)
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe from a YAML file.
+
+    `$NAME`, `${NAME}` and `${NAME:-default}` in `model`, `output` and the sources of tasks are environment
+    variables. A relative model folder or source is looked for beside the recipe first, then in the current
+    folder.
+
+    Args:
+        path: The YAML file.
+        overrides: Values that replace those of the file, by dotted key: `training.epochs`, `seed`, or
+            `tasks.NAME.max_train`.
+
+    Raises:
+        RecipeError: the file cannot be read as a recipe; the message names every fault.
+    """
+    path = Path(path)
+    raw = _read_yaml(path)
+    faults: list[str] = []
+    for key, value in (overrides or {}).items():
+        _override(raw, key, value, faults)
+    folder = path.parent
+    for name in ("model", "output"):
+        if isinstance(raw.get(name), str):
+            raw[name] = expand(raw[name], folder if name == "model" else None, name, faults)
+    tasks = _read_tasks(raw.pop("tasks", None), folder, faults)
+    settings = read_fields(Recipe, raw, "", faults, given=("tasks",))
+    if not faults:
+        try:
+            return Recipe(tasks=tasks, **settings)
+        except RecipeError as error:
+            faults.append(str(error))
+    raise RecipeError(f"{path}: {'; '.join(faults)}")
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML that `load_recipe` reads back; values at their default are written too."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such file; give the path of a YAML recipe") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as text ({error})") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
+        raise RecipeError(f"{path}: {found}; a recipe is a mapping with at least model, tasks and output")
+    return raw
+
+
+def _override(raw: dict[str, Any], key: str, value: Any, faults: list[str]) -> None:
+    """Set a dotted key in the raw recipe; the tasks of the list are addressed by name."""
+    *sections, last = key.split(".")
+    target: Any = raw
+    for i, section in enumerate(sections):
+        if i == 1 and sections[0] == "tasks":
+            tasks = target if isinstance(target, Sequence) else ()
+            target = next(
+                (task for task in tasks if isinstance(task, dict) and task.get("name") == section), None
+            )
+        else:
+            target = target.setdefault(section, {}) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        faults.append(f"cannot set {key!r}: the recipe has no {'.'.join(sections)!r}")
+    else:
+        target[last] = value
+
+
+def _read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
+    if raw is None:
+        faults.append("tasks is missing; give a list of at least one task")
+        return ()
+    if not isinstance(raw, list):
+        faults.append(f"tasks={raw!r} must be a list of tasks, each with at least a name")
+        return ()
+    tasks = []
+    for i, entry in enumerate(raw):
+        if not isinstance(entry, dict):
+            faults.append(f"tasks[{i}]={entry!r} must be a mapping with at least a name")
+            continue
+        where = f"task {entry['name']!r}" if isinstance(entry.get("name"), str) else f"tasks[{i}]"
+        entry = dict(entry)
+        for split in ("train", "validation", "test"):
+            if isinstance(entry.get(split), str):
+                entry[split] = expand(entry[split], folder, f"{split} of {where}", faults)
+        if isinstance(
+            entry.get("labels"), list
+        ):  # whole numbers are good class names; booleans are a trap of YAML
+            entry["labels"] = [str(label) if type(label) is int else label for label in entry["labels"]]
+        before = len(faults)
+        settings = read_fields(Task, entry, where, faults)
+        if len(faults) == before:
+            try:
+                tasks.append(Task(**settings))
+            except GraftworkError as error:
+                faults.append(str(error).rstrip("."))
+    return tuple(tasks)

@@ -1,0 +1,129 @@
+"""`report.json` of one run, and how it is printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from graftwork.draw import structure_table
+from graftwork.structure import Structure
+from graftwork.view import backbone_parameters, budget_parameters, graft_view
+
+if TYPE_CHECKING:
+    from graftwork.callback import StructureCallback
+    from graftwork.data import TaskData
+    from graftwork.multitask import MultiTaskModel
+    from graftwork.recipe import Recipe
+
+__all__ = ["build_report", "print_report", "versions"]
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "scikit-learn", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, graftwork and the libraries a result depends on."""
+    from graftwork import __version__
+
+    return {
+        "python": platform.python_version(),
+        "graftwork": __version__,
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def build_report(
+    recipe: Recipe,
+    model: MultiTaskModel,
+    *,
+    structure: Structure,
+    datas: Sequence[TaskData],
+    scores: Mapping[str, Mapping[str, float]],
+    baselines: Mapping[str, Mapping[str, float]],
+    callback: StructureCallback,
+    seconds: Mapping[str, float],
+    train_loss: float,
+    folder: Path,
+) -> dict[str, Any]:
+    """Everything a run has to say for itself, as JSON types.
+
+    Parameters are numbers of scalars: `stored` counts every kept adapter once, `active` those on one task's path, `heads`
+    all heads, `peak_trainable` what was trained at most (the whole pool with its gates, and the heads).
+    """
+    view = graft_view(model)
+    backbone = backbone_parameters(model)
+    stored = structure.parameters()
+    pool = sum(site.cost * site.pool_size for site in structure.sites.values())
+    gates = sum(site.pool_size for site in structure.sites.values()) * len(structure.tasks)
+    phases = {**callback.phases, **{name: {"seconds": round(value, 2)} for name, value in seconds.items()}}
+    return {
+        "tasks": {
+            data.head.name: {
+                "metric": data.head.metric,
+                **scores[data.head.name],
+                **baselines[data.head.name],
+                "labels": list(data.head.labels),
+                "rows": data.counts,
+                "sha256": data.sha256,
+                "open_paths": structure.counts()[data.head.name],
+            }
+            for data in datas
+        },
+        "parameters": {
+            "backbone": backbone,
+            "stored": stored,
+            "stored_fraction": stored / backbone,
+            "active": {task: structure.parameters(task) for task in structure.tasks},
+            "heads": model.heads.count(),
+            "budget": budget_parameters(model) if view.sites else None,
+            "peak_trainable": pool + gates + model.heads.weight.numel() + model.heads.bias.numel(),
+        },
+        "phases": phases,
+        "structure": structure.to_dict(),
+        "soft_size_at_discretise": None if callback.search is None else callback.search.soft_size,
+        "train_loss": train_loss,
+        "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))},
+        "versions": versions(),
+        "seed": recipe.seed,
+        "recipe": dataclasses.asdict(recipe),
+    }
+
+
+def print_report(report: Mapping[str, Any], structure: Structure, console: Console, folder: Path) -> None:
+    """Scores beside majority and probe, parameters, the structure, and where the time went."""
+    table = Table(title="test scores")
+    for column in ("task", "metric", "graftwork", "linear probe", "majority", "test rows", "active parameters"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    active = report["parameters"]["active"]
+    for name, task in report["tasks"].items():
+        table.add_row(
+            name,
+            task["metric"],
+            f"{task['test']:.3f}",
+            f"{task['linear_probe']:.3f}",
+            f"{task['majority']:.3f}",
+            f"{task['rows']['test']:,}",
+            f"{active[name]:,}",
+        )
+    console.print(table)
+    parameters = report["parameters"]
+    budget = parameters["budget"]
+    console.print(
+        f"stored adapter parameters: {parameters['stored']:,} "
+        f"({100 * parameters['stored_fraction']:.3g} % of the backbone's {parameters['backbone']:,}"
+        + (f"; budget {budget:,}" if budget is not None else "")
+        + f"); heads: {parameters['heads']:,}"
+    )
+    console.print(structure_table(structure))
+    spent = ", ".join(f"{name} {phase['seconds']:.0f} s" for name, phase in report["phases"].items())
+    console.print(f"time: {spent}")
+    console.print(f"written to {folder}")

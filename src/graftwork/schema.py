@@ -1,0 +1,164 @@
+"""From the plain values of a YAML file to the fields of a dataclass, collecting every fault on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from graftwork.errors import GraftworkError
+
+__all__ = ["expand", "read_fields"]
+
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}|\$(?P<bare>\w+)")
+_PREFIXES = ("package:", "hub:")
+_ALLOWED = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+_PLURAL = {str: "strings", int: "whole numbers", float: "numbers", bool: "true or false"}
+
+
+def read_fields(
+    cls: type, raw: Mapping[str, Any], where: str, faults: list[str], given: Collection[str] = ()
+) -> dict[str, Any]:
+    """Convert a mapping to the arguments of the dataclass `cls`.
+
+    Args:
+        cls: A dataclass; a field whose type is a dataclass is read as a nested section.
+        raw: Keys and plain values, as YAML gives them.
+        where: Where the mapping stands, for messages: a section, a task, or "" for the top level.
+        faults: Every fault is appended as one phrase.
+        given: Fields that the caller fills.
+
+    Returns:
+        The arguments that `raw` gives and that are right.
+    """
+    hints = get_type_hints(cls)
+    fields = {item.name: item for item in dataclasses.fields(cls) if item.init and item.name not in given}
+    faults += [_unknown_key(key, fields, hints, where) for key in raw if key not in fields]
+    arguments: dict[str, Any] = {}
+    for name, item in fields.items():
+        label = f"{where}.{name}" if where and " " not in where else f"{name} of {where}" if where else name
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if name not in raw:
+            if required:
+                faults.append(f"{label} is missing; give {_allowed(hints[name])}")
+        elif dataclasses.is_dataclass(hints[name]):
+            _read_section(hints[name], raw[name], name, faults, arguments)
+        else:
+            try:
+                arguments[name] = _convert(raw[name], hints[name])
+            except ValueError:
+                faults.append(_wrong_type(label, raw[name], hints[name]))
+    return arguments
+
+
+def expand(value: str, folder: Path | None, where: str, faults: list[str]) -> str:
+    """Fill in environment variables and find a relative path beside the recipe.
+
+    Args:
+        value: A path, or a name with one of the prefixes `package:` and `hub:`.
+        folder: The folder of the recipe; None: leave relative paths as they are.
+        where: What the value is, for messages.
+        faults: A variable that is not set and has no default is appended.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        name = match["name"] or match["bare"]
+        if name not in os.environ and match["default"] is None:
+            faults.append(
+                f"{where} uses the environment variable {name}, which is not set; set it, or give a default "
+                f"as ${{{name}:-default}}"
+            )
+        return os.environ.get(name) or match["default"] or ""
+
+    value = _VARIABLE.sub(fill, value)
+    if value.startswith(_PREFIXES):
+        return value
+    value = os.path.expanduser(value)
+    if folder is not None and value and (folder / value).exists():
+        return str(folder / value)
+    return value
+
+
+def _read_section(cls: Any, raw: Any, name: str, faults: list[str], arguments: dict[str, Any]) -> None:
+    if raw is None:  # a section whose settings are all commented out
+        return
+    if not isinstance(raw, Mapping):
+        faults.append(f"{name}={raw!r} must be a mapping; allowed keys: {', '.join(_names(cls))}")
+        return
+    before = len(faults)
+    settings = read_fields(cls, raw, name, faults)
+    if len(faults) == before:
+        try:
+            arguments[name] = cls(**settings)
+        except GraftworkError as error:
+            faults.append(str(error).rstrip("."))
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """Convert one plain value to the type `hint`. YAML reads `1e-3` as a string: as a float it is a number.
+
+    Raises:
+        ValueError: the value does not fit.
+    """
+    if value is None:  # jsonargparse lets null pass for every type
+        if type(None) not in get_args(hint):
+            raise ValueError
+        return None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        return parser.parse_object({"value": value}).value
+    except ArgumentError as error:
+        raise ValueError from error
+
+
+def _names(cls: Any) -> list[str]:
+    return [item.name for item in dataclasses.fields(cls) if item.init]
+
+
+def _unknown_key(key: object, fields: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> str:
+    message = f"unknown key {key!r} in {where or 'the recipe'}"
+    near = difflib.get_close_matches(str(key), fields, n=1)
+    if near:
+        return f"{message}; did you mean {near[0]!r}?"
+    for section in fields:
+        if dataclasses.is_dataclass(hints[section]) and key in _names(hints[section]):
+            return f"{message}; did you mean {f'{section}.{key}'!r}?"
+    return f"{message}; allowed: {', '.join(fields)}"
+
+
+def _wrong_type(label: str, value: Any, hint: Any) -> str:
+    message = f"{label}={value!r} must be {_allowed(hint)}"
+    values = value if isinstance(value, list) else [value]
+    if "string" in message.removeprefix(label) and any(
+        isinstance(item, bool | int | float) for item in values
+    ):
+        message += " (YAML reads bare yes, no, on, off and numbers as other types: put them in quotes)"
+    return message
+
+
+def _allowed(hint: Any) -> str:
+    """Say in words which values a type takes."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_allowed(arg) for arg in args)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin is tuple:
+        return f"a list of {_PLURAL[args[0]]}"
+    if origin is dict:
+        return f"a mapping of names to {_PLURAL[args[1]]}"
+    return _ALLOWED[hint]

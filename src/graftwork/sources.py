@@ -1,0 +1,283 @@
+"""Read the rows of a source: files, folders, files inside installed packages, hub datasets.
+
+Every fault is one `DataError` line that says which file and which line.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import importlib.util
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graftwork.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["Table", "locate", "read_rows", "read_table", "split_file"]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a source, and where each was found."""
+
+    rows: list[Row]
+    path: str
+    unit: str
+    """What `marks` count: lines or rows; empty if they are the names of files."""
+    marks: Sequence[int | str]
+
+    def where(self, index: int) -> str:
+        """Say where a row was found, e.g. `data/train.jsonl line 17`."""
+        mark = self.marks[index]
+        return f"{self.path} {self.unit} {mark}" if self.unit else f"{self.path}/{mark}"
+
+
+def locate(path: str) -> Path:
+    """Turn a path, or `package:NAME/sub/path`, into a path that exists.
+
+    A package is found by its import spec and never imported: importing may print, download or fail.
+
+    Raises:
+        DataError: The package is not installed, or there is no such file.
+    """
+    if path.startswith("package:"):
+        return _in_package(path)
+    found = Path(path).expanduser()
+    if not found.exists():
+        near = _near(found)
+        raise DataError(f"{path} does not exist" + (f"; did you mean {near}?" if near else ""))
+    return found
+
+
+def read_rows(source: str, *, task: str = "", split: str = "train") -> list[Row]:
+    """Read the rows of a source as dictionaries.
+
+    Args:
+        source: As described at `graftwork.tasks.Task`.
+        task: The task's name, for messages.
+        split: Which file of a folder, or which split of a hub dataset, and for messages.
+
+    Raises:
+        DataError: The source is missing, empty or broken; names the file and the line.
+    """
+    return read_table(source, task=task, split=split).rows
+
+
+def read_table(source: str, *, task: str = "", split: str = "train") -> Table:
+    """Read a source like `read_rows`, with the place of every row."""
+    try:
+        table = _hub(source, split) if source.startswith("hub:") else _local(locate(source), split)
+        if not table.rows:
+            raise DataError(f"{table.path} has no rows")
+    except DataError as error:
+        raise DataError(f"{split} of task {task!r}: {error}" if task else str(error)) from None
+    except OSError as error:
+        raise DataError(f"{split} of task {task!r}: cannot read {source}: {error.strerror}") from None
+    return table
+
+
+def split_file(source: str, split: str) -> str | None:
+    """Return the file of a split if the source is a folder with one file per split."""
+    if source.startswith("hub:"):
+        return None
+    folder = locate(source)
+    files = (folder / f"{split}{suffix}" for suffix in _READERS)
+    return next((str(file) for file in files if file.is_file()), None) if folder.is_dir() else None
+
+
+def _in_package(path: str) -> Path:
+    name, _, inside = path.removeprefix("package:").partition("/")
+    if not name.isidentifier():
+        raise DataError(f"{path}: give package:NAME/sub/path, NAME as in 'import NAME'")
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # a module without a spec, such as __main__
+        spec = None
+    if spec is None:
+        raise DataError(f"{path}: package {name} is not installed; pip install {name.replace('_', '-')}")
+    # A namespace package may lie in several folders.
+    roots = [Path(root) for root in spec.submodule_search_locations or ()]
+    for root in roots:
+        if (root / inside).exists():
+            return root / inside
+    near = next((match for root in roots if (match := _near(root / inside))), None)
+    raise DataError(f"{path}: package {name} has no {inside}" + (f"; did you mean {near}?" if near else ""))
+
+
+def _near(path: Path) -> Path | None:
+    """Find the entry beside a missing path whose name is nearest."""
+    if not path.parent.is_dir():
+        return None
+    names = [entry.name for entry in path.parent.iterdir()]
+    match = difflib.get_close_matches(path.name, names, n=1)
+    return path.parent / match[0] if match else None
+
+
+def _local(path: Path, split: str) -> Table:
+    if path.is_dir():
+        file = split_file(str(path), split)
+        return _local(Path(file), split) if file else _class_folders(path, split)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} is of an unknown type; allowed: {', '.join(_READERS)}, or a folder")
+    return reader(path)
+
+
+def _class_folders(path: Path, split: str) -> Table:
+    """Read one sub-folder of text files per class into rows with `text` and `label`."""
+    files = sorted(path.glob("*/*.txt"))
+    if not files:
+        raise DataError(f"folder {path} has neither {split}.jsonl nor one sub-folder of .txt files per class")
+    rows: list[Row] = [{"text": _decode(file).strip(), "label": file.parent.name} for file in files]
+    return Table(rows, str(path), "", [f"{file.parent.name}/{file.name}" for file in files])
+
+
+def _decode(path: Path) -> str:
+    """Decode a text file: UTF-8, else Windows-1252.
+
+    Windows-1252 is Latin-1 with the printable characters people use; its few undefined bytes become
+    U+FFFD, which `drop_broken` finds.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def _jsonl(path: Path) -> Table:
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} line {number} is not UTF-8 ({error.reason})") from None
+    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+        return _json_list(path, text)
+    rows: list[Row] = []
+    marks: list[int] = []
+    # Not splitlines(): U+2028 and the like are legal inside JSON strings.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line or line.isspace():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            what = f"{error.msg} at column {error.colno}"
+            raise DataError(f"{path} line {number} is not valid JSON ({what})") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {number} is not a JSON object but {line.strip()[:40]!r}")
+        rows.append(row)
+        marks.append(number)
+    return Table(rows, str(path), "line", marks)
+
+
+def _json_list(path: Path, text: str) -> Table:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {error.lineno} is not valid JSON ({error.msg})") from None
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path} row {number} is not a JSON object but {str(row)[:40]!r}")
+    return Table(rows, str(path), "row", range(1, len(rows) + 1))
+
+
+def _csv(path: Path) -> Table:
+    # Everything stays a string: guessing types would turn the text "null" or "NA" into a missing value.
+    return _delimited(path, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+
+
+def _tsv(path: Path) -> Table:
+    # text/tab-separated-values has no quoting; with it, one stray quote would swallow many rows.
+    return _delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _delimited(path: Path, **style: Any) -> Table:
+    rows: list[Row] = []
+    marks: list[int] = []
+    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True, **style)
+    try:
+        header = next(_long_fields(reader), [])
+        for cells in _long_fields(reader):
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path} line {reader.line_num} has {len(cells)} fields, its header has {len(header)}"
+                )
+            rows.append(dict(zip(header, cells, strict=True)))
+            marks.append(reader.line_num)
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num} cannot be read ({error})") from None
+    return Table(rows, str(path), "line", marks)
+
+
+def _long_fields(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Iterate with csv's limit of 131,072 characters per field lifted: documents are longer."""
+    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield from reader
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+    from datasets import Dataset
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is not a Parquet file ({str(error).splitlines()[0]})") from None
+    return _from_dataset(Dataset(table), str(path))
+
+
+_READERS: dict[str, Callable[[Path], Table]] = {
+    ".jsonl": _jsonl,
+    ".json": _jsonl,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+}
+
+
+def _hub(source: str, split: str) -> Table:
+    """Load `hub:ID[/CONFIG][:SPLIT]`; the first two parts are the id (`namespace/name`)."""
+    from datasets import load_dataset
+
+    name, _, wanted = source.removeprefix("hub:").partition(":")
+    parts = name.split("/")
+    if not all(parts) or len(parts) > 3:
+        raise DataError(f"{source}: give hub:NAMESPACE/NAME, and if need be /CONFIG and :SPLIT")
+    config = parts[2] if len(parts) == 3 else None
+    try:
+        dataset = load_dataset("/".join(parts[:2]), config, split=wanted or split)
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source} cannot be loaded ({reason})") from None
+    return _from_dataset(dataset, source)
+
+
+def _from_dataset(dataset: Dataset, path: str) -> Table:
+    """Take the rows of a `datasets.Dataset`, with the names of its class labels in place of numbers."""
+    from datasets import ClassLabel
+
+    columns = {name: dataset.data.column(name).to_pylist() for name in dataset.column_names}
+    for name, feature in dataset.features.items():
+        if isinstance(feature, ClassLabel):
+            # -1 is how the hub marks rows without a label.
+            columns[name] = [feature.names[i] if i is not None and i >= 0 else None for i in columns[name]]
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    return Table(rows, path, "row", range(1, len(rows) + 1))

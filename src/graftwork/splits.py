@@ -1,0 +1,262 @@
+"""Load a task: read its sources, check every row, split off what is missing, sub-sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graftwork.errors import DataError
+from graftwork.sources import Table, read_table, split_file
+from graftwork.tasks import SPLITS, Task, TaskHead, label_name, sort_labels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Split", "TaskData", "load_task"]
+
+CARVED = 0.1
+"""Share of the distinct training texts that becomes a validation or a test split."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a task, by column."""
+
+    texts: tuple[list[str], ...]
+    """One list per text field."""
+    targets: NDArray[np.float64]
+    """Class index, or the score as it was given."""
+    sha256: str
+    """Of the texts and the label names or scores, in order."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.targets)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """A task's head and its three splits."""
+
+    head: TaskHead
+    splits: dict[str, Split]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows per split."""
+        return {name: len(split) for name, split in self.splits.items()}
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Hash of the content of each split."""
+        return {name: split.sha256 for name, split in self.splits.items()}
+
+
+def load_task(task: Task, seed: int = 0) -> TaskData:
+    """Read, check, filter, split and sub-sample the rows of a task.
+
+    A split without a source is the folder's own file if `train` is a folder with one file per split,
+    else a tenth of the distinct train texts, spread evenly over the labels. Equal texts (up to case
+    and white space) always fall into the same split.
+
+    Raises:
+        DataError: A source cannot be read, a field is missing, a label is unknown, a score is not a
+            number, or the training rows have only one class.
+    """
+    if task.train is None:
+        raise DataError(f"task {task.name!r} has no training source; set train to a file, folder or dataset")
+    columns = {"train": _Columns.read(task, task.train, "train")}
+    for name, source in (("validation", task.validation), ("test", task.test)):
+        source = source or split_file(task.train, name)
+        if source is not None:
+            columns[name] = _Columns.read(task, source, name)
+    labels: tuple[str, ...] = ()
+    if task.kind == "classification":
+        labels = task.labels or sort_labels({str(label) for label in columns["train"].labels})
+    parts = {name: (part.texts, part.targets(task, labels, name)) for name, part in columns.items()}
+    missing = [name for name in SPLITS if name not in parts]
+    if missing:
+        parts |= _carve(task, *parts["train"], missing, seed)
+    splits = {}
+    for name in SPLITS:
+        texts, targets = parts[name]
+        most = getattr(task, f"max_{name}")
+        if most is not None and most < len(targets):
+            texts, targets = _take(
+                texts, targets, np.sort(_rng(seed, task, name).permutation(len(targets))[:most])
+            )
+        splits[name] = Split(texts, targets, _sha256(texts, targets, labels))
+    return TaskData(_head(task, labels, splits["train"].targets), splits)
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """The checked columns of one source; `keep` are the indices of its rows in `table`."""
+
+    texts: tuple[list[str], ...]
+    labels: list[Any]
+    table: Table
+    keep: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, task: Task, source: str, split: str) -> _Columns:
+        table = read_table(source, task=task.name, split=split)
+        what = f"{split} of task {task.name!r}"
+        texts = tuple(_text_column(table, field, what) for field in task.text_fields)
+        labels = _column(table, task.label, what)
+        kept = np.ones(len(table.rows), dtype=bool)
+        for field, least in task.minimum.items():
+            kept &= _numbers(table, field, _column(table, field, what), what, empty=-np.inf) >= least
+        if task.drop_broken:
+            for column in texts:
+                kept &= np.fromiter(("\ufffd" not in text for text in column), bool, len(column))
+        if not kept.any():
+            raise DataError(
+                f"{what}: minimum and drop_broken leave none of the {len(kept)} rows of {table.path}"
+            )
+        keep = np.flatnonzero(kept)
+        texts = tuple([column[i] for i in keep] for column in texts)
+        labels = [labels[i] for i in keep]
+        columns = cls(texts, labels, table, keep)
+        return columns if task.kind == "regression" else columns._named(what)
+
+    def _named(self, what: str) -> _Columns:
+        names = []
+        for i, label in enumerate(self.labels):
+            try:
+                names.append(label_name(label))
+            except ValueError as error:
+                raise DataError(f"{what}: {self.table.where(self.keep[i])} has {error}") from None
+        return _Columns(self.texts, names, self.table, self.keep)
+
+    def targets(self, task: Task, labels: Sequence[str], split: str) -> NDArray[np.float64]:
+        what = f"{split} of task {task.name!r}"
+        if task.kind == "regression":
+            return _numbers(self.table, task.label, self.labels, what, keep=self.keep)
+        index = {name: i for i, name in enumerate(labels)}
+        found = np.fromiter((index.get(name, -1) for name in self.labels), np.int64, len(self.labels))
+        if found.min() < 0:
+            i = int(found.argmin())
+            allowed = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
+            origin = "given by the task" if task.labels else "found in the train rows"
+            place = self.table.where(self.keep[i])
+            raise DataError(
+                f"{what}: {place} has the label {self.labels[i]!r}; allowed ({origin}): {allowed}"
+            )
+        return found.astype(np.float64)
+
+
+def _column(table: Table, field: str, what: str) -> list[Any]:
+    try:
+        return [row[field] for row in table.rows]
+    except KeyError:
+        i = next(i for i, row in enumerate(table.rows) if field not in row)
+    fields = ", ".join(map(str, table.rows[i])) or "none"
+    raise DataError(f"{what}: {table.where(i)} has no field {field!r}; its fields: {fields}")
+
+
+def _text_column(table: Table, field: str, what: str) -> list[str]:
+    column = _column(table, field, what)
+    if not all(isinstance(text, str) for text in column):
+        i = next(i for i, text in enumerate(column) if not isinstance(text, str))
+        given = "null" if column[i] is None else f"{column[i]!r} ({type(column[i]).__name__})"
+        raise DataError(f"{what}: {table.where(i)}: the text in {field!r} is {given[:80]}, not a string")
+    try:
+        "".join(column).encode()
+    except UnicodeEncodeError:
+        # JSON can carry half of a surrogate pair, which no tokenizer accepts.
+        column = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in column]
+    return column
+
+
+def _numbers(
+    table: Table,
+    field: str,
+    column: Sequence[Any],
+    what: str,
+    *,
+    keep: NDArray[np.int64] | None = None,
+    empty: float | None = None,
+) -> NDArray[np.float64]:
+    """Read a column of numbers; `empty` stands for null and the empty string, an error if not given."""
+    if empty is not None:
+        column = [empty if value is None or value == "" else value for value in column]
+    try:
+        numbers = np.array([np.nan if isinstance(value, bool) else float(value) for value in column])
+        good = ~np.isnan(numbers) if empty is not None else np.isfinite(numbers)
+    except (TypeError, ValueError):
+        numbers, good = np.zeros(0), np.array([_is_number(value) for value in column])
+    if not good.all():
+        i = int(good.argmin())
+        place = table.where(i if keep is None else keep[i])
+        raise DataError(f"{what}: {place}: {field!r} is {column[i]!r}, not a finite number")
+    return numbers
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and not np.isnan(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _head(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> TaskHead:
+    distinct = np.unique(targets)
+    if len(distinct) < 2:
+        value = f"the class {labels[int(distinct[0])]!r}" if labels else f"the score {distinct[0]:g}"
+        raise DataError(
+            f"train of task {task.name!r}: all {len(targets)} rows have {value}; there is nothing to learn"
+        )
+    if task.kind == "regression":
+        return task.head(mean=float(targets.mean()), std=float(targets.std()))
+    return task.head(labels)
+
+
+_Part = tuple[tuple[list[str], ...], "NDArray[np.float64]"]
+
+
+def _take(texts: tuple[list[str], ...], targets: NDArray[np.float64], rows: NDArray[np.int64]) -> _Part:
+    return tuple([column[i] for i in rows] for column in texts), targets[rows]
+
+
+def _rng(seed: int, task: Task, purpose: str) -> np.random.Generator:
+    """Make a generator of its own for each task and purpose: adding a task must not change another's rows."""
+    return np.random.default_rng([seed & 0xFFFFFFFF, zlib.crc32(f"{task.name}/{purpose}".encode())])
+
+
+def _carve(
+    task: Task, texts: tuple[list[str], ...], targets: NDArray[np.float64], missing: list[str], seed: int
+) -> dict[str, _Part]:
+    """Split off `missing` from the train rows by distinct text, evenly over the sorted targets."""
+    keys = [tuple(" ".join(text.casefold().split()) for text in row) for row in zip(*texts, strict=True)]
+    index: dict[tuple[str, ...], int] = {}
+    group = np.fromiter((index.setdefault(key, len(index)) for key in keys), np.int64, len(keys))
+    total = len(index)
+    size = max(1, round(CARVED * total))
+    if total < (len(missing) + 1) * size + 1:
+        raise DataError(
+            f"train of task {task.name!r} has {total} distinct texts, too few to split off "
+            f"{' and '.join(missing)}; give sources for them"
+        )
+    rng = _rng(seed, task, "carve")
+    first = np.unique(group, return_index=True)[1]
+    order = np.lexsort((rng.permutation(total), targets[first]))
+    # Evenly spaced positions in the order of the targets are a draw stratified by them.
+    count = size * len(missing)
+    drawn = order[((np.arange(count) + rng.random()) * total / count).astype(np.int64)]
+    owner = np.zeros(total, dtype=np.int64)
+    owner[drawn] = 1 + np.arange(count) % len(missing)
+    names = ("train", *missing)
+    return {name: _take(texts, targets, np.flatnonzero(owner[group] == i)) for i, name in enumerate(names)}
+
+
+def _sha256(texts: tuple[list[str], ...], targets: NDArray[np.float64], labels: tuple[str, ...]) -> str:
+    values = [labels[int(i)] for i in targets] if labels else targets.tolist()
+    content = json.dumps([*texts, values], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,245 @@
+"""What a task is: where its rows come from, which fields hold text and label, how it is scored.
+
+`Task` is what a recipe says; `TaskHead` is what is left of it in a saved model. Neither reads data.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
+
+from graftwork.errors import CheckpointError, RecipeError
+
+__all__ = ["METRICS", "SPLITS", "Kind", "Metric", "Task", "TaskHead", "label_name", "sort_labels"]
+
+Kind = Literal["classification", "regression"]
+Metric = Literal["accuracy", "macro_f1", "matthews", "pearson", "spearman"]
+
+SPLITS = ("train", "validation", "test")
+METRICS: dict[str, tuple[Metric, ...]] = {
+    "classification": ("accuracy", "macro_f1", "matthews"),
+    "regression": ("spearman", "pearson"),
+}
+"""The metrics of each kind of task, the default first."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def label_name(value: object) -> str:
+    """Name a class label: strings are stripped, booleans are `true`/`false`, `1` and `1.0` are `"1"`.
+
+    Raises:
+        ValueError: The value is empty, not a number, a fraction, or not a scalar.
+    """
+    if isinstance(value, str):
+        name = value.strip()
+        if not name:
+            raise ValueError("an empty label")
+        return name
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if math.isfinite(value) and value.is_integer():
+            return str(int(value))
+        raise ValueError(f"the label {value!r}: classes are strings, integers or booleans")
+    if value is None:
+        raise ValueError("no label (null)")
+    raise ValueError(f"a label of type {type(value).__name__}: classes are strings, integers or booleans")
+
+
+def sort_labels(names: Sequence[str] | set[str]) -> tuple[str, ...]:
+    """Sort distinct label names: by value if all are integers, else alphabetically."""
+    if all(re.fullmatch(r"-?[0-9]+", name) for name in names):
+        return tuple(sorted(set(names), key=int))
+    return tuple(sorted(set(names)))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a recipe.
+
+    A source is a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a folder with one file per split
+    (`train.jsonl`, ...), a folder with one sub-folder of `.txt` files per class, any of these inside an
+    installed package (`package:NAME/sub/path`), or a hub dataset (`hub:ID[/CONFIG][:SPLIT]`).
+
+    Raises:
+        RecipeError: A setting is wrong; the message names all that are.
+    """
+
+    name: str
+    """Name of the task: letters, digits, `_`, `.` and `-`."""
+    train: str | None = None
+    """Source of the training rows."""
+    validation: str | None = None
+    """Source of the validation rows; else the train folder's own file, else a tenth of the train texts."""
+    test: str | None = None
+    """Source of the test rows; else the train folder's own file, else a tenth of the train texts."""
+    text: str | tuple[str, ...] = "text"
+    """Field that holds the text, or the two fields of a pair."""
+    label: str = "label"
+    """Field that holds the label or the score."""
+    kind: Kind = "classification"
+    """Classes, or a number."""
+    metric: Metric | None = None
+    """How the task is scored: accuracy for classes and spearman for numbers, unless given."""
+    labels: tuple[str, ...] | None = None
+    """The classes in a fixed order; found in the train rows and sorted, unless given."""
+    max_train: int | None = None
+    """At most so many training rows, drawn with the seed."""
+    max_validation: int | None = None
+    """At most so many validation rows, drawn with the seed."""
+    max_test: int | None = None
+    """At most so many test rows, drawn with the seed."""
+    minimum: dict[str, float] = field(default_factory=dict, hash=False)
+    """Keep only the rows whose numeric field is at least this."""
+    drop_broken: bool = False
+    """Drop rows whose text has a broken character (U+FFFD)."""
+
+    def __post_init__(self) -> None:
+        """Turn lists into tuples, fill in the metric, and check everything at once."""
+        self._normalise()
+        faults = list(self._faults())
+        if faults:
+            raise RecipeError(f"task {self.name!r}: " + "; ".join(faults))
+        if self.metric is None:
+            object.__setattr__(self, "metric", METRICS[self.kind][0])
+
+    def _normalise(self) -> None:
+        for split in SPLITS:
+            source = getattr(self, split)
+            if isinstance(source, os.PathLike):
+                object.__setattr__(self, split, os.fspath(source))
+        if isinstance(self.text, list):
+            object.__setattr__(self, "text", tuple(self.text))
+        if isinstance(self.labels, list | tuple):
+            try:
+                object.__setattr__(self, "labels", tuple(label_name(label) for label in self.labels))
+            except ValueError as error:
+                raise RecipeError(f"task {self.name!r}: labels has {error}") from None
+
+    def _faults(self) -> list[str]:
+        faults = []
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            faults.append("a name is made of letters, digits, '_', '.' and '-'")
+        for split in SPLITS:
+            source = getattr(self, split)
+            if source is not None and (not isinstance(source, str) or not source.strip()):
+                faults.append(f"{split} is {source!r}, not a path, 'package:NAME/path' or 'hub:ID'")
+            most = getattr(self, f"max_{split}")
+            if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+                faults.append(f"max_{split} is {most!r}, not a whole number of at least 1")
+        names = (*self.text_fields, self.label)
+        if not 1 <= len(self.text_fields) <= 2:
+            faults.append(f"text names {len(self.text_fields)} fields; give one, or two for a pair")
+        elif not all(isinstance(name, str) and name for name in names):
+            faults.append(f"text is {self.text!r} and label is {self.label!r}; both are names of fields")
+        elif len(set(names)) < len(names):
+            faults.append(f"text and label name a field twice ({', '.join(names)})")
+        faults += self._scoring_faults()
+        if not isinstance(self.minimum, Mapping) or not all(map(_is_number, self.minimum.values())):
+            faults.append(f"minimum is {self.minimum!r}, not field names with numbers")
+        if not isinstance(self.drop_broken, bool):
+            faults.append(f"drop_broken is {self.drop_broken!r}, not true or false")
+        return faults
+
+    def _scoring_faults(self) -> list[str]:
+        if self.kind not in METRICS:
+            return [f"kind is {self.kind!r}; allowed: {', '.join(METRICS)}"]
+        faults = []
+        if self.metric is not None and self.metric not in METRICS[self.kind]:
+            allowed = ", ".join(METRICS[self.kind])
+            faults.append(f"metric is {self.metric!r}; allowed for {self.kind}: {allowed}")
+        if self.labels is None:
+            return faults
+        if self.kind == "regression":
+            faults.append("a regression task has no labels; remove them or set kind to classification")
+        elif not isinstance(self.labels, tuple):
+            faults.append(f"labels is {self.labels!r}, not a list of names")
+        elif len(set(self.labels)) < len(self.labels) or len(self.labels) < 2:
+            faults.append(f"labels has {', '.join(self.labels) or 'none'}; give two or more, each once")
+        return faults
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """The text fields as a tuple of one or two names."""
+        return (self.text,) if isinstance(self.text, str) else tuple(self.text)
+
+    def head(self, labels: Sequence[str] = (), mean: float = 0.0, std: float = 1.0) -> TaskHead:
+        """Make the task's head: with its classes, or with the mean and deviation of its training scores."""
+        metric = self.metric or METRICS[self.kind][0]
+        return TaskHead(self.name, self.text_fields, self.label, self.kind, metric, tuple(labels), mean, std)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the task as JSON types."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a task from a mapping.
+
+        Raises:
+            RecipeError: A key is unknown, the name is missing, or a value is wrong.
+        """
+        known = [item.name for item in fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
+                raise RecipeError(f"task {values.get('name', '?')!r} has the unknown key {key!r}; {hint}")
+        if "name" not in values:
+            raise RecipeError(f"a task has no name (its keys: {', '.join(map(str, values)) or 'none'})")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """What a saved model knows of a task: its fields, its classes or its scale, its metric."""
+
+    name: str
+    text: tuple[str, ...]
+    label: str
+    kind: Kind
+    metric: Metric
+    labels: tuple[str, ...] = ()
+    mean: float = 0.0
+    """Mean of the training scores: a regression head learns `(score - mean) / std`."""
+    std: float = 1.0
+    """Deviation of the training scores."""
+
+    @property
+    def size(self) -> int:
+        """Number of outputs: one per class, or one."""
+        return len(self.labels) or 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the head as JSON types."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a head from `as_dict` output, of which JSON has made lists.
+
+        Raises:
+            CheckpointError: A key is unknown or missing.
+        """
+        known = {item.name for item in fields(cls)}
+        if set(values) != known:
+            odd = ", ".join(sorted(set(values) ^ known))
+            raise CheckpointError(f"the saved head of task {values.get('name', '?')!r} does not fit ({odd})")
+        return cls(**{**values, "text": tuple(values["text"]), "labels": tuple(values["labels"])})
+
+
+def _plain(item: Task | TaskHead) -> dict[str, Any]:
+    values = {entry.name: getattr(item, entry.name) for entry in fields(item)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

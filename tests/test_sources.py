@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graftwork.errors import DataError
+from graftwork.sources import locate, read_rows, read_table, split_file
+
+Write = Callable[[str, str | bytes], str]
+ROWS = [{"text": 'a "b", c\td', "label": "x"}, {"text": "null", "label": "y"}]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def writer(name: str, content: str | bytes) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return writer
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An importable package that fails when imported."""
+    folder = tmp_path / "graftwork_toy_pkg"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "\n".join(map(json.dumps, rows))
+
+
+def test_every_file_type_gives_the_same_rows(write: Write, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "d.parquet")
+    sources = [
+        write("a.jsonl", "\ufeff" + lines(ROWS) + "\n\n"),
+        write("b.json", json.dumps(ROWS)),
+        write("c.json", lines(ROWS)),
+        write("d.csv", 'text,label\r\n"a ""b"", c\td",x\r\n\r\nnull,y\r\n'),
+        str(tmp_path / "d.parquet"),
+    ]
+    assert [read_rows(source) for source in sources] == [ROWS] * len(sources)
+
+
+def test_a_tsv_has_no_quoting(write: Write) -> None:
+    assert read_rows(write("a.tsv", 'text\tlabel\n"Stop\tx\nno"\ty\n')) == [
+        {"text": '"Stop', "label": "x"},
+        {"text": 'no"', "label": "y"},
+    ]
+
+
+def test_odd_line_separators_inside_json_stay(write: Write) -> None:
+    source = write("a.jsonl", '{"text": "one\u2028two\x85three"}\n')
+    assert read_rows(source) == [{"text": "one\u2028two\x85three"}]
+
+
+def test_class_labels_of_a_parquet_file_become_names(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    dataset = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    dataset.to_parquet(tmp_path / "a.parquet")
+    assert [row["label"] for row in read_rows(str(tmp_path / "a.parquet"))] == ["yes", "no", None]
+
+
+def test_a_csv_that_is_not_utf8_is_read(write: Write) -> None:
+    source = write("a.csv", b"text,label\n\xa35 for caf\xe9 \x93x\x94,y\nbroken \x81,n\n")
+    assert [row["text"] for row in read_rows(source)] == ["£5 for café “x”", "broken \ufffd"]
+
+
+def test_a_csv_may_hold_a_long_document(write: Write) -> None:
+    import csv
+
+    limit = csv.field_size_limit()
+    assert len(read_rows(write("a.csv", f"text\n{'x' * 200_000}\n"))[0]["text"]) == 200_000
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "", "a.jsonl has no rows"),
+        ("a.jsonl", "\n  \n", "a.jsonl has no rows"),
+        ("a.jsonl", '{"a": 1}\n\n{"a": 1,}', r"a.jsonl line 3 is not valid JSON \(.+ at column \d+\)"),
+        ("a.jsonl", '{"a": 1}\n[1, 2]', r"a.jsonl line 2 is not a JSON object but '\[1, 2\]'"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}', "a.jsonl line 2 is not UTF-8"),
+        ("a.json", "[\n{},\n{]", r"a.json line 3 is not valid JSON"),
+        ("a.json", '[{"a": 1}, 2]', "a.json row 2 is not a JSON object but '2'"),
+        ("a.json", "[]", "a.json has no rows"),
+        ("a.csv", "", "a.csv has no rows"),
+        ("a.csv", "text,label\n", "a.csv has no rows"),
+        ("a.csv", "text,label\na,b\nc\n", "a.csv line 3 has 1 fields, its header has 2"),
+        ("a.csv", "text,label\na,b,c\n", "a.csv line 2 has 3 fields, its header has 2"),
+        ("a.csv", 'text,label\n"a,b\nc,d\n', "a.csv line 3 cannot be read"),
+        ("a.parquet", "no", "a.parquet is not a Parquet file"),
+        (
+            "a.xlsx",
+            "no",
+            r"a.xlsx is of an unknown type; allowed: .jsonl, .json, .csv, .tsv, .parquet, or a fol",
+        ),
+    ],
+)
+def test_a_broken_file_is_one_clear_line(write: Write, name: str, content: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        read_rows(write(name, content), task="t", split="test")
+    assert str(caught.value).startswith("test of task 't': ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_the_nearest(write: Write, tmp_path: Path) -> None:
+    there = write("train.jsonl", "{}")
+    with pytest.raises(DataError, match=f"trian.jsonl does not exist; did you mean {there}"):
+        read_rows(str(tmp_path / "trian.jsonl"))
+    with pytest.raises(DataError, match=r"none/zzz does not exist$"):
+        read_rows(str(tmp_path / "none" / "zzz"))
+
+
+def test_a_folder_with_one_file_per_split(write: Write, tmp_path: Path) -> None:
+    write("d/train.jsonl", '{"a": 1}')
+    write("d/test.csv", "a\n2")
+    folder = str(tmp_path / "d")
+    assert read_rows(folder) == [{"a": 1}]
+    assert read_rows(folder, split="test") == [{"a": "2"}]
+    assert split_file(folder, "test") == str(tmp_path / "d" / "test.csv")
+    assert split_file(folder, "validation") is None
+    assert split_file(str(tmp_path / "d" / "train.jsonl"), "train") is None
+    with pytest.raises(DataError, match=r"has neither validation.jsonl nor one sub-folder of .txt files"):
+        read_rows(folder, split="validation")
+
+
+def test_a_folder_with_one_sub_folder_per_class(write: Write, tmp_path: Path) -> None:
+    write("d/sport/2.txt", "  goal \n")
+    write("d/sport/1.txt", b"\xa35 ticket")
+    write("d/art/1.txt", "paint")
+    write("d/readme.txt", "not a row")
+    (tmp_path / "d" / "empty").mkdir()
+    table = read_table(str(tmp_path / "d"))
+    assert table.rows == [
+        {"text": "paint", "label": "art"},
+        {"text": "£5 ticket", "label": "sport"},
+        {"text": "goal", "label": "sport"},
+    ]
+    assert table.where(1) == f"{tmp_path}/d/sport/1.txt"
+
+
+def test_rows_know_their_line(write: Write) -> None:
+    source = write("a.jsonl", "\n{}\n\n{}")
+    assert read_table(source).where(1) == f"{source} line 4"
+
+
+def test_a_package_is_located_without_importing_it(package: Path) -> None:
+    (package / "data").mkdir()
+    (package / "data" / "a.jsonl").write_text('{"a": 1}')
+    assert locate("package:graftwork_toy_pkg/data") == package / "data"
+    assert locate("package:graftwork_toy_pkg") == package
+    assert read_rows("package:graftwork_toy_pkg/data/a.jsonl") == [{"a": 1}]
+    assert split_file("package:graftwork_toy_pkg/data", "a") == str(package / "data" / "a.jsonl")
+    assert "graftwork_toy_pkg" not in sys.modules
+    with pytest.raises(DataError, match=r"has no data/b.jsonl; did you mean .*a.jsonl"):
+        locate("package:graftwork_toy_pkg/data/b.jsonl")
+
+
+def test_an_absent_package_names_the_command() -> None:
+    message = "package no_such_thing is not installed; pip install no-such-thing"
+    with pytest.raises(DataError, match=f"train of task 'x': package:no_such_thing/data: {message}"):
+        read_rows("package:no_such_thing/data", task="x")
+    for odd in ("package:", "package:a.b/c", "package:../x"):
+        with pytest.raises(DataError, match="give package:NAME/sub/path"):
+            locate(odd)
+
+
+def test_a_home_folder_is_expanded(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.csv", "a\n1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert locate("~/a.csv") == tmp_path / "a.csv"
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments"),
+    [
+        ("hub:imdb", ("imdb", None, "test")),
+        ("hub:nyu-mll/glue/mnli:validation_matched", ("nyu-mll/glue", "mnli", "validation_matched")),
+    ],
+)
+def test_a_hub_source_names_id_config_and_split(
+    source: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    calls = []
+
+    def load(path: str, config: str | None, split: str) -> datasets.Dataset:
+        calls.append((path, config, split))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert read_rows(source, split="test") == ROWS
+    assert calls == [arguments]
+    assert split_file(source, "test") is None
+
+
+def test_a_hub_source_that_cannot_be_loaded_is_one_line() -> None:
+    with pytest.raises(DataError, match=r"hub:graftwork-none/none cannot be loaded \(.+\)") as caught:
+        read_rows("hub:graftwork-none/none")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="give hub:NAMESPACE/NAME"):
+        read_rows("hub:a/b/c/d")
