@@ -1,4 +1,5 @@
-"""graftwork: learn where adapters go, and which of them each task uses, while fine-tuning one frozen transformer.
+"""graftwork: learn where adapters go, and which of them each task uses, while fine-tuning one frozen
+transformer.
 
 Importing this package registers the method `GRAFT` with PEFT.
 """

@@ -25,8 +25,8 @@ class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     """Learns the structure while Trainer trains the weights, and compacts the model at the end.
 
     The sparsity gradient is added in `on_pre_optimizer_step`: once per optimizer step whatever the gradient
-    accumulation, after clipping, and also for trainers that ignore the model's loss. While clipping is active the penalty
-    therefore weighs `grad_norm / max_grad_norm` times as much; `figures()` logs that factor.
+    accumulation, after clipping, and also for trainers that ignore the model's loss. While clipping is active
+    the penalty therefore weighs `grad_norm / max_grad_norm` times as much; `figures()` logs that factor.
 
     Args:
         warmup: fraction of the run without sparsity control (see `graftwork.sparsity.Schedule`).
@@ -65,7 +65,8 @@ class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """Set up the search, or continue the one of the checkpoint that Trainer resumed from."""
         if getattr(args, "deepspeed", None):
             raise TrainingError(
-                "StructureCallback cannot work under DeepSpeed, which hides gradients from callbacks; use DDP or FSDP."
+                "StructureCallback cannot work under DeepSpeed, which hides gradients from callbacks; use "
+                "DDP or FSDP."
             )
         self.search = StructureSearch(kwargs["model"], state.max_steps, self.schedule, travel=self.travel)
         saved = state.stateful_callbacks.get(type(self).__name__)

@@ -26,7 +26,9 @@ def structure_of(model: nn.Module, adapter_name: str | None = None) -> Structure
     """
     view = graft_view(model, adapter_name)
     if not view.decided:
-        return choose_structure(tuple(view.config.tasks), _scores(view), budget_parameters(model, adapter_name))
+        return choose_structure(
+            tuple(view.config.tasks), _scores(view), budget_parameters(model, adapter_name)
+        )
     name = view.adapter_name
     return Structure(
         tuple(view.config.tasks),
@@ -57,9 +59,10 @@ def _scores(view: GraftView) -> dict[str, SiteScores]:
 
 
 def discretise_(model: nn.Module, adapter_name: str | None = None) -> Structure:
-    """Decide every gate, in place, by ranking to the budget (`choose_structure`). Weights stay as they are."""
-    structure = structure_of(model, adapter_name)
-    set_structure_(model, structure, adapter_name)
+    """Decide every gate, in place, by ranking to the budget (`choose_structure`). Weights stay as they
+    are."""
+    structure = structure_of(model, adapter_name) set_structure_(model,
+    structure, adapter_name)
     return structure
 
 
@@ -72,11 +75,14 @@ def set_structure_(model: nn.Module, structure: Structure, adapter_name: str | N
     view = graft_view(model, adapter_name)
     if tuple(view.config.tasks) != structure.tasks:
         raise StructureError(
-            f"the structure is for the tasks {', '.join(structure.tasks)}, the model for {', '.join(view.config.tasks)}."
+            f"the structure is for the tasks {', '.join(structure.tasks)}, the model for "
+            f"{', '.join(view.config.tasks)}."
         )
     unknown = [name for name in structure.sites if name not in view.sites]
     if unknown:
-        raise StructureError(f"the model has no site {unknown[0]!r}; it has {', '.join(list(view.sites)[:4])}, ...")
+        raise StructureError(
+            f"the model has no site {unknown[0]!r}; it has {', '.join(list(view.sites)[:4])}, ..."
+        )
     masks = {}
     for name, layer in view.sites.items():
         shape = tuple(layer.graft_mask[view.adapter_name].shape)
@@ -85,7 +91,8 @@ def set_structure_(model: nn.Module, structure: Structure, adapter_name: str | N
             mask = torch.tensor(structure.sites[name].open, dtype=torch.bool)
             if tuple(mask.shape) != shape:
                 raise StructureError(
-                    f"at site {name!r} the structure has {tuple(mask.shape)} (tasks, adapters), the model {shape}."
+                    f"at site {name!r} the structure has {tuple(mask.shape)} (tasks, adapters), the model "
+                    f"{shape}."
                 )
         masks[name] = mask
     for name, mask in masks.items():
@@ -95,11 +102,13 @@ def set_structure_(model: nn.Module, structure: Structure, adapter_name: str | N
 def compact_(
     model: nn.Module, tasks: Sequence[str] | None = None, adapter_name: str | None = None
 ) -> Structure:
-    """Remove what the structure closed, in place: adapters nobody uses, and the wrapping of sites without any.
+    """Remove what the structure closed, in place: adapters nobody uses, and the wrapping of sites without
+    any.
 
-    Outputs equal those of the discretised model up to rounding. Gates still being learned are discretised first. The
-    structure goes into the adapter's configuration, so that `save_pretrained` and `PeftModel.from_pretrained` build the
-    right shapes. Never call it while an optimizer holds the parameters: they are replaced.
+    Outputs equal those of the discretised model up to rounding. Gates still being learned are discretised
+    first. The structure goes into the adapter's configuration, so that `save_pretrained` and
+    `PeftModel.from_pretrained` build the right shapes. Never call it while an optimizer holds the parameters:
+    they are replaced.
 
     Args:
         model: a model with a graft adapter, at any depth.

@@ -65,7 +65,8 @@ class GraftConfig(PeftConfig):
         },
     )
     penalty: float | None = field(
-        default=None, metadata={"help": "lambda: weight of the expected size in the loss, instead of a budget."}
+        default=None,
+        metadata={"help": "lambda: weight of the expected size in the loss, instead of a budget."},
     )
     penalty_reduction: str = field(
         default="mean",

@@ -22,7 +22,7 @@ __all__ = ["Pooling", "embed", "linear_probe", "majority_score", "per_task_score
 Pooling = Literal["mean", "cls", "last"]
 Embedder = Callable[[Sequence[str]], "NDArray[np.float32]"]
 
-STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+STRENGTHS = (0.0001, 0.0003, 0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse regularisation C of logistic regression; the best on validation is used."""
 ALPHAS = (1e5, 1e4, 1e3, 100.0, 10.0)
 """Regularisation of ridge; on 1,536 standardised features of 1,500 pairs (STS-B) 1e4 is best, 10 useless."""

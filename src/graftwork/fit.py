@@ -97,7 +97,8 @@ def fit(
         result = trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.requested:
         raise Interrupted(
-            f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the checkpoint is in "
+            f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the checkpoint "
+            f"is in "
             f"{work_folder(recipe)}. Go on with: graftwork fit RECIPE --resume"
         )
     with _timed(seconds, "test"):
@@ -129,7 +130,7 @@ def fit(
     return report
 
 
-class _timed:  # noqa: N801 - reads as a verb in `with _timed(...)`
+class _timed:
     def __init__(self, seconds: dict[str, float], name: str) -> None:
         self.seconds, self.name = seconds, name
 
@@ -159,9 +160,7 @@ def _prepare(recipe: Recipe) -> _Prepared:
 
 def _build(recipe: Recipe, prepared: _Prepared) -> MultiTaskModel:
     adapted = get_peft_model(prepared.backbone, recipe.graft_config())
-    model = MultiTaskModel(
-        adapted, [data.head for data in prepared.datas], pooling=recipe.training.pooling
-    )
+    model = MultiTaskModel(adapted, [data.head for data in prepared.datas], pooling=recipe.training.pooling)
     budget_parameters(model)  # an impossible budget must fail before the first step, not at discretisation
     return model
 
@@ -196,7 +195,11 @@ class _Progress(ProgressCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is None or not logs:
             return
-        shown = {"loss": logs.get("loss"), "mean": logs.get("eval_mean"), "size": logs.get("graft/expected_parameters")}
+        shown = {
+            "loss": logs.get("loss"),
+            "mean": logs.get("eval_mean"),
+            "size": logs.get("graft/expected_parameters"),
+        }
         values = {name: float(value) for name, value in shown.items() if value is not None}
         self.training_bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
 
@@ -235,9 +238,7 @@ def _make_trainer(
     )
     interrupt = InterruptCallback()
     schedule = recipe.schedule
-    structure = StructureCallback(
-        warmup=schedule.warmup, ramp=schedule.ramp, discretise=schedule.discretise
-    )
+    structure = StructureCallback(warmup=schedule.warmup, ramp=schedule.ramp, discretise=schedule.discretise)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     trainer = MultiTaskTrainer(
         model,

@@ -131,7 +131,9 @@ class Fixed:
         return torch.ones_like(logits)
 
 
-GATE_FAMILIES: dict[str, GateFamily] = {family.name: family for family in (HardConcrete(), Sigmoid(), Fixed())}
+GATE_FAMILIES: dict[str, GateFamily] = {
+    family.name: family for family in (HardConcrete(), Sigmoid(), Fixed())
+}
 
 
 def gate_family(name: str) -> GateFamily:

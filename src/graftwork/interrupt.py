@@ -15,7 +15,8 @@ __all__ = ["InterruptCallback"]
 
 
 class InterruptCallback(TrainerCallback):  # type: ignore[misc]
-    """Asks Trainer to save and stop at the end of the step in which Ctrl-C was pressed; a second Ctrl-C stops at once."""
+    """Asks Trainer to save and stop at the end of the step in which Ctrl-C was pressed; a second Ctrl-C stops
+    at once."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -66,8 +66,8 @@ class Pool:
 def site_widths(module: nn.Module, name: str = "") -> tuple[int, int]:
     """Input and output features of a site.
 
-    A linear map knows its widths. A larger module (a whole block) is measured by its widest normalisation layer,
-    which spans the residual stream; normalisations inside attention heads are narrower.
+    A linear map knows its widths. A larger module (a whole block) is measured by its widest normalisation
+    layer, which spans the residual stream; normalisations inside attention heads are narrower.
 
     Raises:
         SiteError: the widths cannot be told.
@@ -87,7 +87,8 @@ def site_widths(module: nn.Module, name: str = "") -> tuple[int, int]:
         if norms:
             return max(norms), max(norms)
     raise SiteError(
-        f"site {name!r} is a {type(module).__name__}, whose width cannot be told; choose linear layers, or blocks "
+        f"site {name!r} is a {type(module).__name__}, whose width cannot be told; choose linear layers, or "
+        f"blocks "
         "that hold a normalisation layer."
     )
 
@@ -98,13 +99,14 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     .. math::
         y = \mathrm{base}(x) + \sum_k z_{t k} W^{up}_k f(W^{down}_k h + b_k)
 
-    with `h` the site's output (sequential) or input (parallel), t the task of the row. The K adapters of rank r are one
-    bottleneck of width K r: `u = f(h W_down^T + b)` of shape [rows, ..., K r] is multiplied by each row's gates, every
+    with `h` the site's output (sequential) or input (parallel), t the task of the row. The K adapters of rank
+    r are one bottleneck of width K r: `u = f(h W_down^T + b)` of shape [rows, ..., K r] is multiplied by each row's gates, every
     one repeated r times. Rows of different tasks therefore share one pass.
 
-    Per adapter name of PEFT the layer holds `graft_down` [K r, d_in], `graft_bias` [K r], `graft_up` [d_out, K r],
-    `graft_gate_bias` [tasks, K] (the learned part of the logits; the name keeps Trainer from decaying it), and the buffers
-    `graft_mask` [tasks, K] (1 open, 0 closed, -1 still learned) and `graft_ratio` (see `logits`).
+    Per adapter name of PEFT the layer holds `graft_down` [K r, d_in], `graft_bias` [K r], `graft_up` [d_out,
+    K r], `graft_gate_bias` [tasks, K] (the learned part of the logits; the name keeps Trainer from decaying
+    it), and the buffers `graft_mask` [tasks, K] (1 open, 0 closed, -1 still learned) and `graft_ratio` (see
+    `logits`).
 
     Source: arXiv 2509.03057, equations 1-3; the fused form is ours.
     """
@@ -185,9 +187,9 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         layer._refresh_decided()
 
     def _refresh_decided(self) -> None:
-        """Cache, per pool, whether its mask is decided and whether it is all ones; the mask is the only record."""
-        masks = {name: mask for name, mask in self.graft_mask.items() if mask.device.type != "meta"}
-        self._decided = {name: name in masks and bool((masks[name] >= 0).all()) for name in self.graft_mask}
+        """Cache, per pool, whether its mask is decided and whether it is all ones; the mask is the only
+        record.""" masks = {name: mask for name, mask in
+        self.graft_mask.items() if mask.device.type != "meta"} self._decided = {name: name in masks and bool((masks[name] >= 0).all()) for name in self.graft_mask}
         self._all_open = {name: name in masks and bool((masks[name] == 1).all()) for name in self.graft_mask}
 
     def is_decided(self, adapter_name: str) -> bool:
@@ -197,20 +199,26 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def logits(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
         r"""Logits of the gates, `clip(init + ratio * theta, -bound, bound)` with `d logit / d theta = 1`.
 
-        The ratio makes gates move faster than weights under any optimizer whose step does not depend on the gradient's
-        scale (Adam); the gradient passes as if the ratio were 1, so that gates do not eat the clipped norm.
+        The ratio makes gates move faster than weights under any optimizer whose step does not depend on the
+        gradient's scale (Adam); the gradient passes as if the ratio were 1, so that gates do not eat the
+        clipped norm.
         """
         family = self.pools[adapter_name].family
         theta = self.graft_gate_bias[adapter_name]
         with torch.no_grad():
-            value = (theta * self.graft_ratio[adapter_name] + family.initial_logit).clamp(-family.bound, family.bound)
+            value = (theta * self.graft_ratio[adapter_name] + family.initial_logit).clamp(
+                -family.bound, family.bound
+            )
             value -= theta
         return theta + value
 
     def gates(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
-        """Gates of all tasks: the mask if it is decided, else drawn (training) or deterministic (evaluation)."""
-        if self._decided[adapter_name]:
-            return self.graft_mask[adapter_name]
+        """Gates of all tasks: the mask if it is decided, else drawn (training) or
+        deterministic (evaluation)."""
+           
+            if
+            self._decided[adapter_name]: return
+            self.graft_mask[adapter_name]
         family = self.pools[adapter_name].family
         logits = self.logits(adapter_name)
         if not self.training:
@@ -241,7 +249,8 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         current = self.graft_mask[adapter_name]
         if mask.shape != current.shape:
             raise StructureError(
-                f"a structure of shape {tuple(mask.shape)} (tasks, adapters) does not fit a pool of {tuple(current.shape)}."
+                f"a structure of shape {tuple(mask.shape)} (tasks, adapters) does not fit a pool of "
+                f"{tuple(current.shape)}."
             )
         current.copy_(mask.to(current))
         self._refresh_decided()
@@ -296,9 +305,13 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         for value in (*args, kwargs.get("hidden_states"), *kwargs.values()):
             if isinstance(value, Tensor) and value.is_floating_point():
                 return value
-        raise SiteError("a parallel adapter found no tensor among the inputs of its site; use position='sequential'.")
+        raise SiteError(
+            "a parallel adapter found no tensor among the inputs of its site; use position='sequential'."
+        )
 
-    def _adapters(self, name: str, x: Float[Tensor, "rows *positions d_in"]) -> Float[Tensor, "rows *positions d_out"]:
+    def _adapters(
+        self, name: str, x: Float[Tensor, "rows *positions d_in"]
+    ) -> Float[Tensor, "rows *positions d_out"]:
         pool = self.pools[name]
         down = self.graft_down[name]
         hidden = F.linear(x.to(down.dtype), down, self.graft_bias[name])
@@ -320,19 +333,23 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             return 0
         if getattr(self, "_is_replica", False):
             raise RoutingError(
-                "nn.DataParallel splits the batch but not the route; use DistributedDataParallel (torchrun, accelerate)."
+                "nn.DataParallel splits the batch but not the route; use DistributedDataParallel (torchrun, "
+                "accelerate)."
             )
         current = self.router.current()
         if current is None:
             raise RoutingError(
-                f"the model has {len(pool.tasks)} tasks ({', '.join(pool.tasks)}), but no route says which one the "
+                f"the model has {len(pool.tasks)} tasks ({', '.join(pool.tasks)}), but no route says which "
+                f"one the "
                 "rows belong to; wrap the call in gw.route(model, task) or pass graft_rows=."
             )
         return current.resolve(pool.tasks, x.shape[0], x.device)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: a nonlinear bottleneck has no equivalent weight of the base module."""
-        raise NotImplementedError("graft adapters are nonlinear and cannot be merged; use gw.compact_ and unload().")
+        raise NotImplementedError(
+            "graft adapters are nonlinear and cannot be merged; use gw.compact_ and unload()."
+        )
 
     def unmerge(self) -> None:
         """Nothing is ever merged."""

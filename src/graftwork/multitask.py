@@ -23,8 +23,8 @@ class TaskHeads(nn.Module):
 
     .. math:: \mathrm{logits}_i = W_{t(i)} x_i + b_{t(i)}
 
-    `weight` has shape [tasks, C, d] with C the size of the largest head; rows beyond a head's own size stay zero, and
-    their logits are minus infinity.
+    `weight` has shape [tasks, C, d] with C the size of the largest head; rows beyond a head's own size stay
+    zero, and their logits are minus infinity.
 
     Args:
         heads: the tasks.
@@ -42,7 +42,9 @@ class TaskHeads(nn.Module):
         regression = torch.tensor([head.kind == "regression" for head in heads])
         self.register_buffer("regression", regression, persistent=False)
 
-    def forward(self, x: Float[Tensor, "rows d"], rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows outputs"]:
+    def forward(
+        self, x: Float[Tensor, "rows d"], rows: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows outputs"]:
         """Logits of every row under its own task's head."""
         logits = torch.einsum("bd,bcd->bc", x, self.weight[rows]) + self.bias[rows]
         return logits.float().masked_fill(~self.valid[rows], float("-inf"))
@@ -86,7 +88,8 @@ class TaskHeads(nn.Module):
                 if found is None or found.shape != place.shape:
                     shape = "none" if found is None else tuple(found.shape)
                     raise DataError(
-                        f"the saved {name} of the head of task {head.name!r} is {shape}; {tuple(place.shape)} is needed."
+                        f"the saved {name} of the head of task {head.name!r} is {shape}; "
+                        f"{tuple(place.shape)} is needed."
                     )
                 place.copy_(found)
 
@@ -95,14 +98,20 @@ class MultiTaskModel(nn.Module):
     """A backbone (plain, or with adapters of any PEFT method) under the heads of several tasks.
 
     Args:
-        backbone: gives `last_hidden_state` [rows, positions, d]; if it has graft adapters, each row is routed to its task.
+        backbone: gives `last_hidden_state` [rows, positions, d]; if it has graft adapters, each row is routed
+            to its task.
         heads: the tasks, in the order of the graft adapter's tasks.
         pooling: how the positions of a row become one vector.
         dropout: on that vector.
     """
 
     def __init__(
-        self, backbone: nn.Module, heads: Sequence[TaskHead], *, pooling: Pooling = "mean", dropout: float = 0.1
+        self,
+        backbone: nn.Module,
+        heads: Sequence[TaskHead],
+        *,
+        pooling: Pooling = "mean",
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -141,7 +150,9 @@ class MultiTaskModel(nn.Module):
         if graft_rows is None:
             if len(self.heads.heads) > 1:
                 names = ", ".join(head.name for head in self.heads.heads)
-                raise DataError(f"the model has several tasks ({names}); pass graft_rows, the task index of every row.")
+                raise DataError(
+                    f"the model has several tasks ({names}); pass graft_rows, the task index of every row."
+                )
             graft_rows = torch.zeros(len(first), dtype=torch.long, device=first.device)
         routing = {ROWS_KEYWORD: graft_rows} if self.routed else {}
         hidden = self.backbone(**inputs, **routing).last_hidden_state
@@ -163,5 +174,7 @@ def hidden_width(backbone: nn.Module) -> int:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     width = getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
     if width is None:
-        raise ConfigError(f"the configuration of {type(backbone).__name__} names no hidden_size, so no head fits it.")
+        raise ConfigError(
+            f"the configuration of {type(backbone).__name__} names no hidden_size, so no head fits it."
+        )
     return int(width)

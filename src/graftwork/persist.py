@@ -1,9 +1,9 @@
 """A multi-task model on disk: a PEFT adapter folder plus the heads and the tasks, safetensors and JSON only.
 
-    adapter_config.json, adapter_model.safetensors   written and read by PEFT; also usable without graftwork's heads
-    heads.safetensors                                `<task>.weight`, `<task>.bias`
-    tasks.json                                       names, fields, labels, metrics; pooling; which backbone
-    tokenizer files                                  as saved by Transformers
+adapter_config.json, adapter_model.safetensors   written and read by PEFT; also usable without graftwork's
+heads heads.safetensors                                `<task>.weight`, `<task>.bias`
+tasks.json                                       names, fields, labels, metrics; pooling; which backbone
+tokenizer files                                  as saved by Transformers
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graftwork.errors import CheckpointError, DataError, GraftworkError, RecipeError, SiteError
+from graftwork.errors import (
+    CheckpointError,
+    DataError,
+    GraftworkError,
+    RecipeError,
+    SiteError,
+    StructureError,
+)
 from graftwork.sources import locate
+from graftwork.structure import Structure
 from graftwork.tasks import TaskHead
 
 if TYPE_CHECKING:
@@ -28,7 +36,16 @@ if TYPE_CHECKING:
 
     from graftwork.multitask import MultiTaskModel
 
-__all__ = ["FILES", "load_backbone", "load_model", "load_weights", "save_model", "staged_folder"]
+__all__ = [
+    "FILES",
+    "load_backbone",
+    "load_model",
+    "load_weights",
+    "read_structure",
+    "read_tasks",
+    "save_model",
+    "staged_folder",
+]
 
 FORMAT = 1
 
@@ -85,7 +102,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if target.is_file():
         raise DataError(f"the output {target} is a file; name a folder.")
     if target.exists() and not overwrite:
-        raise DataError(f"the output folder {target} exists; choose another, or pass --overwrite to replace it.")
+        raise DataError(
+            f"the output folder {target} exists; choose another, or pass --overwrite to replace it."
+        )
 
 
 def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -114,7 +133,8 @@ def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(
-            f"model {name!r} cannot be loaded; give a hub id, a folder with config.json, or package:NAME/folder. "
+            f"model {name!r} cannot be loaded; give a hub id, a folder with config.json, or "
+            f"package:NAME/folder. "
             f"({reason[:300]})"
         ) from error
     finally:
@@ -162,7 +182,9 @@ def read_tasks(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
 
 
-def load_model(folder: str | Path, *, backbone: str | None = None) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
+def load_model(
+    folder: str | Path, *, backbone: str | None = None
+) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     """A saved multi-task model in evaluation mode, with its tokenizer.
 
     Args:
@@ -181,7 +203,8 @@ def load_model(folder: str | Path, *, backbone: str | None = None) -> tuple[Mult
     base, tokenizer = load_backbone(backbone or described["model"])
     if _fingerprint(base) != described["backbone"]:
         raise CheckpointError(
-            f"{folder} was trained on a backbone with {described['backbone']}, but {backbone or described['model']} has "
+            f"{folder} was trained on a backbone with {described['backbone']}, but "
+            f"{backbone or described['model']} has "
             f"{_fingerprint(base)}; give the backbone it was trained on."
         )
     with _as_checkpoint_error(folder):
@@ -191,6 +214,23 @@ def load_model(folder: str | Path, *, backbone: str | None = None) -> tuple[Mult
         model = MultiTaskModel(peft_model, described["tasks"], pooling=described["pooling"])
         load_heads(model, folder)
     return model.eval(), tokenizer
+
+
+def read_structure(folder: Path) -> Structure:
+    """The structure of a saved model, with the sites and adapters that were closed.
+
+    Raises:
+        CheckpointError: the folder holds none, or a damaged one.
+    """
+    path = folder / FILES.structure
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is not a model saved by `graftwork fit`: it has no {FILES.structure}."
+        )
+    try:
+        return Structure.from_json(path.read_text(encoding="utf-8"))
+    except (StructureError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def load_heads(model: MultiTaskModel, folder: Path) -> None:

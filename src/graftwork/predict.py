@@ -81,7 +81,9 @@ class Predictor:
         while chunk := list(islice(remaining, CHUNK * self.batch_size)):
             yield from self._predict_chunk(chunk, task)
 
-    def _predict_chunk(self, chunk: list[tuple[int, Mapping[str, Any]]], task: str | None) -> list[dict[str, Any]]:
+    def _predict_chunk(
+        self, chunk: list[tuple[int, Mapping[str, Any]]], task: str | None
+    ) -> list[dict[str, Any]]:
         names = [self._task_of(row, number, task) for number, row in chunk]
         tokens = self._tokenise(chunk, names)
         order = sorted(range(len(chunk)), key=lambda index: -len(tokens[index]["input_ids"]))
@@ -105,13 +107,16 @@ class Predictor:
         name = task or row.get("task") or (next(iter(self.heads)) if len(self.heads) == 1 else None)
         if name is None:
             raise DataError(
-                f"row {number} names no task; pass --task or give each row a field `task` ({', '.join(self.heads)})."
+                f"row {number} names no task; pass --task or give each row a field `task` "
+                f"({', '.join(self.heads)})."
             )
         if name not in self.heads:
             raise DataError(f"unknown task {name!r} (row {number}); the model has {', '.join(self.heads)}.")
         return str(name)
 
-    def _tokenise(self, chunk: list[tuple[int, Mapping[str, Any]]], names: list[str]) -> list[dict[str, list[int]]]:
+    def _tokenise(
+        self, chunk: list[tuple[int, Mapping[str, Any]]], names: list[str]
+    ) -> list[dict[str, list[int]]]:
         """Token lists of every row, with one tokenizer call for single texts and one for pairs."""
         tokens: list[dict[str, list[int]]] = [{} for _ in chunk]
         groups: dict[int, list[int]] = {}
@@ -132,7 +137,8 @@ class Predictor:
 def _text(row: Mapping[str, Any], field: str, number: int, task: str) -> str:
     if field not in row:
         raise DataError(
-            f"row {number} has no field {field!r}, which task {task!r} reads; its fields: {', '.join(map(str, row)) or 'none'}."
+            f"row {number} has no field {field!r}, which task {task!r} reads; its fields: "
+            f"{', '.join(map(str, row)) or 'none'}."
         )
     if not isinstance(row[field], str):
         raise DataError(f"row {number}: field {field!r} is {row[field]!r}, not a text.")
@@ -144,7 +150,9 @@ def _describe(head: TaskHead, outputs: torch.Tensor) -> dict[str, Any]:
         return {"task": head.name, "score": float(outputs[0]) * head.std + head.mean}
     probabilities = outputs[: head.size].softmax(0).tolist()
     if not all(map(math.isfinite, probabilities)):
-        raise DataError(f"the model gives no finite probabilities for task {head.name!r}; its weights are damaged.")
+        raise DataError(
+            f"the model gives no finite probabilities for task {head.name!r}; its weights are damaged."
+        )
     best = max(range(head.size), key=probabilities.__getitem__)
     return {
         "task": head.name,

@@ -55,8 +55,9 @@ def build_report(
 ) -> dict[str, Any]:
     """Everything a run has to say for itself, as JSON types.
 
-    Parameters are numbers of scalars: `stored` counts every kept adapter once, `active` those on one task's path, `heads`
-    all heads, `peak_trainable` what was trained at most (the whole pool with its gates, and the heads).
+    Parameters are numbers of scalars: `stored` counts every kept adapter once, `active` those on one task's
+    path, `heads` all heads, `peak_trainable` what was trained at most (the whole pool with its gates, and the
+    heads).
     """
     view = graft_view(model)
     backbone = backbone_parameters(model)
@@ -90,7 +91,8 @@ def build_report(
         "structure": structure.to_dict(),
         "soft_size_at_discretise": None if callback.search is None else callback.search.soft_size,
         "train_loss": train_loss,
-        "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
         "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))},
         "versions": versions(),
         "seed": recipe.seed,
@@ -101,7 +103,15 @@ def build_report(
 def print_report(report: Mapping[str, Any], structure: Structure, console: Console, folder: Path) -> None:
     """Scores beside majority and probe, parameters, the structure, and where the time went."""
     table = Table(title="test scores")
-    for column in ("task", "metric", "graftwork", "linear probe", "majority", "test rows", "active parameters"):
+    for column in (
+        "task",
+        "metric",
+        "graftwork",
+        "linear probe",
+        "majority",
+        "test rows",
+        "active parameters",
+    ):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
     active = report["parameters"]["active"]
     for name, task in report["tasks"].items():

@@ -71,7 +71,8 @@ class Route:
         if self.expand and len(rows) and batch % len(rows) == 0:
             return rows.repeat_interleave(batch // len(rows))
         raise RoutingError(
-            f"the route names the tasks of {len(rows)} rows, but the batch has {batch}; give one task per row, "
+            f"the route names the tasks of {len(rows)} rows, but the batch has {batch}; give one task per "
+            f"row, "
             "or a single task name for all."
         )
 
@@ -85,7 +86,8 @@ class Route:
                 )
             if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(known):
                 raise RoutingError(
-                    f"{ROWS_KEYWORD} holds task indices from {int(rows.min())} to {int(rows.max())}, but there "
+                    f"{ROWS_KEYWORD} holds task indices from {int(rows.min())} to {int(rows.max())}, but "
+                    f"there "
                     f"are {len(known)} tasks: {', '.join(known)}."
                 )
             return rows
@@ -106,7 +108,9 @@ def unknown_task(name: str, known: Sequence[str]) -> RoutingError:
 
 
 _NO_ROUTES: Mapping[Router, Route] = MappingProxyType({})
-_ROUTES: contextvars.ContextVar[Mapping[Router, Route]] = contextvars.ContextVar("graftwork_routes", default=_NO_ROUTES)
+_ROUTES: contextvars.ContextVar[Mapping[Router, Route]] = contextvars.ContextVar(
+    "graftwork_routes", default=_NO_ROUTES
+)
 
 
 class Router:
@@ -126,8 +130,10 @@ class Router:
         if not self.driven:
             self.driven = True
             warnings.warn(
-                "graftwork: gates are being trained, but nobody drives the structure search: no budget is enforced and no "
-                "structure will be chosen. Add callbacks=[graftwork.StructureCallback()] to the Trainer, or call "
+                "graftwork: gates are being trained, but nobody drives the structure search: no budget is "
+                "enforced and no "
+                "structure will be chosen. Add callbacks=[graftwork.StructureCallback()] to the Trainer, or "
+                "call "
                 "graftwork.StructureSearch in your own loop; with gates='fixed' there is nothing to drive.",
                 UserWarning,
                 stacklevel=2,
@@ -164,8 +170,8 @@ class Router:
         self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         rows = kwargs.pop(ROWS_KEYWORD, None)
-        # The outer routes travel in the mapping itself, so that the matching `_after_forward` can restore them
-        # without state on the module, which threads would share.
+        # The outer routes travel in the mapping itself, so that the matching `_after_forward` can restore
+        # them without state on the module, which threads would share.
         outer = _ROUTES.get()
         new = outer.get(self) if rows is None else Route(rows)
         _ROUTES.set(_Frame(outer, self, new))
@@ -210,9 +216,9 @@ class _InContext:
 
 
 def bind_checkpointing(backbone: nn.Module) -> None:
-    """Make the checkpointed layers of `backbone` remember the context, and so the route, of their forward pass."""
-    for module in backbone.modules():
-        function = module.__dict__.get("_gradient_checkpointing_func")
+    """Make the checkpointed layers of `backbone` remember the context, and so the route, of their forward
+    pass."""
+        for module in backbone.modules(): function = module.__dict__.get("_gradient_checkpointing_func")
         if function is not None and not isinstance(function, _InContext):
             module._gradient_checkpointing_func = _InContext(function)  # type: ignore[assignment]
 
@@ -230,8 +236,8 @@ def find_router(model: nn.Module) -> Router | None:
 def route(model: nn.Module, tasks: str | Sequence[str]) -> Iterator[None]:
     """Say which task the rows of a batch belong to, for every forward pass inside the context.
 
-    Contexts nest: the inner one wins. `graft_rows=` of a single call wins over both. A route holds for the thread that
-    opened it.
+    Contexts nest: the inner one wins. `graft_rows=` of a single call wins over both. A route holds for the
+    thread that opened it.
 
     Args:
         model: a model with graft adapters, at any depth.
@@ -250,7 +256,9 @@ def route(model: nn.Module, tasks: str | Sequence[str]) -> Iterator[None]:
         )
     new = Route(tasks)
     layers = (module for module in model.modules() if isinstance(module, GraftLayer))
-    known = list(dict.fromkeys(name for layer in layers for pool in layer.pools.values() for name in pool.tasks))
+    known = list(
+        dict.fromkeys(name for layer in layers for pool in layer.pools.values() for name in pool.tasks)
+    )
     for name in sorted(new.names()):
         if known and name not in known:
             raise unknown_task(name, known)

@@ -1,6 +1,7 @@
 """`StructureSearch`: drives the gates of a model through warm-up, search, discretisation and tuning.
 
-It knows no trainer. `StructureCallback` calls it from `transformers.Trainer`; a hand-written loop calls it so:
+It knows no trainer. `StructureCallback` calls it from `transformers.Trainer`; a hand-written loop calls it
+so:
 
     search = StructureSearch(model, total_steps=len(loader))
     search.begin(sum_of_learning_rates)
@@ -37,7 +38,8 @@ from graftwork.view import GraftView, budget_parameters, graft_view
 __all__ = ["StructureSearch"]
 
 TRAVEL = 12.0
-"""How far a logit can move during the search: from clamp to clamp is 9.2, and no step always points the same way."""
+"""How far a logit can move during the search: from clamp to clamp is 9.2, and no step always points the same
+way."""
 LEAST_TRAVEL = 8.0
 
 
@@ -77,7 +79,8 @@ class StructureSearch:
         self.control = self._make_control()
         if travel < LEAST_TRAVEL:
             warnings.warn(
-                f"gates can travel only {travel:g} during the search; under {LEAST_TRAVEL:g} few of them get from open to "
+                f"gates can travel only {travel:g} during the search; under {LEAST_TRAVEL:g} few of them "
+                f"get from open to "
                 "closed. Raise `travel`.",
                 stacklevel=2,
             )
@@ -104,13 +107,17 @@ class StructureSearch:
     def window(self) -> range:
         """The optimizer steps of the search phase."""
         return range(
-            round(self.schedule.warmup * self.total_steps), max(1, round(self.schedule.discretise * self.total_steps))
+            round(self.schedule.warmup * self.total_steps),
+            max(1, round(self.schedule.discretise * self.total_steps)),
         )
 
     def gate_parameter(self) -> Tensor | None:
         """One parameter of the gates, to look up their learning rate; None if no gate is learned."""
         layers = self.view.sites.values()
-        return next((s.graft_gate_bias[self.adapter_name] for s in layers if not s.is_decided(self.adapter_name)), None)
+        return next(
+            (s.graft_gate_bias[self.adapter_name] for s in layers if not s.is_decided(self.adapter_name)),
+            None,
+        )
 
     def begin(self, learning_rates: float) -> None:
         """Set the speed of the gates: `ratio = travel / sum of the learning rates over `window``.
@@ -123,7 +130,8 @@ class StructureSearch:
             return
         if not learning_rates > 0:
             raise TrainingError(
-                f"the learning rates of the search phase sum to {learning_rates:g}, so no gate could move; raise the learning "
+                f"the learning rates of the search phase sum to {learning_rates:g}, so no gate could move; "
+                f"raise the learning "
                 "rate or lengthen the search."
             )
         for site in self.view.sites.values():
@@ -167,14 +175,15 @@ class StructureSearch:
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
-        """Numbers to log: expected and realised parameters, open paths per task, multipliers, norm of W_up."""
-        view = self.view
-        structure = structure_of(self.model, self.adapter_name)
+        """Numbers to log: expected and realised parameters, open paths per task, multipliers, norm of
+        W_up."""
+        view = self.view structure = structure_of(self.model, self.adapter_name)
         numbers = {
             "expected_parameters": float(expected_size(view)) if view.sites else 0.0,
             "realised_parameters": float(structure.parameters()),
             "pool_parameters": float(pool_parameters(view)),
-            "up_norm": sum(float(s.graft_up[self.adapter_name].norm()) ** 2 for s in view.sites.values()) ** 0.5,
+            "up_norm": sum(float(s.graft_up[self.adapter_name].norm()) ** 2 for s in view.sites.values())
+            ** 0.5,
         }
         numbers |= {f"open_paths_{task}": float(count) for task, count in structure.counts().items()}
         return numbers | (self.control.figures() if self.control is not None else {})
@@ -205,4 +214,3 @@ def _keep_in_bounds_(site: GraftLayer, adapter_name: str) -> None:
     low, high = (-family.bound - family.initial_logit) / ratio, (family.bound - family.initial_logit) / ratio
     with torch.no_grad():
         site.graft_gate_bias[adapter_name].clamp_(low, high)
-

@@ -14,8 +14,8 @@ from graftwork.errors import SiteError
 
 __all__ = ["DEFAULT_SITES", "resolve_sites"]
 
-# Per architecture: the linear map that ends the attention, the one that ends the feed-forward part, and the block.
-# Their outputs enter the residual stream, where the bottleneck adapters of Houlsby et al. 2019 sit.
+# Per architecture: the linear map that ends the attention, the one that ends the feed-forward part, and the
+# block. Their outputs enter the residual stream, where the bottleneck adapters of Houlsby et al. 2019 sit.
 _BERT = (r"layer\.\d+\.attention\.output\.dense", r"layer\.\d+\.output\.dense", r"encoder\.layer\.\d+")
 _LLAMA = (r"layers\.\d+\.self_attn\.o_proj", r"layers\.\d+\.mlp\.down_proj", r"layers\.\d+")
 _MODERNBERT = (r"layers\.\d+\.attn\.Wo", r"layers\.\d+\.mlp\.Wo", r"layers\.\d+")
@@ -41,26 +41,30 @@ DEFAULT_SITES: dict[str, tuple[str, str, str]] = {
     "t5": _T5,
     "vit": _VIT,
 }
-"""`model_type` -> patterns of the attention, feed-forward and block sites, matched at the end of a module's name."""
+"""`model_type` -> patterns of the attention, feed-forward and block sites, matched at the end of a module's
+name."""
 
 
 def resolve_sites(model: nn.Module, config: GraftConfig) -> list[str]:
     """Full names of the modules of `model` that become sites, in the model's order.
 
     `config.target_modules` wins over `config.placement`. A list whose every entry is the full name of a
-    module is taken literally, as it stands in a saved configuration; else PEFT's rules hold (suffixes, one regular
-    expression, `all-linear`). `exclude_modules` and `layers_to_transform` apply to both.
+    module is taken literally, as it stands in a saved configuration; else PEFT's rules hold (suffixes, one
+    regular expression, `all-linear`). `exclude_modules` and `layers_to_transform` apply to both.
 
     Raises:
         SiteError: nothing matches, or the architecture has no default sites.
     """
-    # Modules inside an adapter layer of an earlier adapter are not the backbone's; the layer itself stands for its site.
+    # Modules inside an adapter layer of an earlier adapter are not the backbone's; the layer itself stands
+    # for its site.
     names = [name for name, _ in model.named_modules() if name and not _inside_adapter(name)]
     if config.structure is not None:
         return _present(list(config.structure["sites"]), names, "structure")
     targets = config.target_modules
     if isinstance(targets, str) and targets.lower() == "all-linear":
-        return [name for name in names if _is_linear(model.get_submodule(name)) and _allowed(config, name, model)]
+        return [
+            name for name in names if _is_linear(model.get_submodule(name)) and _allowed(config, name, model)
+        ]
     if isinstance(targets, set) and targets and targets <= set(names):
         return [name for name in names if name in targets and not _excluded(config, name)]
     if targets:
@@ -112,9 +116,11 @@ def _excluded(config: GraftConfig, name: str) -> bool:
 
 
 def _in_layers(config: GraftConfig, name: str) -> bool:
-    """PEFT applies `layers_to_transform` to lists of targets only; placements are patterns and want it too."""
-    wanted = config.layers_to_transform
-    if wanted is None or wanted == []:
+    """PEFT applies `layers_to_transform` to lists of targets only; placements are patterns and want it
+    too."""
+    wanted = config.layers_to_transform if wanted is None or wanted == []:
+       
+       
         return True
     index = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
     return index is not None and int(index[1]) in ([wanted] if isinstance(wanted, int) else wanted)
@@ -123,7 +129,9 @@ def _in_layers(config: GraftConfig, name: str) -> bool:
 def _allowed(config: GraftConfig, name: str, model: nn.Module) -> bool:
     """For `all-linear`: not excluded, and not the output layer, which PEFT leaves alone as well."""
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    return model.get_submodule(name) is not output and not _excluded(config, name) and _in_layers(config, name)
+    return (
+        model.get_submodule(name) is not output and not _excluded(config, name) and _in_layers(config, name)
+    )
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -141,7 +149,8 @@ def _present(wanted: list[str], names: list[str], what: str) -> list[str]:
     if missing:
         near = difflib.get_close_matches(missing[0], names, n=3, cutoff=0.5)
         raise SiteError(
-            f"the {what} names {len(missing)} sites that the backbone does not have, such as {missing[0]!r}; it belongs to "
+            f"the {what} names {len(missing)} sites that the backbone does not have, such as "
+            f"{missing[0]!r}; it belongs to "
             f"another backbone. Near misses: {', '.join(near) or 'none'}."
         )
     return [name for name in names if name in set(wanted)]

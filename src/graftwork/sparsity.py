@@ -12,7 +12,14 @@ from torch import Tensor
 from graftwork.errors import ConfigError
 from graftwork.view import GraftView
 
-__all__ = ["BudgetControl", "PenaltyControl", "Schedule", "SparsityControl", "expected_size", "pool_parameters"]
+__all__ = [
+    "BudgetControl",
+    "PenaltyControl",
+    "Schedule",
+    "SparsityControl",
+    "expected_size",
+    "pool_parameters",
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class Schedule:
         """Check the order."""
         if not 0 <= self.warmup <= self.ramp <= self.discretise <= 1:
             raise ConfigError(
-                f"schedule warmup={self.warmup:g}, ramp={self.ramp:g}, discretise={self.discretise:g} must satisfy "
+                f"schedule warmup={self.warmup:g}, ramp={self.ramp:g}, discretise={self.discretise:g} must "
+                f"satisfy "
                 "0 <= warmup <= ramp <= discretise <= 1."
             )
 
@@ -63,8 +71,8 @@ def expected_size(view: GraftView, *, in_adapters: bool = False) -> Float[Tensor
 
     .. math:: \sum_{s, k} n_{s k} \max_t P(z_{t s k} \neq 0)
 
-    All tasks share the noise of an adapter, so the maximum is the exact probability that anyone stores it. A product of
-    complements over tasks would be wrong, and its gradient dies as the number of tasks grows.
+    All tasks share the noise of an adapter, so the maximum is the exact probability that anyone stores it. A
+    product of complements over tasks would be wrong, and its gradient dies as the number of tasks grows.
 
     Args:
         view: the adapter.
@@ -99,8 +107,9 @@ class SparsityControl(Protocol):
 class PenaltyControl:
     r"""`lambda * size`, ramped up linearly.
 
-    `mean`: size in expected parameters as a fraction of the pool. `sum`: the number of open gates over all tasks,
-    `lambda * sum_{t,s,k} P`, which for sigmoid gates is the paper's `lambda * sum sigma(a)` (arXiv 2509.03057, equation 5).
+    `mean`: size in expected parameters as a fraction of the pool. `sum`: the number of open gates over all
+    tasks, `lambda * sum_{t,s,k} P`, which for sigmoid gates is the paper's `lambda * sum sigma(a)` (arXiv
+    2509.03057, equation 5).
     """
 
     def __init__(self, weight: float, reduction: str) -> None:
@@ -133,8 +142,8 @@ class BudgetControl:
 
     .. math:: \lambda_1 (c - b) + \lambda_2 (c - b)^2
 
-    with c and the target b as fractions of the pool; b falls linearly from 1 to B / pool while the ramp lasts. The
-    multipliers climb by Adam ascent.
+    with c and the target b as fractions of the pool; b falls linearly from 1 to B / pool while the ramp
+    lasts. The multipliers climb by Adam ascent.
 
     Source: Xia, Zhong, Chen 2022 (CoFi), section 3.1.
     """
@@ -180,4 +189,6 @@ class BudgetControl:
         with torch.no_grad():
             self.multipliers.copy_(torch.tensor(state["multipliers"]))
         if state["adam"]:
-            self.optimizer.state[self.multipliers] = {key: torch.tensor(value) for key, value in state["adam"].items()}
+            self.optimizer.state[self.multipliers] = {
+                key: torch.tensor(value) for key, value in state["adam"].items()
+            }

@@ -69,7 +69,8 @@ class Structure:
         for name, site in self.sites.items():
             if len(site.open) != len(self.tasks):
                 raise StructureError(
-                    f"site {name!r} has gates for {len(site.open)} tasks, but the structure names {len(self.tasks)}."
+                    f"site {name!r} has gates for {len(site.open)} tasks, but the structure names "
+                    f"{len(self.tasks)}."
                 )
 
     def _row(self, task: str) -> int:
@@ -87,13 +88,16 @@ class Structure:
     def counts(self) -> dict[str, int]:
         """Open adapters on the path of every task."""
         return {
-            task: sum(sum(site.open[row]) for site in self.sites.values()) for row, task in enumerate(self.tasks)
+            task: sum(sum(site.open[row]) for site in self.sites.values())
+            for row, task in enumerate(self.tasks)
         }
 
     def paths(self, task: str) -> set[tuple[str, int]]:
         """The open (site, adapter) pairs of one task."""
         row = self._row(task)
-        return {(name, k) for name, site in self.sites.items() for k, gate in enumerate(site.open[row]) if gate}
+        return {
+            (name, k) for name, site in self.sites.items() for k, gate in enumerate(site.open[row]) if gate
+        }
 
     def only(self, task: str) -> Structure:
         """The structure of one task alone."""
@@ -107,7 +111,8 @@ class Structure:
         """What `other` opens and closes compared with this structure, for every task that differs.
 
         Returns:
-            task -> {"opened": pairs, "closed": pairs}; tasks of only one side count as all closed on the other.
+            task -> {"opened": pairs, "closed": pairs}; tasks of only one side count as all closed on the
+            other.
         """
         changes: dict[str, dict[str, list[tuple[str, int]]]] = {}
         for task in dict.fromkeys((*self.tasks, *other.tasks)):
@@ -197,13 +202,16 @@ class SiteScores:
     strength: tuple[float, ...]
 
 
-def choose_structure(tasks: tuple[str, ...], sites: Mapping[str, SiteScores], budget: int | None) -> Structure:
+def choose_structure(
+    tasks: tuple[str, ...], sites: Mapping[str, SiteScores], budget: int | None
+) -> Structure:
     """Discretise gates by ranking.
 
-    With a budget, the gates (t, s, k) are taken in the order of P(open), rounded to 3 decimals, ties by strength, never by
-    the site's place. A gate whose adapter is not stored yet is opened if the adapter still fits; a gate whose
-    adapter is stored costs nothing and is opened if it came before the budget was used up or is at least 0.5.
-    The stored parameters never exceed the budget and no further adapter fits. Without a budget, gates of at least 0.5 open.
+    With a budget, the gates (t, s, k) are taken in the order of P(open), rounded to 3 decimals, ties by
+    strength, never by the site's place. A gate whose adapter is not stored yet is opened if the adapter still
+    fits; a gate whose adapter is stored costs nothing and is opened if it came before the budget was used up
+    or is at least 0.5. The stored parameters never exceed the budget and no further adapter fits. Without a
+    budget, gates of at least 0.5 open.
 
     Args:
         tasks: task names.

@@ -37,9 +37,9 @@ def suite_scores(heads: tuple[TaskHead, ...]) -> Callable[[EvalPrediction], dict
 class MultiTaskTrainer(Trainer):  # type: ignore[misc]
     """Trains a `MultiTaskModel` on batches that mix its tasks.
 
-    Differences from Trainer: tasks are drawn with a temperature and rows batched by length (`TaskSampler`); heads may have
-    their own learning rate; checkpoints hold adapters and heads instead of the backbone; logs carry the figures of the
-    structure search, so that every `report_to` shows them.
+    Differences from Trainer: tasks are drawn with a temperature and rows batched by length (`TaskSampler`);
+    heads may have their own learning rate; checkpoints hold adapters and heads instead of the backbone; logs
+    carry the figures of the structure search, so that every `report_to` shows them.
 
     Args:
         model: the model.
@@ -51,8 +51,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]
         **kwargs: for Trainer.
     """
 
-    # The loss is a mean over the rows of a batch. Trainer would take it for one normalised by num_items_in_batch if the
-    # model's forward had **kwargs, and count it once per accumulation step.
+    # The loss is a mean over the rows of a batch. Trainer would take it for one normalised by
+    # num_items_in_batch if the model's forward had **kwargs, and count it once per accumulation step.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -92,8 +92,12 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with Trainer's decay rule, and a group of its own for the heads if they have their own rate."""
-        if self.optimizer is not None or self.head_learning_rate is None:
+        """AdamW with Trainer's decay rule, and a group of its own for the heads if they have their
+        own rate.""" if self.optimizer is not
+            None or
+            self.head_learning_rate
+           
+            is None:
             return super().create_optimizer(model)
         optimizer = super().create_optimizer(model)
         heads = {id(parameter) for parameter in self.model.heads.parameters()}

@@ -31,7 +31,8 @@ class GraftModel(BaseTuner):  # type: ignore[misc]
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Turn the sites of one adapter into graft layers.
 
-        The router comes first: a later adapter shares it, and a compact structure may have no site that could create it.
+        The router comes first: a later adapter shares it, and a compact structure may have no site that could
+        create it.
         """
         if "_graft_router" not in model.__dict__:
             Router().attach(model)
@@ -41,7 +42,8 @@ class GraftModel(BaseTuner):  # type: ignore[misc]
         if sites:
             config.target_modules = set(sites)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-            # PEFT shortens long target lists to suffixes, which may match more than these sites in another model.
+            # PEFT shortens long target lists to suffixes, which may match more than these sites in another
+            # model.
             config.target_modules = set(sites)
         else:
             self._freeze(model)
@@ -97,7 +99,9 @@ class GraftModel(BaseTuner):  # type: ignore[misc]
             # Not PEFT's `_replace_module`, which wants a base module with a `.weight`.
             setattr(parent, target_name, site)
 
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
         setattr(parent, child_name, new_module)
 
     @property
@@ -132,7 +136,8 @@ def _check_structure(found: dict[str, Any], site: str, tasks: int) -> tuple[int,
     mask = torch.tensor(found["open"], dtype=torch.bool)
     if mask.dim() != 2 or mask.shape[0] != tasks or mask.shape[1] != found["pool_size"]:
         raise CheckpointError(
-            f"the saved structure of site {site!r} has shape {tuple(mask.shape)}, but the configuration names {tasks} "
+            f"the saved structure of site {site!r} has shape {tuple(mask.shape)}, but the configuration "
+            f"names {tasks} "
             f"tasks and a pool of {found['pool_size']}; the files do not belong together."
         )
     return int(found["pool_size"]), int(found["r"]), mask

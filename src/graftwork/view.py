@@ -46,10 +46,13 @@ def graft_view(model: nn.Module, adapter_name: str | None = None) -> GraftView:
             break
     else:
         raise ConfigError(
-            f"{type(model).__name__} has no graft adapter; wrap it with get_peft_model(model, GraftConfig(...))."
+            f"{type(model).__name__} has no graft adapter; wrap it with get_peft_model(model, "
+            f"GraftConfig(...))."
         )
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, GraftLayer)}
-    configs = {name: config for name, config in backbone.peft_config.items() if isinstance(config, GraftConfig)}  # type: ignore[union-attr,operator]
+    configs = {
+        name: config for name, config in backbone.peft_config.items() if isinstance(config, GraftConfig)
+    }  # type: ignore[union-attr,operator]
     if adapter_name is None:
         active = [name for layer in layers.values() for name in layer.active_adapters if name in configs]
         adapter_name = next(iter([*active, *configs]), None)
@@ -90,7 +93,8 @@ def budget_parameters(model: nn.Module, adapter_name: str | None = None) -> int 
     smallest = min((site.pools[view.adapter_name].cost for site in view.sites.values()), default=0)
     if count < smallest:
         raise StructureError(
-            f"budget={budget:g} allows {count:,} parameters, less than one adapter ({smallest:,}); raise the budget to at "
+            f"budget={budget:g} allows {count:,} parameters, less than one adapter ({smallest:,}); raise "
+            f"the budget to at "
             f"least {smallest / backbone_parameters(model):.2g} or lower r."
         )
     return count

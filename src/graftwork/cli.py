@@ -1,0 +1,231 @@
+"""The command line: `graftwork fit | evaluate | predict | show | extract`.
+
+Each subcommand is a plain function; its signature and docstring are its options and help. A `GraftworkError` prints
+one line on standard error and exits with code 2.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+__all__ = ["evaluate", "extract", "fit", "main", "predict", "show"]
+
+
+def fit(
+    recipe: Path,
+    output: str | None = None,
+    seed: int | None = None,
+    set: list[str] | None = None,  # noqa: A002 - the option is called --set
+    overwrite: bool = False,
+    resume: bool = False,
+) -> None:
+    """Train the tasks of a recipe, learn the adapter structure, and write a compact model with a report.
+
+    Args:
+        recipe: YAML file.
+        output: Folder to write, in place of the recipe's.
+        seed: Seed, in place of the recipe's.
+        set: KEY=VALUE in place of a recipe's value, such as training.epochs=2; may be repeated.
+        overwrite: Replace the output folder if it exists.
+        resume: Go on from the last checkpoint of an interrupted run.
+    """
+    from graftwork.fit import fit as run
+    from graftwork.recipe import load_recipe
+
+    overrides = _overrides(set or [])
+    overrides |= {key: value for key, value in (("output", output), ("seed", seed)) if value is not None}
+    run(load_recipe(recipe, overrides), overwrite=overwrite, resume=resume)
+
+
+def evaluate(folder: Path, backbone: str | None = None, split: str = "test", as_json: bool = False) -> None:
+    """Score a saved model again on the data of its recipe.
+
+    Args:
+        folder: Written by `graftwork fit`.
+        backbone: Where the backbone is now, if it has moved.
+        split: train, validation or test.
+        as_json: Print JSON instead of a table.
+    """
+    from graftwork.rescore import rescore
+
+    scores = rescore(folder, backbone=backbone, split=split)
+    if as_json:
+        print(json.dumps(scores))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{split} scores of {folder}")
+    for column in ("task", "metric", "score", "rows"):
+        table.add_column(column, justify="right" if column in ("score", "rows") else "left")
+    for name, task in scores["tasks"].items():
+        table.add_row(name, task["metric"], f"{task['score']:.3f}", f"{task['rows']:,}")
+    Console().print(table)
+
+
+def predict(
+    folder: Path,
+    task: str | None = None,
+    input: Path | None = None,  # noqa: A002 - the option is called --input
+    output: Path | None = None,
+    backbone: str | None = None,
+    batch_size: int = 64,
+) -> None:
+    """Predict rows of JSON lines: text fields in, label and probabilities (or score) out, in the same order.
+
+    Args:
+        folder: Written by `graftwork fit`.
+        task: Task of all rows; else each row names its own in a field `task`.
+        input: JSON lines file; default standard input.
+        output: JSON lines file to write; default standard output.
+        backbone: Where the backbone is now, if it has moved.
+        batch_size: Rows per forward pass.
+    """
+    from graftwork.predict import Predictor
+    from graftwork.sources import read_rows
+
+    predictor = Predictor.load(folder, backbone=backbone, batch_size=batch_size)
+    rows = _stdin_rows() if input is None else iter(read_rows(str(input)))
+    lines = (json.dumps(result, ensure_ascii=False) + "\n" for result in predictor.stream(rows, task))
+    if output is None:
+        for line in lines:
+            sys.stdout.write(line)
+        return
+    staged = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with staged.open("w", encoding="utf-8") as sink:
+            sink.writelines(lines)
+        staged.replace(output)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def show(folder: Path, png: Path | None = None, as_json: bool = False) -> None:
+    """Show the structure of a saved model: a map of tasks and sites.
+
+    Args:
+        folder: Written by `graftwork fit`.
+        png: Draw the map into this file as well.
+        as_json: Print the structure as JSON instead of a table.
+    """
+    from graftwork.draw import structure_png, structure_table
+    from graftwork.persist import read_structure
+
+    structure = read_structure(folder)
+    if png is not None:
+        structure_png(structure, png)
+    if as_json:
+        print(structure.to_json())
+        return
+    from rich.console import Console
+
+    Console().print(structure_table(structure))
+
+
+def extract(folder: Path, task: str, output: Path, backbone: str | None = None, overwrite: bool = False) -> None:
+    """Write the small model of one task, without the adapters only other tasks use.
+
+    Args:
+        folder: Written by `graftwork fit`.
+        task: The task to keep.
+        output: Folder to write.
+        backbone: Where the backbone is now, if it has moved.
+        overwrite: Replace the output folder if it exists.
+    """
+    from graftwork.rescore import extract as run
+
+    stored = run(folder, task, output, backbone=backbone, overwrite=overwrite)
+    print(f"{output}: task {task!r}, {stored:,} adapter parameters")
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (fit, evaluate, predict, show, extract)
+_RENAMED = {"as_json": "json"}
+"""Options whose name would hide a module inside their function."""
+
+
+def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    from graftwork.errors import RecipeError
+
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set {pair!r} must be KEY=VALUE, such as training.epochs=2.")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            overrides[key] = value
+    return overrides
+
+
+def _stdin_rows() -> Iterator[dict[str, Any]]:
+    from graftwork.errors import DataError
+
+    for number, line in enumerate(sys.stdin, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"standard input line {number} is not valid JSON ({error.msg}).") from error
+
+
+def _parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="graftwork",
+        description="Fine-tune one frozen transformer on many tasks at once and learn the adapter structure.",
+    )
+    commands = parser.add_subcommands(required=True, dest="command")
+    for command in COMMANDS:
+        summary, help_of = _documentation(command)
+        one = ArgumentParser(description=summary)
+        flags = [name for name, p in inspect.signature(command).parameters.items() if p.default is False]
+        one.add_function_arguments(command, as_positional=True, skip={*flags, "set"})
+        if "set" in help_of:
+            one.add_argument("--set", action="append", metavar="KEY=VALUE", help=help_of["set"])
+        for flag in flags:
+            one.add_argument(
+                f"--{_RENAMED.get(flag, flag)}", dest=flag, action="store_true", help=help_of[flag]
+            )
+        commands.add_subcommand(command.__name__, one, help=summary)
+    return parser
+
+
+def _documentation(command: Callable[..., None]) -> tuple[str, dict[str, str]]:
+    """First line and argument texts of a docstring."""
+    summary, _, arguments = inspect.cleandoc(command.__doc__ or "").partition("Args:")
+    entries = (line.strip().partition(": ") for line in arguments.strip().splitlines())
+    return summary.strip(), {name: text for name, _, text in entries}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; the exit code is 0, 2 for bad input, 130 after Ctrl-C."""
+    chosen = _parser().parse_args(list(arguments) if arguments is not None else None)
+    command = next(item for item in COMMANDS if item.__name__ == chosen.command)
+    options = {name: value for name, value in vars(chosen[chosen.command]).items()}
+    from graftwork.errors import GraftworkError
+
+    try:
+        command(**options)
+    except GraftworkError as error:
+        print(f"graftwork: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(130 if type(error).__name__ == "Interrupted" else 2)
+    except KeyboardInterrupt:
+        print("graftwork: interrupted; nothing was written.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
