@@ -1,5 +1,4 @@
-"""graftwork: learn where adapters go, and which of them each task uses, while fine-tuning one frozen
-transformer.
+"""graftwork: learn the adapter structure while fine-tuning one frozen transformer on many tasks.
 
 Importing this package registers the method `GRAFT` with PEFT.
 """

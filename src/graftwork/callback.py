@@ -21,7 +21,7 @@ __all__ = ["StructureCallback"]
 logger = logging.getLogger(__name__)
 
 
-class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+class StructureCallback(TrainerCallback, ExportableState):
     """Learns the structure while Trainer trains the weights, and compacts the model at the end.
 
     The sparsity gradient is added in `on_pre_optimizer_step`: once per optimizer step whatever the gradient
@@ -69,7 +69,8 @@ class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
                 "DDP or FSDP."
             )
         self.search = StructureSearch(kwargs["model"], state.max_steps, self.schedule, travel=self.travel)
-        saved = state.stateful_callbacks.get(type(self).__name__)
+        stateful: Any = state.stateful_callbacks
+        saved = stateful.get(type(self).__name__)
         attributes = saved.get("attributes", {}) if state.global_step > 0 and isinstance(saved, dict) else {}
         self._last = time.perf_counter()
         if attributes.get("search_state"):
@@ -85,14 +86,14 @@ class StructureCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         gate = self.search.gate_parameter()
         if gate is None:
             return 0.0
-        for index, group in enumerate(optimizer.param_groups):
-            if any(parameter is gate for parameter in group["params"]):
-                break
-        else:
+        groups = enumerate(optimizer.param_groups)
+        found = [index for index, group in groups if any(parameter is gate for parameter in group["params"])]
+        if not found:
             raise TrainingError("the optimizer does not hold the gates; create it after get_peft_model.")
+        index = found[0]
         lambdas = getattr(scheduler, "lr_lambdas", None)
         if lambdas is None:
-            return float(group["lr"] * len(self.search.window))
+            return float(optimizer.param_groups[index]["lr"] * len(self.search.window))
         return float(sum(scheduler.base_lrs[index] * lambdas[index](step) for step in self.search.window))
 
     def on_pre_optimizer_step(

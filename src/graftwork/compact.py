@@ -59,10 +59,9 @@ def _scores(view: GraftView) -> dict[str, SiteScores]:
 
 
 def discretise_(model: nn.Module, adapter_name: str | None = None) -> Structure:
-    """Decide every gate, in place, by ranking to the budget (`choose_structure`). Weights stay as they
-    are."""
-    structure = structure_of(model, adapter_name) set_structure_(model,
-    structure, adapter_name)
+    """Decide every gate, in place, by ranking to the budget (`choose_structure`). Weights stay the same."""
+    structure = structure_of(model, adapter_name)
+    set_structure_(model, structure, adapter_name)
     return structure
 
 
@@ -102,8 +101,7 @@ def set_structure_(model: nn.Module, structure: Structure, adapter_name: str | N
 def compact_(
     model: nn.Module, tasks: Sequence[str] | None = None, adapter_name: str | None = None
 ) -> Structure:
-    """Remove what the structure closed, in place: adapters nobody uses, and the wrapping of sites without
-    any.
+    """Remove what the structure closed, in place: unused adapters, and the wrapping of sites without any.
 
     Outputs equal those of the discretised model up to rounding. Gates still being learned are discretised
     first. The structure goes into the adapter's configuration, so that `save_pretrained` and

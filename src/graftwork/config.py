@@ -106,6 +106,8 @@ class GraftConfig(PeftConfig):
         """Validate every field once."""
         super().__post_init__()
         self.peft_type = GRAFT
+        # What `target_modules` or `placement` came to in the model at hand: no field, so it is never saved.
+        self.resolved_sites: frozenset[str] = frozenset()
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         self._check_tasks()

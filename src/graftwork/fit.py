@@ -98,8 +98,7 @@ def fit(
     if interrupt.requested:
         raise Interrupted(
             f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the checkpoint "
-            f"is in "
-            f"{work_folder(recipe)}. Go on with: graftwork fit RECIPE --resume"
+            f"is in {work_folder(recipe)}. Go on with: graftwork fit RECIPE --resume"
         )
     with _timed(seconds, "test"):
         scores = _test_scores(trainer, prepared)
@@ -189,7 +188,7 @@ def _baselines(recipe: Recipe, prepared: _Prepared, console: Console) -> dict[st
     return results
 
 
-class _Progress(ProgressCallback):  # type: ignore[misc]
+class _Progress(ProgressCallback):
     """Trainer's bars, with loss and phase beside them instead of a dictionary per log."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -263,7 +262,7 @@ def _test_scores(trainer: MultiTaskTrainer, prepared: _Prepared) -> dict[str, di
     for split in ("validation", "test"):
         metrics = trainer.predict(prepared.tokens[split], metric_key_prefix=split).metrics
         for name in results:
-            results[name][split] = float(metrics[f"{split}_{name}"])
+            results[name][split] = float((metrics or {})[f"{split}_{name}"])
     return results
 
 

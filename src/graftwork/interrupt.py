@@ -14,9 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 __all__ = ["InterruptCallback"]
 
 
-class InterruptCallback(TrainerCallback):  # type: ignore[misc]
-    """Asks Trainer to save and stop at the end of the step in which Ctrl-C was pressed; a second Ctrl-C stops
-    at once."""
+class InterruptCallback(TrainerCallback):
+    """Stops Trainer with a checkpoint after the step in which Ctrl-C was pressed; a second one stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -45,3 +44,15 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
         if self.requested:
             control.should_save = True
             control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the checkpoint of the step alone.
+
+        Stopping ends the epoch, and Trainer would evaluate and save again. The evaluation draws random numbers that an
+        unbroken run does not draw here, so that a resumed run would differ.
+        """
+        if self.requested:
+            control.should_save = False
+            control.should_evaluate = False

@@ -75,33 +75,30 @@ def site_widths(module: nn.Module, name: str = "") -> tuple[int, int]:
     if not any(True for _ in module.children()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            widths = _get_in_out_features(module)
-        if all(isinstance(width, int) for width in widths):
-            return int(widths[0]), int(widths[1])
+            width_in, width_out = _get_in_out_features(module)
+        if isinstance(width_in, int) and isinstance(width_out, int):
+            return width_in, width_out
     else:
-        norms = [
-            part.weight.numel()
-            for part in module.modules()
-            if "norm" in type(part).__name__.lower() and isinstance(getattr(part, "weight", None), Tensor)
-        ]
-        if norms:
-            return max(norms), max(norms)
+        norms = [part for part in module.modules() if "norm" in type(part).__name__.lower()]
+        weights = [norm.weight for norm in norms if hasattr(norm, "weight")]
+        width = max((weight.numel() for weight in weights if isinstance(weight, Tensor)), default=0)
+        if width:
+            return width, width
     raise SiteError(
         f"site {name!r} is a {type(module).__name__}, whose width cannot be told; choose linear layers, or "
-        f"blocks "
-        "that hold a normalisation layer."
+        "blocks that hold a normalisation layer."
     )
 
 
-class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class GraftLayer(nn.Module, BaseTunerLayer):
     r"""A site: the base module plus K gated adapters, fused into one bottleneck.
 
     .. math::
         y = \mathrm{base}(x) + \sum_k z_{t k} W^{up}_k f(W^{down}_k h + b_k)
 
     with `h` the site's output (sequential) or input (parallel), t the task of the row. The K adapters of rank
-    r are one bottleneck of width K r: `u = f(h W_down^T + b)` of shape [rows, ..., K r] is multiplied by each row's gates, every
-    one repeated r times. Rows of different tasks therefore share one pass.
+    r are one bottleneck of width K r: `u = f(h W_down^T + b)` of shape [rows, ..., K r] is multiplied by each
+    row's gates, every one repeated r times. Rows of different tasks therefore share one pass.
 
     Per adapter name of PEFT the layer holds `graft_down` [K r, d_in], `graft_bias` [K r], `graft_up` [d_out,
     K r], `graft_gate_bias` [tasks, K] (the learned part of the logits; the name keeps Trainer from decaying
@@ -187,10 +184,14 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         layer._refresh_decided()
 
     def _refresh_decided(self) -> None:
-        """Cache, per pool, whether its mask is decided and whether it is all ones; the mask is the only
-        record.""" masks = {name: mask for name, mask in
-        self.graft_mask.items() if mask.device.type != "meta"} self._decided = {name: name in masks and bool((masks[name] >= 0).all()) for name in self.graft_mask}
+        """Cache, per pool, whether its mask is decided and whether it is all ones."""
+        masks = {name: mask for name, mask in self.graft_mask.items() if mask.device.type != "meta"}
+        self._decided = {name: name in masks and bool((masks[name] >= 0).all()) for name in self.graft_mask}
         self._all_open = {name: name in masks and bool((masks[name] == 1).all()) for name in self.graft_mask}
+
+    def _mask(self, adapter_name: str) -> Tensor:
+        mask: Tensor = self.graft_mask[adapter_name]
+        return mask
 
     def is_decided(self, adapter_name: str) -> bool:
         """True if the gates of the pool are a fixed mask, False while they are learned."""
@@ -210,15 +211,13 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
                 -family.bound, family.bound
             )
             value -= theta
-        return theta + value
+        logits: Tensor = theta + value
+        return logits
 
     def gates(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
-        """Gates of all tasks: the mask if it is decided, else drawn (training) or
-        deterministic (evaluation)."""
-           
-            if
-            self._decided[adapter_name]: return
-            self.graft_mask[adapter_name]
+        """Gates of all tasks: the mask once decided, else drawn (training) or deterministic (evaluation)."""
+        if self._decided[adapter_name]:
+            return self._mask(adapter_name)
         family = self.pools[adapter_name].family
         logits = self.logits(adapter_name)
         if not self.training:
@@ -230,7 +229,7 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def prob_open(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
         """Probability that each gate is open, differentiable; the mask once it is decided."""
         if self._decided[adapter_name]:
-            return self.graft_mask[adapter_name]
+            return self._mask(adapter_name)
         return self.pools[adapter_name].family.prob_open(self.logits(adapter_name))
 
     def strength(self, adapter_name: str) -> Float[Tensor, " adapters"]:
@@ -238,7 +237,8 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         pool = self.pools[adapter_name]
         down = self.graft_down[adapter_name].detach().float().norm(dim=1)
         up = self.graft_up[adapter_name].detach().float().norm(dim=0)
-        return (down * up).view(pool.size, pool.rank).sum(dim=1)
+        strength: Tensor = (down * up).view(pool.size, pool.rank).sum(dim=1)
+        return strength
 
     def set_mask(self, adapter_name: str, mask: Tensor) -> None:
         """Decide the gates: `mask` is bool, [tasks, K].
@@ -340,8 +340,7 @@ class GraftLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         if current is None:
             raise RoutingError(
                 f"the model has {len(pool.tasks)} tasks ({', '.join(pool.tasks)}), but no route says which "
-                f"one the "
-                "rows belong to; wrap the call in gw.route(model, task) or pass graft_rows=."
+                "one the rows belong to; wrap the call in gw.route(model, task) or pass graft_rows=."
             )
         return current.resolve(pool.tasks, x.shape[0], x.device)
 

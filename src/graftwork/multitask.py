@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,8 @@ class TaskHeads(nn.Module):
         valid = torch.arange(int(sizes.max())) < sizes[:, None]
         self.weight = nn.Parameter(torch.randn(*valid.shape, width) * 0.02 * valid.unsqueeze(-1))
         self.bias = nn.Parameter(torch.zeros(valid.shape))
+        self.valid: Tensor
+        self.regression: Tensor
         self.register_buffer("valid", valid, persistent=False)
         regression = torch.tensor([head.kind == "regression" for head in heads])
         self.register_buffer("regression", regression, persistent=False)
@@ -170,7 +173,7 @@ def hidden_width(backbone: nn.Module) -> int:
     Raises:
         ConfigError: its configuration does not say.
     """
-    config = getattr(backbone, "config", None)
+    config: Any = getattr(backbone, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     width = getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
     if width is None:

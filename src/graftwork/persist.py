@@ -134,8 +134,7 @@ def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         reason = " ".join(str(error).split())
         raise RecipeError(
             f"model {name!r} cannot be loaded; give a hub id, a folder with config.json, or "
-            f"package:NAME/folder. "
-            f"({reason[:300]})"
+            f"package:NAME/folder. ({reason[:300]})"
         ) from error
     finally:
         transformers_logging.enable_progress_bar()
@@ -204,8 +203,7 @@ def load_model(
     if _fingerprint(base) != described["backbone"]:
         raise CheckpointError(
             f"{folder} was trained on a backbone with {described['backbone']}, but "
-            f"{backbone or described['model']} has "
-            f"{_fingerprint(base)}; give the backbone it was trained on."
+            f"{backbone or described['model']} has {_fingerprint(base)}; give the backbone it was trained on."
         )
     with _as_checkpoint_error(folder):
         _read_header(folder / FILES.adapter_weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import resource
 import sys
@@ -11,10 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from graftwork.draw import structure_table
+from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.structure import Structure
 from graftwork.view import backbone_parameters, budget_parameters, graft_view
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from graftwork.callback import StructureCallback
     from graftwork.data import TaskData
     from graftwork.multitask import MultiTaskModel
-    from graftwork.recipe import Recipe
 
 __all__ = ["build_report", "print_report", "versions"]
 
@@ -96,13 +96,13 @@ def build_report(
         "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))},
         "versions": versions(),
         "seed": recipe.seed,
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": yaml.safe_load(recipe_to_yaml(recipe)),
     }
 
 
 def print_report(report: Mapping[str, Any], structure: Structure, console: Console, folder: Path) -> None:
     """Scores beside majority and probe, parameters, the structure, and where the time went."""
-    table = Table(title="test scores")
+    table = Table(title="test scores; active: adapter parameters on the task's path")
     for column in (
         "task",
         "metric",
@@ -121,15 +121,14 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
             f"{task['test']:.3f}",
             f"{task['linear_probe']:.3f}",
             f"{task['majority']:.3f}",
-            f"{task['rows']['test']:,}",
             f"{active[name]:,}",
         )
     console.print(table)
     parameters = report["parameters"]
     budget = parameters["budget"]
     console.print(
-        f"stored adapter parameters: {parameters['stored']:,} "
-        f"({100 * parameters['stored_fraction']:.3g} % of the backbone's {parameters['backbone']:,}"
+        f"stored adapter parameters: {parameters['stored']:,} ({100 * parameters['stored_fraction']:.3g} % "
+        f"of the backbone's {parameters['backbone']:,}"
         + (f"; budget {budget:,}" if budget is not None else "")
         + f"); heads: {parameters['heads']:,}"
     )

@@ -72,8 +72,7 @@ class Route:
             return rows.repeat_interleave(batch // len(rows))
         raise RoutingError(
             f"the route names the tasks of {len(rows)} rows, but the batch has {batch}; give one task per "
-            f"row, "
-            "or a single task name for all."
+            "row, or a single task name for all."
         )
 
     def _index(self, known: tuple[str, ...], device: torch.device) -> int | Tensor:
@@ -87,8 +86,7 @@ class Route:
             if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(known):
                 raise RoutingError(
                     f"{ROWS_KEYWORD} holds task indices from {int(rows.min())} to {int(rows.max())}, but "
-                    f"there "
-                    f"are {len(known)} tasks: {', '.join(known)}."
+                    f"there are {len(known)} tasks: {', '.join(known)}."
                 )
             return rows
         index = {name: position for position, name in enumerate(known)}
@@ -131,10 +129,9 @@ class Router:
             self.driven = True
             warnings.warn(
                 "graftwork: gates are being trained, but nobody drives the structure search: no budget is "
-                "enforced and no "
-                "structure will be chosen. Add callbacks=[graftwork.StructureCallback()] to the Trainer, or "
-                "call "
-                "graftwork.StructureSearch in your own loop; with gates='fixed' there is nothing to drive.",
+                "enforced and no structure will be chosen. Add callbacks=[graftwork.StructureCallback()] to "
+                "the Trainer, or call graftwork.StructureSearch in your own loop; with gates='fixed' there "
+                "is nothing to drive.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -197,8 +194,6 @@ class _Frame(dict[Router, Route]):
         self.outer = outer
         self.router = router
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 class _InContext:
     """A checkpointing function that recomputes in the context of the first forward pass."""
@@ -216,9 +211,9 @@ class _InContext:
 
 
 def bind_checkpointing(backbone: nn.Module) -> None:
-    """Make the checkpointed layers of `backbone` remember the context, and so the route, of their forward
-    pass."""
-        for module in backbone.modules(): function = module.__dict__.get("_gradient_checkpointing_func")
+    """Let the checkpointed layers of `backbone` recompute in the context, so the route, of their forward."""
+    for module in backbone.modules():
+        function = module.__dict__.get("_gradient_checkpointing_func")
         if function is not None and not isinstance(function, _InContext):
             module._gradient_checkpointing_func = _InContext(function)  # type: ignore[assignment]
 

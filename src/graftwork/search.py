@@ -1,7 +1,6 @@
 """`StructureSearch`: drives the gates of a model through warm-up, search, discretisation and tuning.
 
-It knows no trainer. `StructureCallback` calls it from `transformers.Trainer`; a hand-written loop calls it
-so:
+It knows no trainer. `StructureCallback` calls it from `transformers.Trainer`; a hand-written loop so:
 
     search = StructureSearch(model, total_steps=len(loader))
     search.begin(sum_of_learning_rates)
@@ -38,8 +37,7 @@ from graftwork.view import GraftView, budget_parameters, graft_view
 __all__ = ["StructureSearch"]
 
 TRAVEL = 12.0
-"""How far a logit can move during the search: from clamp to clamp is 9.2, and no step always points the same
-way."""
+"""How far a logit can move during the search: clamp to clamp is 9.2, and steps do not all point one way."""
 LEAST_TRAVEL = 8.0
 
 
@@ -79,9 +77,8 @@ class StructureSearch:
         self.control = self._make_control()
         if travel < LEAST_TRAVEL:
             warnings.warn(
-                f"gates can travel only {travel:g} during the search; under {LEAST_TRAVEL:g} few of them "
-                f"get from open to "
-                "closed. Raise `travel`.",
+                f"gates can travel only {travel:g} during the search; under {LEAST_TRAVEL:g} few of them get "
+                "from open to closed. Raise `travel`.",
                 stacklevel=2,
             )
 
@@ -131,8 +128,7 @@ class StructureSearch:
         if not learning_rates > 0:
             raise TrainingError(
                 f"the learning rates of the search phase sum to {learning_rates:g}, so no gate could move; "
-                f"raise the learning "
-                "rate or lengthen the search."
+                "raise the learning rate or lengthen the search."
             )
         for site in self.view.sites.values():
             site.graft_ratio[self.adapter_name].fill_(self.travel / learning_rates)
@@ -175,9 +171,9 @@ class StructureSearch:
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
-        """Numbers to log: expected and realised parameters, open paths per task, multipliers, norm of
-        W_up."""
-        view = self.view structure = structure_of(self.model, self.adapter_name)
+        """Numbers to log: expected and realised parameters, open paths per task, multipliers, `|W_up|`."""
+        view = self.view
+        structure = structure_of(self.model, self.adapter_name)
         numbers = {
             "expected_parameters": float(expected_size(view)) if view.sites else 0.0,
             "realised_parameters": float(structure.parameters()),

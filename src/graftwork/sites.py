@@ -6,8 +6,9 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTunerLayer, _ExcludedModule, check_target_module_exists
 from torch import nn
+from transformers import PreTrainedModel
 
 from graftwork.config import GraftConfig
 from graftwork.errors import SiteError
@@ -41,7 +42,7 @@ DEFAULT_SITES: dict[str, tuple[str, str, str]] = {
     "t5": _T5,
     "vit": _VIT,
 }
-"""`model_type` -> patterns of the attention, feed-forward and block sites, matched at the end of a module's
+"""`model_type` -> patterns of attention, feed-forward and block sites, matched at the end of a module's
 name."""
 
 
@@ -116,11 +117,9 @@ def _excluded(config: GraftConfig, name: str) -> bool:
 
 
 def _in_layers(config: GraftConfig, name: str) -> bool:
-    """PEFT applies `layers_to_transform` to lists of targets only; placements are patterns and want it
-    too."""
-    wanted = config.layers_to_transform if wanted is None or wanted == []:
-       
-       
+    """PEFT applies `layers_to_transform` to lists of targets only; placements are patterns, and want it."""
+    wanted = config.layers_to_transform
+    if wanted is None or wanted == []:
         return True
     index = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
     return index is not None and int(index[1]) in ([wanted] if isinstance(wanted, int) else wanted)
@@ -128,14 +127,14 @@ def _in_layers(config: GraftConfig, name: str) -> bool:
 
 def _allowed(config: GraftConfig, name: str, model: nn.Module) -> bool:
     """For `all-linear`: not excluded, and not the output layer, which PEFT leaves alone as well."""
-    output = getattr(model, "get_output_embeddings", lambda: None)()
+    output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return (
         model.get_submodule(name) is not output and not _excluded(config, name) and _in_layers(config, name)
     )
 
 
 def _is_linear(module: nn.Module) -> bool:
-    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     return isinstance(base, nn.Linear) or type(base).__name__ == "Conv1D"
 
 
@@ -149,9 +148,8 @@ def _present(wanted: list[str], names: list[str], what: str) -> list[str]:
     if missing:
         near = difflib.get_close_matches(missing[0], names, n=3, cutoff=0.5)
         raise SiteError(
-            f"the {what} names {len(missing)} sites that the backbone does not have, such as "
-            f"{missing[0]!r}; it belongs to "
-            f"another backbone. Near misses: {', '.join(near) or 'none'}."
+            f"the {what} names {len(missing)} sites that the backbone does not have, such as {missing[0]!r}; "
+            f"it belongs to another backbone. Near misses: {', '.join(near) or 'none'}."
         )
     return [name for name in names if name in set(wanted)]
 

@@ -41,8 +41,7 @@ class Schedule:
         if not 0 <= self.warmup <= self.ramp <= self.discretise <= 1:
             raise ConfigError(
                 f"schedule warmup={self.warmup:g}, ramp={self.ramp:g}, discretise={self.discretise:g} must "
-                f"satisfy "
-                "0 <= warmup <= ramp <= discretise <= 1."
+                "satisfy 0 <= warmup <= ramp <= discretise <= 1."
             )
 
     def phase(self, progress: float) -> str:
@@ -156,7 +155,8 @@ class BudgetControl:
     def _excess(self, view: GraftView, ramped: float) -> Tensor:
         total = pool_parameters(view)
         target = 1.0 + ramped * (min(self.budget / total, 1.0) - 1.0)
-        return expected_size(view) / total - target
+        excess: Tensor = expected_size(view) / total - target
+        return excess
 
     def loss(self, view: GraftView, ramped: float) -> Tensor:
         """The Lagrangian term, with the multipliers held fixed."""

@@ -79,7 +79,10 @@ def load_task(task: Task, seed: int = 0) -> TaskData:
     labels: tuple[str, ...] = ()
     if task.kind == "classification":
         labels = task.labels or sort_labels({str(label) for label in columns["train"].labels})
-    parts = {name: (part.texts, part.targets(task, labels, name)) for name, part in columns.items()}
+    train = columns.pop("train")
+    parts = {"train": (train.texts, train.targets(task, labels, "train"))}
+    _check_varied(task, labels, parts["train"][1])  # before other splits: their labels would look unknown
+    parts |= {name: (part.texts, part.targets(task, labels, name)) for name, part in columns.items()}
     missing = [name for name in SPLITS if name not in parts]
     if missing:
         parts |= _carve(task, *parts["train"], missing, seed)
@@ -206,13 +209,17 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _head(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> TaskHead:
+def _check_varied(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> None:
     distinct = np.unique(targets)
     if len(distinct) < 2:
         value = f"the class {labels[int(distinct[0])]!r}" if labels else f"the score {distinct[0]:g}"
         raise DataError(
             f"train of task {task.name!r}: all {len(targets)} rows have {value}; there is nothing to learn"
         )
+
+
+def _head(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> TaskHead:
+    _check_varied(task, labels, targets)
     if task.kind == "regression":
         return task.head(mean=float(targets.mean()), std=float(targets.std()))
     return task.head(labels)

@@ -27,6 +27,7 @@ def suite_scores(heads: tuple[TaskHead, ...]) -> Callable[[EvalPrediction], dict
     """A `compute_metrics`: the score of every task under its own metric, and `mean` over the tasks."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
+        assert isinstance(prediction.label_ids, tuple)
         labels, rows = prediction.label_ids
         scores = per_task_scores(prediction.predictions, labels, rows, heads)
         return {**scores, "mean": float(np.mean(list(scores.values())))}
@@ -34,7 +35,7 @@ def suite_scores(heads: tuple[TaskHead, ...]) -> Callable[[EvalPrediction], dict
     return compute
 
 
-class MultiTaskTrainer(Trainer):  # type: ignore[misc]
+class MultiTaskTrainer(Trainer):
     """Trains a `MultiTaskModel` on batches that mix its tasks.
 
     Differences from Trainer: tasks are drawn with a temperature and rows batched by length (`TaskSampler`);
@@ -54,6 +55,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]
     # The loss is a mean over the rows of a batch. Trainer would take it for one normalised by
     # num_items_in_batch if the model's forward had **kwargs, and count it once per accumulation step.
     loss_is_scaled_for_ga = False
+    model: MultiTaskModel
 
     def __init__(
         self,
@@ -85,19 +87,15 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]
         return found[0] if found else None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> TaskSampler:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
         tasks = np.asarray(dataset.data.column("graft_rows").to_numpy())
         return TaskSampler(
             row_lengths(dataset), tasks, self.args.train_batch_size, self.temperature, int(self.args.seed)
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with Trainer's decay rule, and a group of its own for the heads if they have their
-        own rate.""" if self.optimizer is not
-            None or
-            self.head_learning_rate
-           
-            is None:
+        """AdamW with Trainer's decay rule, and a group for the heads if they have their own rate."""
+        if self.optimizer is not None or self.head_learning_rate is None:
             return super().create_optimizer(model)
         optimizer = super().create_optimizer(model)
         heads = {id(parameter) for parameter in self.model.heads.parameters()}
@@ -118,7 +116,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.accelerator.unwrap_model(self.model), folder, backbone_name=self.backbone_name)
 
@@ -126,4 +124,4 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]
         load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        load_weights(self.model, Path(self.state.best_model_checkpoint))
+        load_weights(self.model, Path(str(self.state.best_model_checkpoint)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
@@ -21,7 +22,7 @@ from graftwork.sites import resolve_sites
 __all__ = ["GraftModel"]
 
 
-class GraftModel(BaseTuner):  # type: ignore[misc]
+class GraftModel(BaseTuner):
     """A backbone whose sites are `GraftLayer`s. Made by `get_peft_model(backbone, GraftConfig(...))`."""
 
     prefix = "graft_"
@@ -36,9 +37,9 @@ class GraftModel(BaseTuner):  # type: ignore[misc]
         """
         if "_graft_router" not in model.__dict__:
             Router().attach(model)
-        config = self.peft_config[adapter_name]
+        config = _graft_config(self.peft_config[adapter_name])
         sites = resolve_sites(model, config)
-        config._sites = frozenset(sites)
+        config.resolved_sites = frozenset(sites)
         if sites:
             config.target_modules = set(sites)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -52,16 +53,16 @@ class GraftModel(BaseTuner):  # type: ignore[misc]
         """What injection does to a backbone, for a structure without a single open adapter."""
         self._mark_only_adapters_as_trainable(model)
 
-    def _prepare_adapter_config(self, peft_config: GraftConfig, model_config: dict[str, Any]) -> GraftConfig:
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
         return peft_config
 
     @staticmethod
-    def _check_target_module_exists(peft_config: GraftConfig, key: str) -> bool:
-        return key in peft_config._sites
+    def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
+        return key in _graft_config(peft_config).resolved_sites
 
     def _create_and_replace(
         self,
-        peft_config: GraftConfig,
+        peft_config: PeftConfig,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -70,19 +71,20 @@ class GraftModel(BaseTuner):  # type: ignore[misc]
         parameter_name: str | None = None,
     ) -> None:
         site = target if isinstance(target, GraftLayer) else GraftLayer(target, self.router)
-        size, rank, mask = peft_config.pool_size, peft_config.r, None
-        if peft_config.structure is not None:
-            found = peft_config.structure["sites"][current_key]
-            size, rank, mask = _check_structure(found, current_key, len(peft_config.tasks))
+        config = _graft_config(peft_config)
+        size, rank, mask = config.pool_size, config.r, None
+        if config.structure is not None:
+            found = config.structure["sites"][current_key]
+            size, rank, mask = _check_structure(found, current_key, len(config.tasks))
         width_in, width_out = site_widths(site.get_base_layer(), current_key)
-        parallel = peft_config.position == "parallel"
+        parallel = config.position == "parallel"
         pool = Pool(
-            tasks=tuple(peft_config.tasks),
+            tasks=tuple(config.tasks),
             size=size,
             rank=rank,
-            activation=peft_config.activation,
+            activation=config.activation,
             parallel=parallel,
-            family=gate_family(peft_config.gates),
+            family=gate_family(config.gates),
             width_in=width_in if parallel else width_out,
             width_out=width_out,
         )
@@ -90,8 +92,8 @@ class GraftModel(BaseTuner):  # type: ignore[misc]
             adapter_name,
             pool,
             mask=mask,
-            init_weights=peft_config.init_weights,
-            inference_mode=peft_config.inference_mode,
+            init_weights=config.init_weights,
+            inference_mode=config.inference_mode,
         )
         if site is not target:
             if adapter_name not in self.active_adapters:
@@ -131,14 +133,19 @@ class GraftModel(BaseTuner):  # type: ignore[misc]
         return False
 
 
+def _graft_config(config: PeftConfig) -> GraftConfig:
+    """PEFT hands every tuner a `PeftConfig`; ours is always a `GraftConfig`."""
+    assert isinstance(config, GraftConfig)
+    return config
+
+
 def _check_structure(found: dict[str, Any], site: str, tasks: int) -> tuple[int, int, Tensor]:
     """Size, rank and mask of one site of a saved structure."""
     mask = torch.tensor(found["open"], dtype=torch.bool)
     if mask.dim() != 2 or mask.shape[0] != tasks or mask.shape[1] != found["pool_size"]:
         raise CheckpointError(
             f"the saved structure of site {site!r} has shape {tuple(mask.shape)}, but the configuration "
-            f"names {tasks} "
-            f"tasks and a pool of {found['pool_size']}; the files do not belong together."
+            f"names {tasks} tasks and a pool of {found['pool_size']}; the files do not belong together."
         )
     return int(found["pool_size"]), int(found["r"]), mask
 

@@ -93,8 +93,7 @@ def budget_parameters(model: nn.Module, adapter_name: str | None = None) -> int 
     smallest = min((site.pools[view.adapter_name].cost for site in view.sites.values()), default=0)
     if count < smallest:
         raise StructureError(
-            f"budget={budget:g} allows {count:,} parameters, less than one adapter ({smallest:,}); raise "
-            f"the budget to at "
-            f"least {smallest / backbone_parameters(model):.2g} or lower r."
+            f"budget={budget:g} allows {count:,} parameters, less than one adapter ({smallest:,}); raise the "
+            f"budget to at least {smallest / backbone_parameters(model):.2g} or lower r."
         )
     return count

@@ -1,0 +1,223 @@
+"""The command line as a user meets it: output, exit codes, one clear line for bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toyrun import recipe_dict, write_backbone, write_lines, write_recipe, write_run
+
+from graftwork.cli import main
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    main(["fit", str(write_run(folder))])
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
+    """Run a command that must fail with one line on standard error; return the line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    error = capsys.readouterr().err
+    assert stopped.value.code == code, error
+    assert error.startswith("graftwork: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    return error
+
+
+def test_fit_prints_scores_structure_and_times(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", str(trained / "recipe.yaml"), "--overwrite", "--set", "training.epochs=1", "--seed", "3"])
+    out = capsys.readouterr().out
+    for expected in ("colour", "linear probe", "majority", "stored adapter parameters", "time:", "written to"):
+        assert expected in out
+    assert json.loads((trained / "out/report.json").read_text())["seed"] == 3
+
+
+def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads((trained / "out/report.json").read_text())
+    capsys.readouterr()
+    main(["evaluate", str(trained / "out"), "--json"])
+    scores = json.loads(capsys.readouterr().out)["tasks"]
+    assert scores["colour"]["score"] == pytest.approx(report["tasks"]["colour"]["test"], abs=1e-6)
+    main(["evaluate", str(trained / "out"), "--split", "validation"])
+    assert "validation scores" in capsys.readouterr().out
+
+
+def test_predict_mixed_rows_from_stdin(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"task": "same", "first": "stone road", "second": "stone lamp"},
+        {"task": "colour", "text": "river tree red"},
+        {"task": "length", "text": "river tree bird"},
+        {"task": "colour", "text": "bird blue"},
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(json.dumps(row) + "\n" for row in rows)))
+    capsys.readouterr()
+    main(["predict", str(trained / "out")])
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["task"] for result in results] == ["same", "colour", "length", "colour"]
+    assert set(results[0]["probabilities"]) == {"different", "same"}
+    assert sum(results[1]["probabilities"].values()) == pytest.approx(1)
+    assert isinstance(results[2]["score"], float)
+
+
+def test_predict_file_to_file(trained: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "rows.jsonl", [{"text": "river red"}, {"text": "tree bird blue"}])
+    target = tmp_path / "predictions.jsonl"
+    main(["predict", str(trained / "out"), "--task", "colour", "--input", str(source), "--output", str(target)])
+    assert [json.loads(line)["task"] for line in target.read_text().splitlines()] == ["colour", "colour"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.jsonl", "rows.jsonl"]
+
+
+def test_show(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    capsys.readouterr()
+    main(["show", str(trained / "out"), "--png", str(tmp_path / "map.png")])
+    assert "colour" in capsys.readouterr().out
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    main(["show", str(trained / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out)["tasks"] == ["colour", "same", "length"]
+
+
+def test_extract(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main(["extract", str(trained / "out"), "colour", str(tmp_path / "colour")])
+    main(["show", str(tmp_path / "colour"), "--json"])
+    assert '"tasks": [\n  "colour"\n ]' in capsys.readouterr().out
+    assert "unknown task 'color'" in fails(capsys, "extract", str(trained / "out"), "color", str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+
+
+def change(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(recipe: dict[str, Any]) -> None:
+        *sections, last = key.split(".")
+        target: Any = recipe
+        for section in sections:
+            target = target[int(section) if section.isdigit() else section]
+        target[last] = value
+
+    return apply
+
+
+BAD_RECIPES = {
+    "missing file": (change("tasks.0.train", "{folder}/data/nowhere"), "nowhere does not exist"),
+    "repeated name": (change("tasks.1.name", "colour"), "task name 'colour' is given 2 times"),
+    "unknown key": (change("graft.bugdet", 0.1), "did you mean 'budget'"),
+    "zero budget": (change("graft.budget", 0), "budget"),
+    "tiny budget": (change("graft.budget", 0.0001), "less than one adapter"),
+    "unknown model": (change("model", "{folder}/no-model"), "no-model"),
+    "missing field": (change("tasks.0.text", "txt"), "'txt'"),
+    "nan rate": (change("training.learning_rate", float("nan")), "learning_rate"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RECIPES)
+def test_bad_recipe_is_one_line_and_leaves_nothing(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path)
+    recipe = recipe_dict(tmp_path)
+    apply, message = BAD_RECIPES[case]
+    apply(recipe)
+    text = write_recipe(tmp_path, recipe)
+    text.write_text(text.read_text().replace("{folder}", str(tmp_path)))
+    before = sorted(tmp_path.iterdir())
+    assert message in fails(capsys, "fit", str(text))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+BAD_DATA = {
+    "empty file": ("train", "", "no rows|empty"),
+    "broken line": ("train", '{"text": "red", "label": "red"}\n{"text": oops\n', "line 2"),
+    "unknown label": ("test", '{"text": "red", "label": "purple"}\n', "purple"),
+    "one class": ("train", '{"text": "red", "label": "red"}\n' * 3, "class"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_one_line_and_leaves_nothing(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_run(tmp_path)
+    split, content, message = BAD_DATA[case]
+    (tmp_path / f"data/colour/{split}.jsonl").write_text(content)
+    before = sorted(tmp_path.iterdir())
+    error = fails(capsys, "fit", str(recipe))
+    assert any(word in error for word in message.split("|")), error
+    assert "colour" in error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_no_recipe_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such file" in fails(capsys, "fit", str(tmp_path / "no.yaml"))
+
+
+def test_output_exists(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--overwrite" in fails(capsys, "fit", str(trained / "recipe.yaml"))
+
+
+def test_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nothing to resume" in fails(capsys, "fit", str(write_run(tmp_path)), "--resume")
+
+
+def test_another_backbone(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_backbone(tmp_path / "wide", hidden=48)
+    error = fails(capsys, "evaluate", str(trained / "out"), "--backbone", str(other))
+    assert "trained on a backbone" in error
+
+
+def test_truncated_weights(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    shutil.copytree(trained / "out", tmp_path / "cut")
+    weights = tmp_path / "cut/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "truncated" in fails(capsys, "evaluate", str(tmp_path / "cut"))
+
+
+def test_predict_faults(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(trained / "out")
+    source = write_lines(tmp_path / "rows.jsonl", [{"txt": "red"}])
+    target = tmp_path / "p.jsonl"
+    with_files = ("--input", str(source), "--output", str(target))
+    assert "no field 'text'" in fails(capsys, "predict", out, "--task", "colour", *with_files)
+    assert "names no task" in fails(capsys, "predict", out, *with_files)
+    assert "unknown task 'color'" in fails(capsys, "predict", out, "--task", "color", *with_files)
+    assert not target.exists()
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"text": "red"}\n{"text"\n'))
+    assert "standard input line 2" in fails(capsys, "predict", out, "--task", "colour")
+    assert "not a model" in fails(capsys, "predict", str(tmp_path), "--task", "colour")
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_resume(tmp_path: Path) -> None:
+    recipe = write_run(tmp_path)
+    command = [sys.executable, "-m", "graftwork", "fit", str(recipe), "--set", "training.epochs=2000"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "out.partial").glob("checkpoint-*")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert list((tmp_path / "out.partial").glob("checkpoint-*"))
+    assert not (tmp_path / "out").exists()

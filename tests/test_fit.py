@@ -1,0 +1,144 @@
+"""One toy run, looked at from all sides: report, files, equality of what is saved with what was scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from rich.console import Console
+from toyrun import recipe_dict, write_recipe, write_run
+from transformers import AutoModel
+
+import graftwork as gw
+from graftwork.fit import Interrupted, fit, work_folder
+from graftwork.interrupt import InterruptCallback
+from graftwork.persist import load_model
+from graftwork.recipe import load_recipe
+from graftwork.rescore import extract, rescore
+from graftwork.structure import Structure
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    report = fit(load_recipe(write_run(folder)), console=Console(quiet=True))
+    return folder, report
+
+
+def test_report_names_everything_the_issue_asks_for(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = run
+    assert json.loads((folder / "out/report.json").read_text()) == report
+    assert list(report["tasks"]) == ["colour", "same", "length"]
+    for task in report["tasks"].values():
+        assert {"metric", "test", "validation", "majority", "linear_probe", "rows"} <= set(task)
+        assert task["rows"] == {"train": 96, "validation": 48, "test": 48}
+    assert report["tasks"]["same"]["metric"] == "macro_f1"
+    assert report["tasks"]["length"]["metric"] == "spearman"
+    assert set(report["phases"]) >= {"warm-up", "search", "tune", "prepare", "baselines", "test"}
+    assert all(phase["seconds"] > 0 for phase in report["phases"].values())
+    assert sum(phase.get("steps", 0) for phase in report["phases"].values()) == 3 * 96 * 3 // 16
+    assert report["seed"] == 0
+    assert report["versions"]["torch"] == torch.__version__
+    assert len(report["tasks"]["colour"]["sha256"]["train"]) == 64
+
+
+def test_budget_is_met_exactly(run: tuple[Path, dict[str, Any]]) -> None:
+    _, report = run
+    parameters = report["parameters"]
+    adapter = 2 * (32 + 32 + 1)
+    assert parameters["budget"] == int(0.05 * parameters["backbone"])
+    assert 0 <= parameters["budget"] - parameters["stored"] < adapter
+    assert parameters["stored"] == Structure.from_dict(report["structure"]).parameters()
+    assert parameters["heads"] == (2 + 2 + 1) * 33
+
+
+def test_learns_the_easy_task(run: tuple[Path, dict[str, Any]]) -> None:
+    assert run[1]["tasks"]["colour"]["test"] > 0.9
+
+
+def test_only_safetensors_and_text_on_disk(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = run
+    suffixes = {path.suffix for path in (folder / "out").rglob("*") if path.is_file()}
+    assert suffixes <= {".safetensors", ".json", ".yaml", ".png", ".md"}
+    assert not work_folder(load_recipe(folder / "recipe.yaml")).exists()
+    assert not list(folder.glob(".out-*"))
+
+
+def test_scores_can_be_reproduced_from_disk(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = run
+    again = rescore(folder / "out")["tasks"]
+    for name, task in report["tasks"].items():
+        assert again[name]["score"] == pytest.approx(task["test"], abs=1e-6)
+
+
+def test_adapter_folder_loads_with_plain_peft(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = run
+    ours, _ = load_model(folder / "out")
+    plain = PeftModel.from_pretrained(AutoModel.from_pretrained(folder / "backbone"), folder / "out").eval()
+    ids = torch.tensor([[2, 5, 6, 3], [2, 7, 8, 3]])
+    with torch.no_grad(), gw.route(plain, ["same", "colour"]):
+        expected = plain(ids).last_hidden_state
+    with torch.no_grad(), gw.route(ours, ["same", "colour"]):
+        assert torch.equal(ours.backbone(ids).last_hidden_state, expected)
+
+
+def test_extract_keeps_the_outputs_of_one_task(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, report = run
+    stored = extract(folder / "out", "same", tmp_path / "same")
+    assert stored == report["parameters"]["active"]["same"]
+    small, _ = load_model(tmp_path / "same")
+    whole, _ = load_model(folder / "out")
+    ids = torch.tensor([[2, 5, 6, 3, 7, 3], [2, 7, 8, 3, 7, 3]])
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        expected = whole(input_ids=ids, attention_mask=mask, graft_rows=torch.tensor([1, 1])).logits
+        found = small(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert rescore(tmp_path / "same")["tasks"].keys() == {"same"}
+
+
+def test_same_seed_same_result(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = run
+    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / "again")})
+    again = fit(recipe, console=Console(quiet=True))
+    assert again["structure"] == report["structure"]
+    assert (folder / "again/adapter_model.safetensors").read_bytes() == (
+        folder / "out/adapter_model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("stop_at", [7, 40])
+def test_interrupted_run_resumes_to_the_same_model(
+    run: tuple[Path, dict[str, Any]], stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = run
+    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / f"stopped{stop_at}")})
+    original = InterruptCallback.on_step_end
+
+    def stop(self: InterruptCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.requested = self.requested or state.global_step == stop_at
+        original(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InterruptCallback, "on_step_end", stop)
+        with pytest.raises(Interrupted, match=rf"step {stop_at} of 54; .*--resume"):
+            fit(recipe, console=Console(quiet=True))
+    assert not Path(recipe.output).exists()
+    fit(recipe, resume=True, console=Console(quiet=True))
+    for name in ("adapter_model.safetensors", "heads.safetensors"):
+        assert (Path(recipe.output) / name).read_bytes() == (folder / "out" / name).read_bytes()
+
+
+def test_single_task_and_penalty(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    recipe = recipe_dict(tmp_path)
+    recipe["tasks"] = recipe["tasks"][:1]
+    recipe["graft"] = {"penalty": 1.0, "gates": "sigmoid", "penalty_reduction": "sum", "r": 2}
+    report = fit(load_recipe(write_recipe(tmp_path, recipe)), console=Console(quiet=True))
+    assert report["parameters"]["budget"] is None
+    again = rescore(tmp_path / "out")["tasks"]["colour"]["score"]
+    assert again == pytest.approx(report["tasks"]["colour"]["test"], abs=1e-6)
