@@ -182,16 +182,23 @@ def _stdin_rows() -> Iterator[dict[str, Any]]:
 
 
 def _parser() -> ArgumentParser:
-    from jsonargparse import ArgumentParser
+    from argparse import RawDescriptionHelpFormatter
+
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):  # type: ignore[misc]
+        """Keeps the lines of the settings."""
 
     parser = ArgumentParser(
         prog="graftwork",
         description="Fine-tune one frozen transformer on many tasks at once and learn the adapter structure.",
+        formatter_class=Formatter,
     )
     commands = parser.add_subcommands(required=True, dest="command")
     for command in COMMANDS:
         summary, help_of = _documentation(command)
-        one = ArgumentParser(description=summary)
+        epilog = _recipe_settings() if command is fit else None
+        one = ArgumentParser(description=summary, epilog=epilog)
         flags = [name for name, p in inspect.signature(command).parameters.items() if p.default is False]
         one.add_function_arguments(command, as_positional=True, skip={*flags, "set"})
         if "set" in help_of:
@@ -202,6 +209,29 @@ def _parser() -> ArgumentParser:
             )
         commands.add_subcommand(command.__name__, one, help=summary)
     return parser
+
+
+def _recipe_settings() -> str:
+    """Every setting of a recipe with its default, from the docstrings below the fields."""
+    import dataclasses
+    import textwrap
+
+    from docstring_parser import parse_from_object
+
+    from graftwork.recipe import Recipe
+    from graftwork.settings import GraftSettings, Training
+    from graftwork.sparsity import Schedule
+    from graftwork.tasks import Task
+
+    sections = (("", Recipe), ("tasks[].", Task), ("graft.", GraftSettings), ("schedule.", Schedule), ("training.", Training))
+    lines = ["settings of a recipe:"]
+    for prefix, section in sections:
+        texts = {item.arg_name: item.description for item in parse_from_object(section).params}
+        for entry in dataclasses.fields(section):
+            default = "" if entry.default is dataclasses.MISSING else f" [{entry.default}]"
+            text = " ".join((texts.get(entry.name) or "").split())
+            lines += textwrap.wrap(f"{prefix}{entry.name}{default}: {text}", 100, initial_indent="  ", subsequent_indent="      ")
+    return "\n".join(lines)
 
 
 def _documentation(command: Callable[..., None]) -> tuple[str, dict[str, str]]:

@@ -104,7 +104,7 @@ class GraftConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         """Validate every field once."""
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = GRAFT
         # What `target_modules` or `placement` came to in the model at hand: no field, so it is never saved.
         self.resolved_sites: frozenset[str] = frozenset()

@@ -5,54 +5,37 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
 import shutil
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft import get_peft_model
 from rich.console import Console
-from transformers import TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import set_seed
+from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from graftwork.callback import StructureCallback
 from graftwork.compact import structure_of
-from graftwork.data import TaskData, collate, load_task, tokenise
+from graftwork.data import collate
 from graftwork.errors import TrainingError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.interrupt import InterruptCallback
 from graftwork.multitask import MultiTaskModel
-from graftwork.persist import FILES, check_target, load_backbone, save_model, staged_folder
+from graftwork.persist import FILES, check_target, save_model, staged_folder
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.report import build_report, print_report
 from graftwork.trainer import MultiTaskTrainer
+from graftwork.training import Prepared, prepare, remove_default_output, split_scores, training_arguments
 from graftwork.view import budget_parameters
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 __all__ = ["Interrupted", "fit", "work_folder"]
-
-CACHE = Path("~/.cache/graftwork")
 
 
 class Interrupted(TrainingError):
     """The user pressed Ctrl-C; the message says how to go on."""
-
-
-@dataclass
-class _Prepared:
-    """Everything a run needs before its first step."""
-
-    backbone: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    datas: list[TaskData]
-    tokens: dict[str, Dataset]
 
 
 def work_folder(recipe: Recipe) -> Path:
@@ -85,7 +68,9 @@ def fit(
     checkpoint = _find_checkpoint(recipe, resume=resume)
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"), console.status("reading and tokenising the tasks"):
-        prepared = _prepare(recipe)
+        prepared = prepare(
+            recipe.model, recipe.tasks, max_length=recipe.training.max_length, seed=recipe.seed
+        )
     set_seed(recipe.seed)
     model = _build(recipe, prepared)
     with _timed(seconds, "baselines"), model.backbone.disable_adapter():  # type: ignore[operator]
@@ -150,21 +135,14 @@ def _find_checkpoint(recipe: Recipe, *, resume: bool) -> str | None:
     return str(last)
 
 
-def _prepare(recipe: Recipe) -> _Prepared:
-    datas = [load_task(task, recipe.seed) for task in recipe.tasks]
-    backbone, tokenizer = load_backbone(recipe.model)
-    tokens = tokenise(datas, tokenizer, recipe.training.max_length, CACHE.expanduser())
-    return _Prepared(backbone, tokenizer, datas, tokens)
-
-
-def _build(recipe: Recipe, prepared: _Prepared) -> MultiTaskModel:
+def _build(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
     adapted = get_peft_model(prepared.backbone, recipe.graft_config())
     model = MultiTaskModel(adapted, [data.head for data in prepared.datas], pooling=recipe.training.pooling)
     budget_parameters(model)  # an impossible budget must fail before the first step, not at discretisation
     return model
 
 
-def _baselines(recipe: Recipe, prepared: _Prepared, console: Console) -> dict[str, dict[str, float]]:
+def _baselines(recipe: Recipe, prepared: Prepared, console: Console) -> dict[str, dict[str, float]]:
     """Majority class and linear probe on the frozen backbone, for every task."""
     from rich.progress import Progress
 
@@ -204,36 +182,22 @@ class _Progress(ProgressCallback):
 
 
 def _make_trainer(
-    recipe: Recipe, model: MultiTaskModel, prepared: _Prepared
+    recipe: Recipe, model: MultiTaskModel, prepared: Prepared
 ) -> tuple[MultiTaskTrainer, InterruptCallback]:
     settings = recipe.training
-    rhythm = "epoch" if settings.eval_steps is None else "steps"
-    rows_per_step = settings.batch_size * settings.gradient_accumulation
-    steps = math.ceil(len(prepared.tokens["train"]) * settings.epochs / rows_per_step)
-    arguments = TrainingArguments(
-        output_dir=str(work_folder(recipe)),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=2 * settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup_steps=round(settings.warmup_ratio * steps),
-        max_grad_norm=settings.max_grad_norm,
-        bf16=settings.bf16,
-        eval_strategy=rhythm,
-        eval_steps=settings.eval_steps,
-        save_strategy=rhythm,
-        save_steps=settings.eval_steps or 500,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="mean",
-        greater_is_better=True,
-        logging_steps=max(1, min(50, steps // 20)),
-        report_to=[] if settings.report_to == "none" else [settings.report_to],
+    arguments = training_arguments(
+        settings,
+        folder=work_folder(recipe),
+        rows=len(prepared.tokens["train"]),
         seed=recipe.seed,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
+        changes={
+            "save_strategy": "epoch" if settings.eval_steps is None else "steps",
+            "save_steps": settings.eval_steps or 500,
+            "save_total_limit": 2,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "mean",
+            "greater_is_better": True,
+        },
     )
     interrupt = InterruptCallback()
     schedule = recipe.schedule
@@ -250,20 +214,18 @@ def _make_trainer(
         head_learning_rate=settings.head_learning_rate,
         callbacks=[structure, interrupt],
     )
-    for default in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(default)
+    remove_default_output(trainer)
     trainer.add_callback(_Progress())
     return trainer, interrupt
 
 
-def _test_scores(trainer: MultiTaskTrainer, prepared: _Prepared) -> dict[str, dict[str, float]]:
+def _test_scores(trainer: MultiTaskTrainer, prepared: Prepared) -> dict[str, dict[str, float]]:
     """Scores of the final, compact model on validation and test."""
-    results: dict[str, dict[str, float]] = {data.head.name: {} for data in prepared.datas}
-    for split in ("validation", "test"):
-        metrics = trainer.predict(prepared.tokens[split], metric_key_prefix=split).metrics
-        for name in results:
-            results[name][split] = float((metrics or {})[f"{split}_{name}"])
-    return results
+    names = [data.head.name for data in prepared.datas]
+    scores = {
+        split: split_scores(trainer, prepared.tokens[split], split, names) for split in ("validation", "test")
+    }
+    return {name: {split: found[name] for split, found in scores.items()} for name in names}
 
 
 def _draw(structure: Any, folder: Path) -> None:

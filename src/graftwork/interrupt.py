@@ -15,7 +15,7 @@ __all__ = ["InterruptCallback"]
 
 
 class InterruptCallback(TrainerCallback):
-    """Stops Trainer with a checkpoint after the step in which Ctrl-C was pressed; a second one stops at once."""
+    """Stops Trainer, with a checkpoint, after the step of the first Ctrl-C; a second one stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -50,8 +50,8 @@ class InterruptCallback(TrainerCallback):
     ) -> None:
         """Leave the checkpoint of the step alone.
 
-        Stopping ends the epoch, and Trainer would evaluate and save again. The evaluation draws random numbers that an
-        unbroken run does not draw here, so that a resumed run would differ.
+        Stopping ends the epoch, and Trainer would evaluate and save again. The evaluation draws random
+        numbers that an unbroken run does not draw here, so that a resumed run would differ.
         """
         if self.requested:
             control.should_save = False

@@ -126,7 +126,7 @@ class GraftLayer(nn.Module, BaseTunerLayer):
         self._all_open: dict[str, bool] = {}
         self.merged_adapters = []
         self._disable_adapters = False
-        self.register_load_state_dict_post_hook(GraftLayer._after_load)
+        self.register_load_state_dict_post_hook(GraftLayer._after_load)  # type: ignore[no-untyped-call]
 
     def add_pool(
         self,

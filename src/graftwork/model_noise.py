@@ -57,17 +57,21 @@ def _input_embeddings(model: nn.Module) -> list[nn.Module]:
     """The module that turns tokens (or patches) into vectors, and those that share its weight, as in T5."""
     for module in model.modules():
         getter = getattr(module, "get_input_embeddings", None)
-        found = getter() if callable(getter) else None
+        try:
+            found = getter() if callable(getter) else None
+        except NotImplementedError:
+            # What Transformers raises for a model whose embeddings it cannot tell.
+            continue
         if isinstance(found, nn.Module):
             weight = getattr(found, "weight", None)
-            shared = [
+            shared: list[nn.Module] = [
                 other
                 for other in model.modules()
                 if weight is not None and isinstance(other, nn.Embedding) and other.weight is weight
             ]
             return shared or [found]
     raise ConfigError(
-        f"{type(model).__name__} names no input embeddings; embedding noise needs a Transformers model inside it."
+        f"{type(model).__name__} names no input embeddings; embedding noise needs a Transformers model."
     )
 
 
@@ -80,9 +84,8 @@ def embedding_noise(
     .. math::
         e_i \leftarrow e_i + \rho \, \mathrm{rms}(e_i) \, \epsilon, \quad \epsilon \sim N(0, I)
 
-    with e_i the vector of one position, so that the noise does not depend on the other rows' size. It is drawn
-    from a generator of its own, in the order of the passes: the same batches in the same order see the same noise,
-    and the global random state is not touched.
+    with e_i the vector of one position. The noise is drawn from a generator of its own, pass by pass: the same
+    batches in the same order see the same noise, and the global random state is not touched.
 
     Args:
         model: a Transformers model, at any depth.
@@ -127,15 +130,15 @@ def path_noise(
 ) -> Iterator[Realised]:
     """Damage paths: `ratio` of every task's open (site, adapter) gates are closed inside the context.
 
-    Which paths are open is looked up on entry: by the mask, or, while gates are learned, by their value in evaluation.
-    The paths are ranked by a hash of task, site and adapter, so a larger ratio damages what a smaller one does, and more.
-    The structure itself is not touched: `structure_of`, budgets and penalties see it as it is.
+    Which paths are open is looked up on entry: by the mask, or, while gates are learned, by their value in
+    evaluation. The paths are ranked by a hash of task, site and adapter, so a larger ratio damages what a
+    smaller one does, and more. `structure_of`, budgets and penalties see the structure as it is.
 
     Args:
         model: a model with a graft adapter, at any depth.
         ratio: fraction of the open paths of every task.
         seed: of the choice and of the redrawn gates.
-        redraw: damaged gates are not closed, but replaced by a uniform draw from [0, 1], fixed inside the context.
+        redraw: damaged gates are not closed but replaced by a draw from U(0, 1), fixed inside the context.
         training_only: leave passes in evaluation mode alone.
         adapter_name: PEFT's name for the adapter; default the active one.
 
@@ -146,8 +149,8 @@ def path_noise(
     view = graft_view(model, adapter_name)
     name = view.adapter_name
     realised = Realised()
-    damaged = {site: torch.zeros_like(layer.graft_mask[name], dtype=torch.bool) for site, layer in view.sites.items()}
     values = {site: torch.zeros_like(layer.graft_mask[name]) for site, layer in view.sites.items()}
+    damaged = {site: table.bool() for site, table in values.items()}
     open_gates = {site: _open_gates(layer, name).tolist() for site, layer in view.sites.items()}
     for t, task in enumerate(view.config.tasks):
         keys = sorted(
@@ -173,8 +176,10 @@ def path_noise(
 @torch.no_grad()
 def _open_gates(layer: GraftLayer, name: str) -> Bool[Tensor, "tasks adapters"]:
     if layer.is_decided(name):
-        return layer.graft_mask[name] > 0
-    return layer.pools[name].family.deterministic(layer.logits(name)) > 0
+        gates: Tensor = layer.graft_mask[name]
+    else:
+        gates = layer.pools[name].family.deterministic(layer.logits(name))
+    return gates > 0
 
 
 @contextmanager
@@ -195,7 +200,7 @@ def _damaged_gates(
             return found
         if found.shape != damaged.shape:
             raise StructureError(
-                "the model was compacted inside a context of path noise; compact it first, then open the context."
+                "the model was compacted inside a context of path noise; compact it before the context."
             )
         return torch.where(damaged.to(found.device), values.to(found), found)
 
@@ -263,6 +268,6 @@ def weight_noise(
                 weight.copy_(before)
     if any(holder[view.adapter_name] is not weight for holder, weight, _ in kept):
         raise StructureError(
-            "the model was compacted inside a context of weight noise, and its new weights hold the noise; compact it "
-            "first, then open the context."
+            "the model was compacted inside a context of weight noise, so its new weights hold the noise; "
+            "compact it before the context."
         )

@@ -103,16 +103,8 @@ def build_report(
 def print_report(report: Mapping[str, Any], structure: Structure, console: Console, folder: Path) -> None:
     """Scores beside majority and probe, parameters, the structure, and where the time went."""
     table = Table(title="test scores; active: adapter parameters on the task's path")
-    for column in (
-        "task",
-        "metric",
-        "graftwork",
-        "linear probe",
-        "majority",
-        "test rows",
-        "active parameters",
-    ):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    for column in ("task", "metric", "graftwork", "linear probe", "majority", "active"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
     active = report["parameters"]["active"]
     for name, task in report["tasks"].items():
         table.add_row(

@@ -162,7 +162,8 @@ class BudgetControl:
         """The Lagrangian term, with the multipliers held fixed."""
         excess = self._excess(view, ramped)
         first, second = self.multipliers.detach().to(excess.device)
-        return first * excess + second * excess**2
+        loss: Tensor = first * excess + second * excess**2
+        return loss
 
     def update(self, view: GraftView, ramped: float) -> None:
         """One ascent step of the multipliers."""

@@ -1,7 +1,7 @@
-"""Noise in a text: characters, OCR errors, keyboard typos, lost and swapped words; and how much there is of it.
+"""Noise in a text: characters, OCR errors, keyboard typos, lost and swapped words; and its measures.
 
-Every function is a pure one of the text, the ratio and a key: the same three give the same result. Except for
-`characters`, a larger ratio damages what a smaller one does, and more.
+Every function depends on the text, the ratio and a key alone. A larger ratio of `ocr`, `keyboard` and
+`drop_words` damages what a smaller one does, and more.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
     One column of the distance table is a pair of bit vectors, here integers of any length, so the cost is
     that of `len(second)` operations on them.
 
-    Source: Hyyrö 2003, "A bit-vector algorithm for computing Levenshtein and Damerau edit distances", figure 4.
+    Source: Hyyrö 2003, "A bit-vector algorithm for computing Levenshtein and Damerau edit distances".
     """
     if not first or not second:
         return max(len(first), len(second))
@@ -62,7 +62,7 @@ def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
 
 
 def moved_words(first: Sequence[str], second: Sequence[str]) -> int:
-    """Places whose word differs, for texts of equally many words (an edit distance makes less of a run of swaps)."""
+    """Places whose word differs; an edit distance counts less for a run of swaps. Equal lengths."""
     return sum(a != b for a, b in zip(first, second, strict=True))
 
 
@@ -77,13 +77,13 @@ def characters(text: str, ratio: float, key: int) -> str:
     except ImportError as error:
         raise _missing("characters", "textnoisr") from error
     with warnings.catch_warnings():
-        # For a text of one character, which has nothing to swap, its solver finds no root, says so and gives 0.
+        # For a text of one character, with nothing to swap, its solver finds no root, says so and gives 0.
         warnings.simplefilter("ignore", RuntimeWarning)
         return str(CharNoiseAugmenter(noise_level=ratio, seed=key).add_noise(text))
 
 
 def ocr(text: str, ratio: float, key: int) -> str:
-    """Confuse characters that look alike (nlpaug's table); `ratio` of all characters, as far as the table knows them.
+    """Confuse characters that look alike: `ratio` of all, as far as nlpaug's table knows enough of them.
 
     Raises:
         ConfigError: nlpaug is not installed.
@@ -92,7 +92,7 @@ def ocr(text: str, ratio: float, key: int) -> str:
 
 
 def keyboard(text: str, ratio: float, key: int) -> str:
-    """Hit a neighbouring key (nlpaug's English table); `ratio` of all characters, as far as the table knows them.
+    """Hit a neighbouring key: for `ratio` of all, as far as nlpaug's English table knows enough of them.
 
     Raises:
         ConfigError: nlpaug is not installed.
@@ -121,7 +121,7 @@ def swap_words(text: str, ratio: float, key: int) -> str:
     words = [i for i in range(0, len(pieces), 2) if pieces[i]]
     rng = random.Random(key)
     pairs = min(_count(ratio / 2, len(words), rng), len(words) // 2)
-    # The words outside the pairs and the pairs themselves, in any order, are all ways to place disjoint pairs.
+    # Any choice of places in the row of single words and pairs is one way to choose disjoint pairs.
     for shift, start in enumerate(sorted(rng.sample(range(len(words) - pairs), pairs))):
         i, j = words[start + shift], words[start + shift + 1]
         pieces[i], pieces[j] = pieces[j], pieces[i]
@@ -162,8 +162,8 @@ def _missing(kind: str, package: str) -> ConfigError:
 def _read_table(kind: str, name: str) -> dict[str, list[str]]:
     """Read a table of nlpaug without importing it.
 
-    Importing it needs pandas, gdown and requests; its augmenters change the white space around punctuation and draw
-    from the global random state.
+    Importing it needs pandas, gdown and requests and loads torch; its augmenters change the white space around
+    punctuation, round up to a character per word, and draw from the global random state.
     """
     spec = importlib.util.find_spec("nlpaug")
     for folder in (spec.submodule_search_locations or ()) if spec else ():

@@ -27,8 +27,9 @@ def suite_scores(heads: tuple[TaskHead, ...]) -> Callable[[EvalPrediction], dict
     """A `compute_metrics`: the score of every task under its own metric, and `mean` over the tasks."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        assert isinstance(prediction.label_ids, tuple)
-        labels, rows = prediction.label_ids
+        # Transformers declares a tuple of one, whatever `label_names` says.
+        label_ids: Any = prediction.label_ids
+        labels, rows = label_ids
         scores = per_task_scores(prediction.predictions, labels, rows, heads)
         return {**scores, "mean": float(np.mean(list(scores.values())))}
 

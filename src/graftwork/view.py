@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -50,9 +52,8 @@ def graft_view(model: nn.Module, adapter_name: str | None = None) -> GraftView:
             f"GraftConfig(...))."
         )
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, GraftLayer)}
-    configs = {
-        name: config for name, config in backbone.peft_config.items() if isinstance(config, GraftConfig)
-    }  # type: ignore[union-attr,operator]
+    found: Mapping[str, Any] = backbone.__dict__["peft_config"]
+    configs = {name: config for name, config in found.items() if isinstance(config, GraftConfig)}
     if adapter_name is None:
         active = [name for layer in layers.values() for name in layer.active_adapters if name in configs]
         adapter_name = next(iter([*active, *configs]), None)

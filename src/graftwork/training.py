@@ -1,0 +1,120 @@
+"""What every training run shares, whatever adapts the backbone: its data, Trainer's settings, its scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from graftwork.data import TaskData, load_task, tokenise
+from graftwork.persist import load_backbone
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from graftwork.settings import Training
+    from graftwork.tasks import Task
+
+__all__ = [
+    "CACHE",
+    "Prepared",
+    "prepare",
+    "remove_default_output",
+    "split_scores",
+    "total_steps",
+    "training_arguments",
+]
+
+CACHE = Path("~/.cache/graftwork")
+"""Where tokenised data are kept."""
+
+
+@dataclass
+class Prepared:
+    """Everything a run needs before its first step."""
+
+    backbone: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    datas: list[TaskData]
+    tokens: dict[str, Dataset]
+
+
+def prepare(
+    model: str,
+    tasks: Sequence[Task],
+    *,
+    max_length: int,
+    seed: int = 0,
+    datas: Sequence[TaskData] | None = None,
+) -> Prepared:
+    """Load backbone and tasks, and tokenise the tasks.
+
+    Args:
+        model: hub id, folder, or `package:NAME/sub/folder`.
+        tasks: what to train on.
+        max_length: tokens of a row.
+        seed: of the splits and sub-samples that are drawn.
+        datas: the tasks' rows, if they are loaded already (or damaged on purpose).
+    """
+    loaded = list(datas) if datas is not None else [load_task(task, seed) for task in tasks]
+    backbone, tokenizer = load_backbone(model)
+    return Prepared(backbone, tokenizer, loaded, tokenise(loaded, tokenizer, max_length, CACHE.expanduser()))
+
+
+def total_steps(settings: Training, rows: int) -> int:
+    """Optimizer steps of a run over `rows` training rows."""
+    batches = math.ceil(rows / settings.batch_size)
+    return math.ceil(math.ceil(batches / settings.gradient_accumulation) * settings.epochs)
+
+
+def training_arguments(
+    settings: Training, *, folder: Path, rows: int, seed: int, changes: Mapping[str, Any] | None = None
+) -> TrainingArguments:
+    """Trainer's arguments for the settings of a recipe: evaluation once per epoch, or every `eval_steps`.
+
+    Args:
+        settings: the training loop.
+        folder: for checkpoints.
+        rows: training rows of all tasks together.
+        seed: of the order of rows and all else that Trainer draws.
+        changes: further arguments, or others in place of these.
+    """
+    steps = total_steps(settings, rows)
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": 2 * settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "warmup_steps": round(settings.warmup_ratio * steps),
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": settings.bf16,
+        "eval_strategy": "epoch" if settings.eval_steps is None else "steps",
+        "eval_steps": settings.eval_steps,
+        "logging_steps": max(1, min(50, steps // 20)),
+        "report_to": [] if settings.report_to == "none" else [settings.report_to],
+        "seed": seed,
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+    }
+    return TrainingArguments(**{**arguments, **(changes or {})})
+
+
+def remove_default_output(trainer: Trainer) -> None:
+    """Take away Trainer's own bars and printed dictionaries."""
+    for default in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(default)
+
+
+def split_scores(trainer: Trainer, tokens: Dataset, split: str, tasks: Sequence[str]) -> dict[str, float]:
+    """Score of every task on one split, by the trainer's model as it is now."""
+    metrics = trainer.predict(tokens, metric_key_prefix=split).metrics or {}  # type: ignore[arg-type]
+    return {name: float(metrics[f"{split}_{name}"]) for name in tasks}

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import PeftConfig, PeftType
+
+import graftwork as gw
+from graftwork.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": []}, "at least one task name"),
+        ({"tasks": "mnli"}, "must be a list"),
+        ({"tasks": ["a", ""]}, "non-empty string"),
+        ({"tasks": ["a", "b", "a"]}, "'a' repeats"),
+        ({"pool_size": 0}, "pool_size=0 must be a whole number of at least 1"),
+        ({"r": 2.5}, "r=2.5 must be a whole number"),
+        ({"r": True}, "r=True must be a whole number"),
+        ({"activation": "gelo"}, "activation='gelo' is not known; did you mean 'gelu'"),
+        ({"position": "paralel"}, "did you mean 'parallel'"),
+        ({"placement": "ffm"}, "did you mean 'ffn'"),
+        ({"penalty": 1.0, "penalty_reduction": "max"}, "Allowed: mean, sum"),
+        ({"gates": "sigmoidal"}, "did you mean 'sigmoid'"),
+        ({"budget": 0}, "budget=0 must be above 0"),
+        ({"budget": -0.1}, "budget=-0.1 must be above 0"),
+        ({"budget": float("nan")}, "budget=nan must be a number"),
+        ({"budget": "small"}, "budget='small' must be a number"),
+        ({"penalty": -1}, "must not be negative"),
+        ({"penalty": float("inf")}, "must be a number"),
+        ({"budget": 0.1, "penalty": 1.0}, "exclude each other"),
+        ({"gates": "fixed", "penalty": 1.0}, "needs learnable gates"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        gw.GraftConfig(**settings)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_learnable_gates_get_the_default_budget_and_fixed_ones_none():
+    assert gw.GraftConfig().budget == 0.003
+    assert gw.GraftConfig(penalty=1.0).budget is None
+    assert gw.GraftConfig(gates="fixed").budget is None
+
+
+def test_the_method_is_known_to_peft():
+    assert gw.GraftConfig().peft_type is PeftType("GRAFT") is PeftType.GRAFT
+    assert PeftType.GRAFT.value == "GRAFT"
+    assert "GRAFT" in PeftType.__members__
+
+
+@given(
+    tasks=st.lists(st.text(min_size=1), min_size=1, max_size=4, unique=True),
+    pool_size=st.integers(1, 64),
+    r=st.integers(1, 64),
+    budget=st.none() | st.floats(1e-6, 1e6),
+    position=st.sampled_from(["sequential", "parallel"]),
+    target_modules=st.none() | st.lists(st.text(min_size=1), min_size=1, max_size=3),
+)
+def test_round_trip_through_json(tmp_path_factory, **settings):
+    config = gw.GraftConfig(**settings)
+    folder = tmp_path_factory.mktemp("config")
+    config.save_pretrained(str(folder))
+    loaded = PeftConfig.from_pretrained(str(folder))
+    assert isinstance(loaded, gw.GraftConfig)
+    again = loaded.to_dict()
+    assert again == config.to_dict()
+    assert "resolved_sites" not in json.loads((folder / "adapter_config.json").read_text())

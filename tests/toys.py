@@ -1,0 +1,139 @@
+"""Tiny random models, and graft models on them, for the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+import graftwork as gw
+
+TASKS = ["cats", "dogs", "birds"]
+VOCABULARY = 40
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pad_token_id": 0,
+}
+_DECODER: dict[str, Any] = {
+    **_SMALL,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+_SIZES: dict[str, dict[str, Any]] = {
+    "bert": _SMALL,
+    "roberta": _SMALL,
+    "deberta-v2": {**_SMALL, "type_vocab_size": 0},
+    "modernbert": {**_SMALL, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2},
+    "llama": _DECODER,
+    "mistral": _DECODER,
+    "qwen2": _DECODER,
+    "qwen3": _DECODER,
+    "gpt2": {
+        "vocab_size": VOCABULARY,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 32,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    },
+    "t5": {
+        "vocab_size": VOCABULARY,
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 24,
+        "num_layers": 2,
+        "num_heads": 2,
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+    },
+    "vit": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    },
+}
+
+
+def tiny_config(kind: str, **changes: Any) -> PretrainedConfig:
+    return transformers.AutoConfig.for_model(kind, **{**_SIZES[kind], **changes})
+
+
+def tiny(kind: str = "bert", auto: str = "AutoModel", seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random model of two layers and width 16, in evaluation mode; equal seeds give equal weights."""
+    torch.manual_seed(seed)
+    model: PreTrainedModel = getattr(transformers, auto).from_config(tiny_config(kind, **changes))
+    return model.eval()
+
+
+def grafted(backbone: nn.Module | None = None, *, tasks: list[str] | None = None, **settings: Any) -> PeftModel:
+    """A graft model whose adapters do something, in evaluation mode."""
+    settings = {"pool_size": 3, "r": 2, "budget": 10**6, "init_weights": False, **settings}
+    if settings.get("penalty") is not None or settings.get("gates") == "fixed":
+        settings["budget"] = None
+    torch.manual_seed(1)
+    model = get_peft_model(
+        tiny() if backbone is None else backbone, gw.GraftConfig(tasks=tasks or TASKS, **settings)
+    )
+    for layer in graft_layers(model):
+        for name in layer.graft_up:
+            nn.init.normal_(layer.graft_up[name], std=0.3)
+            nn.init.normal_(layer.graft_bias[name], std=0.3)
+    return model.eval()
+
+
+def graft_layers(model: nn.Module) -> list[gw.GraftLayer]:
+    return [module for module in model.modules() if isinstance(module, gw.GraftLayer)]
+
+
+def spread_gates(model: nn.Module, seed: int = 2) -> None:
+    """Give every learned gate another logit, from closed to open."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in graft_layers(model):
+        for theta in layer.graft_gate_bias.values():
+            theta.data.copy_(torch.rand(theta.shape, generator=generator) * 8 - 6)
+
+
+def random_structure(model: nn.Module, share: float = 0.4, seed: int = 3) -> gw.Structure:
+    """A structure that fits the model, with about `share` of its gates open."""
+    generator = torch.Generator().manual_seed(seed)
+    full = gw.structure_of(model).to_dict()
+    for site in full["sites"].values():
+        site["open"] = (torch.rand(len(full["tasks"]), site["pool_size"], generator=generator) < share).tolist()
+    return gw.Structure.from_dict(full)
+
+
+def tokens(rows: int = 4, length: int = 5, seed: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCABULARY, (rows, length), generator=generator)
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, inputs: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+    """The first output of a model: last hidden state or logits."""
+    return model(input_ids=tokens() if inputs is None else inputs, **kwargs)[0]
