@@ -141,10 +141,9 @@ def test_gradient_checkpointing_recomputes_with_the_rows_of_its_forward(kind, re
     model = grafted(tiny(kind), target_modules="all-linear").train()
     spread_gates(model)
     model.base_model.router.driven = True
-    model.enable_input_require_grads()
     passes = [torch.tensor([0, 1, 2, 0]), torch.tensor([2, 2, 1, 1])]
     expected = gradients(model, passes, keyword=keyword)
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
     found = gradients(model, passes, keyword=keyword)
     assert model.base_model.model.is_gradient_checkpointing
     assert found.keys() == expected.keys()

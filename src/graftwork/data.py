@@ -32,6 +32,7 @@ __all__ = [
     "collate",
     "encode",
     "load_task",
+    "longest_first",
     "pad",
     "row_lengths",
     "tokenise",
@@ -107,6 +108,11 @@ def row_lengths(dataset: Dataset) -> NDArray[np.int64]:
 
     column = dataset.data.column("input_ids")
     return np.asarray(pyarrow.compute.list_value_length(column).to_numpy(), dtype=np.int64)
+
+
+def longest_first(dataset: Dataset) -> Dataset:
+    """Return the same rows by falling length, so that batches in their order need little padding."""
+    return dataset.select(np.argsort(-row_lengths(dataset), kind="stable"))
 
 
 def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -84,8 +84,8 @@ def embedding_noise(
     .. math::
         e_i \leftarrow e_i + \rho \, \mathrm{rms}(e_i) \, \epsilon, \quad \epsilon \sim N(0, I)
 
-    with e_i the vector of one position. The noise is drawn from a generator of its own, pass by pass: the same
-    batches in the same order see the same noise, and the global random state is not touched.
+    with e_i the vector of one position. The noise is drawn from a generator of its own, pass by pass: the
+    same batches in the same order see the same noise, and the global random state is not touched.
 
     Args:
         model: a Transformers model, at any depth.

@@ -24,7 +24,7 @@ from graftwork.tasks import Task
 if TYPE_CHECKING:
     from graftwork.config import GraftConfig
 
-__all__ = ["Recipe", "load_recipe", "recipe_to_yaml"]
+__all__ = ["Recipe", "load_recipe", "override", "plain", "read_tasks", "read_yaml", "recipe_to_yaml"]
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,15 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         RecipeError: the file cannot be read as a recipe; the message names every fault.
     """
     path = Path(path)
-    raw = _read_yaml(path)
+    raw = read_yaml(path)
     faults: list[str] = []
     for key, value in (overrides or {}).items():
-        _override(raw, key, value, faults)
+        override(raw, key, value, faults)
     folder = path.parent
     for name in ("model", "output"):
         if isinstance(raw.get(name), str):
             raw[name] = expand(raw[name], folder if name == "model" else None, name, faults)
-    tasks = _read_tasks(raw.pop("tasks", None), folder, faults)
+    tasks = read_tasks(raw.pop("tasks", None), folder, faults)
     settings = read_fields(Recipe, raw, "", faults, given=("tasks",))
     if not faults:
         try:
@@ -118,33 +118,44 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The recipe as YAML that `load_recipe` reads back; values at their default are written too."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.safe_dump(plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True, width=110)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value with lists in place of tuples, as YAML and JSON have them."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "recipe", least: str = "model, tasks and output") -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Args:
+        path: The file.
+        what: What the file is, for messages.
+        least: What it holds at least, for messages.
+
+    Raises:
+        RecipeError: There is no such file, or it holds no mapping.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file; give the path of a YAML recipe") from None
+        raise RecipeError(f"{path}: no such file; give the path of a YAML {what}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as text ({error})") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
-        raise RecipeError(f"{path}: {found}; a recipe is a mapping with at least model, tasks and output")
+        raise RecipeError(f"{path}: {found}; a {what} is a mapping with at least {least}")
     return raw
 
 
-def _override(raw: dict[str, Any], key: str, value: Any, faults: list[str]) -> None:
+def override(raw: dict[str, Any], key: str, value: Any, faults: list[str]) -> None:
     """Set a dotted key in the raw recipe; the tasks of the list are addressed by name."""
     *sections, last = key.split(".")
     target: Any = raw
@@ -162,7 +173,8 @@ def _override(raw: dict[str, Any], key: str, value: Any, faults: list[str]) -> N
         target[last] = value
 
 
-def _read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
+def read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
+    """The tasks of a recipe or grid; every fault is appended as one phrase."""
     if raw is None:
         faults.append("tasks is missing; give a list of at least one task")
         return ()

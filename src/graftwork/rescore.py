@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from graftwork.compact import compact_
-from graftwork.data import collate, load_task, row_lengths, tokenise
+from graftwork.data import collate, load_task, longest_first, tokenise
 from graftwork.errors import CheckpointError, DataError
 from graftwork.evaluate import per_task_scores
 from graftwork.multitask import MultiTaskModel
@@ -41,13 +40,12 @@ def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -
     heads = model.heads.heads
     wanted = {head.name for head in heads}
     datas = [load_task(task, recipe.seed) for task in recipe.tasks if task.name in wanted]
-    tokens = tokenise(datas, tokenizer, recipe.training.max_length, None)[split]
-    order = np.argsort(-row_lengths(tokens), kind="stable")
+    tokens = longest_first(tokenise(datas, tokenizer, recipe.training.max_length, None)[split])
     make_batch = collate(tokenizer)
     logits, labels, rows = [], [], []
     with torch.inference_mode():
-        for start in range(0, len(order), BATCH):
-            batch = make_batch([tokens[int(index)] for index in order[start : start + BATCH]])
+        for start in range(0, len(tokens), BATCH):
+            batch = make_batch([tokens[index] for index in range(start, min(start + BATCH, len(tokens)))])
             labels.append(batch.pop("labels"))
             rows.append(batch["graft_rows"])
             logits.append(model(**batch).logits)

@@ -162,6 +162,8 @@ class Router:
         backbone._graft_router = self  # type: ignore[assignment]
         backbone.register_forward_pre_hook(self._before_forward, with_kwargs=True)
         backbone.register_forward_hook(self._after_forward, always_call=True)
+        if hasattr(backbone, "generate"):
+            backbone.generate = _RoutedGenerate(backbone, self)  # type: ignore[assignment]
 
     def _before_forward(
         self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -193,6 +195,27 @@ class _Frame(dict[Router, Route]):
             self[router] = new
         self.outer = outer
         self.router = router
+
+
+class _RoutedGenerate:
+    """`generate` of a backbone for rows of several tasks.
+
+    It takes `graft_rows`, which `generate` would refuse. Beams and returned sequences repeat every row in place; only
+    here the route is stretched with them. It sits on the backbone, because some classes of PEFT, and Transformers' own
+    `load_adapter`, call the backbone's method without asking the tuner.
+    """
+
+    def __init__(self, backbone: nn.Module, router: Router) -> None:
+        self.backbone = backbone
+        self.router = router
+
+    def __call__(self, *args: Any, graft_rows: Tensor | None = None, **kwargs: Any) -> Any:
+        generate = getattr(type(self.backbone), "generate")
+        current = Route(graft_rows) if graft_rows is not None else self.router.current()
+        if current is None:
+            return generate(self.backbone, *args, **kwargs)
+        with self.router.using(Route(current.tasks, expand=True)):
+            return generate(self.backbone, *args, **kwargs)
 
 
 class _InContext:

@@ -162,8 +162,8 @@ def _missing(kind: str, package: str) -> ConfigError:
 def _read_table(kind: str, name: str) -> dict[str, list[str]]:
     """Read a table of nlpaug without importing it.
 
-    Importing it needs pandas, gdown and requests and loads torch; its augmenters change the white space around
-    punctuation, round up to a character per word, and draw from the global random state.
+    Importing it needs pandas, gdown and requests and loads torch; its augmenters change the white space
+    around punctuation, round up to a character per word, and draw from the global random state.
     """
     spec = importlib.util.find_spec("nlpaug")
     for folder in (spec.submodule_search_locations or ()) if spec else ():

@@ -11,7 +11,7 @@ import torch
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from graftwork.callback import StructureCallback
-from graftwork.data import TaskSampler, row_lengths
+from graftwork.data import TaskSampler, longest_first, row_lengths
 from graftwork.evaluate import per_task_scores
 from graftwork.multitask import MultiTaskModel
 from graftwork.persist import load_weights, save_model
@@ -108,6 +108,11 @@ class MultiTaskTrainer(Trainer):
                     {"params": mine, "lr": self.head_learning_rate, "weight_decay": group["weight_decay"]}
                 )
         return optimizer
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's evaluation with the rows in the order of their length; only `predict` must keep theirs."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        return super().evaluate(longest_first(dataset), *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log with the figures of the structure search."""

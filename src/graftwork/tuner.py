@@ -16,7 +16,7 @@ from graftwork.errors import CheckpointError
 from graftwork.gates import gate_family
 from graftwork.layer import GraftLayer, Pool, site_widths
 from graftwork.peft_type import GRAFT
-from graftwork.routing import Route, Router
+from graftwork.routing import Router
 from graftwork.sites import resolve_sites
 
 __all__ = ["GraftModel"]
@@ -110,23 +110,6 @@ class GraftModel(BaseTuner):
     def router(self) -> Router:
         """The router shared by all graft layers of the model."""
         return self.model.__dict__["_graft_router"]  # type: ignore[no-any-return]
-
-    def generate(self, *args: Any, graft_rows: Tensor | None = None, **kwargs: Any) -> Any:
-        """`generate` of the backbone for rows of several tasks.
-
-        Beams and returned sequences repeat every row in place; only here the route is stretched with them.
-
-        Args:
-            *args: for the backbone.
-            graft_rows: int, [rows]: index of the task of each row; default the surrounding `route`.
-            **kwargs: for the backbone.
-        """
-        current = self.router.current()
-        if graft_rows is None and current is None:
-            return self.model.generate(*args, **kwargs)
-        tasks = graft_rows if graft_rows is not None else current.tasks  # type: ignore[union-attr]
-        with self.router.using(Route(tasks, expand=True)):
-            return self.model.generate(*args, **kwargs)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """False: the adapters are nonlinear."""

