@@ -4,12 +4,14 @@
 
 Prints a table, then JSON as its last line:
 
-- `search_vs_lora`: training step of the search phase, 8 tasks mixed in every batch, against PEFT LoRA with as many trainable
-  parameters under the same heads;
+- `search_vs_lora`: training step of the search phase, 8 tasks mixed in every batch, against PEFT LoRA with
+  as many trainable parameters under the same heads;
 - `tasks32_vs_2`: the same step with 32 tasks against 2;
-- `compact_vs_backbone`: inference of a compact single-task model at a budget of 0.3 % against the bare backbone.
+- `compact_vs_backbone`: inference of a compact single-task model at a budget of 0.3 % against the bare
+  backbone.
 
-All variants take turns within every repeat, so that a drift of the machine hits them alike; figures are ratios of medians.
+All variants take turns within every repeat, so that a drift of the machine hits them alike; figures are
+ratios of medians.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ BOUND = 1.05
 
 def heads(tasks: int) -> list[TaskHead]:
     """Heads of `tasks` two-class tasks."""
-    return [TaskHead(f"task{t}", ("text",), "label", "classification", "accuracy", ("a", "b")) for t in range(tasks)]
+    return [
+        TaskHead(f"task{t}", ("text",), "label", "classification", "accuracy", ("a", "b"))
+        for t in range(tasks)
+    ]
 
 
 def batch(tasks: int, vocabulary: int) -> dict[str, torch.Tensor]:
@@ -56,7 +61,9 @@ def batch(tasks: int, vocabulary: int) -> dict[str, torch.Tensor]:
 def search_step(backbone: nn.Module, tasks: int) -> tuple[Callable[[], None], int]:
     """One training step in the search phase, and the number of trainable parameters."""
     names = [head.name for head in heads(tasks)]
-    adapted = get_peft_model(copy.deepcopy(backbone), gw.GraftConfig(tasks=names, pool_size=4, r=8, budget=0.003))
+    adapted = get_peft_model(
+        copy.deepcopy(backbone), gw.GraftConfig(tasks=names, pool_size=4, r=8, budget=0.003)
+    )
     model = MultiTaskModel(adapted, heads(tasks)).train()
     search = gw.StructureSearch(model, total_steps=10_000, schedule=gw.Schedule(0.0, 0.5, 1.0))
     search.begin(learning_rates=10.0)
@@ -153,7 +160,9 @@ def main() -> None:
             if repeat >= 0:
                 times[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    table = Table(title=f"MiniLM-L6, {ROWS} rows of {LENGTH} tokens, {options.threads} threads, {options.repeats} repeats")
+    table = Table(
+        title=f"MiniLM-L6, {ROWS} rows of {LENGTH} tokens, {options.threads} threads, {options.repeats} repeats"
+    )
     for column in ("variant", "median ms", "quartiles ms", "parameters"):
         table.add_column(column, justify="left" if column == "variant" else "right")
     for name, (_, note) in variants.items():
@@ -165,7 +174,15 @@ def main() -> None:
         "tasks32_vs_2": medians["search step, 32 tasks"] / medians["search step, 2 tasks"],
         "compact_vs_backbone": medians["compact inference"] / medians["backbone inference"],
     }
-    print(json.dumps({**{name: round(value, 4) for name, value in ratios.items()}, "bound": BOUND, "torch": torch.__version__}))
+    print(
+        json.dumps(
+            {
+                **{name: round(value, 4) for name, value in ratios.items()},
+                "bound": BOUND,
+                "torch": torch.__version__,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

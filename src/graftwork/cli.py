@@ -1,7 +1,7 @@
 """The command line: `graftwork fit | evaluate | predict | show | extract`.
 
-Each subcommand is a plain function; its signature and docstring are its options and help. A `GraftworkError` prints
-one line on standard error and exits with code 2.
+Each subcommand is a plain function; its signature and docstring are its options and help. A `GraftworkError`
+prints one line on standard error and exits with code 2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def fit(
     recipe: Path,
     output: str | None = None,
     seed: int | None = None,
-    set: list[str] | None = None,  # noqa: A002 - the option is called --set
+    set: list[str] | None = None,
     overwrite: bool = False,
     resume: bool = False,
 ) -> None:
@@ -75,7 +75,7 @@ def evaluate(folder: Path, backbone: str | None = None, split: str = "test", as_
 def predict(
     folder: Path,
     task: str | None = None,
-    input: Path | None = None,  # noqa: A002 - the option is called --input
+    input: Path | None = None,
     output: Path | None = None,
     backbone: str | None = None,
     batch_size: int = 64,
@@ -131,7 +131,9 @@ def show(folder: Path, png: Path | None = None, as_json: bool = False) -> None:
     Console().print(structure_table(structure))
 
 
-def extract(folder: Path, task: str, output: Path, backbone: str | None = None, overwrite: bool = False) -> None:
+def extract(
+    folder: Path, task: str, output: Path, backbone: str | None = None, overwrite: bool = False
+) -> None:
     """Write the small model of one task, without the adapters only other tasks use.
 
     Args:
@@ -223,14 +225,22 @@ def _recipe_settings() -> str:
     from graftwork.sparsity import Schedule
     from graftwork.tasks import Task
 
-    sections = (("", Recipe), ("tasks[].", Task), ("graft.", GraftSettings), ("schedule.", Schedule), ("training.", Training))
+    sections = (
+        ("", Recipe),
+        ("tasks[].", Task),
+        ("graft.", GraftSettings),
+        ("schedule.", Schedule),
+        ("training.", Training),
+    )
     lines = ["settings of a recipe:"]
     for prefix, section in sections:
         texts = {item.arg_name: item.description for item in parse_from_object(section).params}
         for entry in dataclasses.fields(section):
             default = "" if entry.default is dataclasses.MISSING else f" [{entry.default}]"
             text = " ".join((texts.get(entry.name) or "").split())
-            lines += textwrap.wrap(f"{prefix}{entry.name}{default}: {text}", 100, initial_indent="  ", subsequent_indent="      ")
+            lines += textwrap.wrap(
+                f"{prefix}{entry.name}{default}: {text}", 100, initial_indent="  ", subsequent_indent="      "
+            )
     return "\n".join(lines)
 
 

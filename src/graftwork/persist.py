@@ -1,9 +1,8 @@
-"""A multi-task model on disk: a PEFT adapter folder plus the heads and the tasks, safetensors and JSON only.
+"""A multi-task model on disk: a PEFT adapter folder plus heads and tasks, safetensors and JSON only.
 
-adapter_config.json, adapter_model.safetensors   written and read by PEFT; also usable without graftwork's
-heads heads.safetensors                                `<task>.weight`, `<task>.bias`
-tasks.json                                       names, fields, labels, metrics; pooling; which backbone
-tokenizer files                                  as saved by Transformers
+`adapter_config.json` and `adapter_model.safetensors` are written and read by PEFT, and usable without the
+rest. `heads.safetensors` holds `<task>.weight` and `<task>.bias`; `tasks.json` names, fields, labels and
+metrics, the pooling, and which backbone it was; the tokenizer's files are as Transformers saves them.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -
         raise DataError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}.")
     model, tokenizer = load_model(folder, backbone=backbone)
     if not (Path(folder) / FILES.recipe).is_file():
-        raise CheckpointError(f"{folder} has no {FILES.recipe}, so its data are not known; use `graftwork predict`.")
+        raise CheckpointError(
+            f"{folder} has no {FILES.recipe}, so its data are not known; use `graftwork predict`."
+        )
     recipe = load_recipe(Path(folder) / FILES.recipe)
     heads = model.heads.heads
     wanted = {head.name for head in heads}

@@ -62,18 +62,18 @@ def resolve_sites(model: nn.Module, config: GraftConfig) -> list[str]:
     if config.structure is not None:
         return _present(list(config.structure["sites"]), names, "structure")
     targets = config.target_modules
+    if not targets:
+        return _by_placement(model, config, names)
     if isinstance(targets, str) and targets.lower() == "all-linear":
-        return [
-            name for name in names if _is_linear(model.get_submodule(name)) and _allowed(config, name, model)
-        ]
-    if isinstance(targets, set) and targets and targets <= set(names):
-        return [name for name in names if name in targets and not _excluded(config, name)]
-    if targets:
+        linear = [name for name in names if _is_linear(model.get_submodule(name))]
+        found = [name for name in linear if _allowed(config, name, model)]
+    elif isinstance(targets, set) and targets <= set(names):
+        found = [name for name in names if name in targets and not _excluded(config, name)]
+    else:
         found = [name for name in names if _matches(config, name)]
-        if not found:
-            raise _no_match(targets, names, config)
-        return found
-    return _by_placement(model, config, names)
+    if not found:
+        raise _no_match(targets, names, config)
+    return found
 
 
 def _by_placement(model: nn.Module, config: GraftConfig, names: list[str]) -> list[str]:
@@ -161,7 +161,8 @@ def _suffixes(names: Iterable[str]) -> list[str]:
 
 def _no_match(targets: object, names: list[str], config: GraftConfig) -> SiteError:
     asked = sorted(targets) if isinstance(targets, set) else [str(targets)]
-    candidates = list(dict.fromkeys([*_suffixes(names), *names]))
+    last = [name.rpartition(".")[2] for name in names]
+    candidates = list(dict.fromkeys([*last, *_suffixes(names), *names]))
     near = [match for name in asked for match in difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)]
     limits = {
         "layers_to_transform": config.layers_to_transform,

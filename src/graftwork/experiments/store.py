@@ -65,7 +65,9 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"{path} cannot be read as a result ({error}); delete it to run it again.") from error
+            raise DataError(
+                f"{path} cannot be read as a result ({error}); delete it to run it again."
+            ) from error
         if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("key") != key:
             raise DataError(f"{path} is no result of format {FORMAT} with this key; move it away.")
         return found
@@ -82,9 +84,7 @@ class Store:
         staged = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            staged.write_text(
-                json.dumps(_finite(result), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-            )
+            staged.write_text(json.dumps(_finite(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             os.replace(staged, path)
         except OSError as error:
             raise DataError(f"the result {path} cannot be written: {error.strerror}.") from error

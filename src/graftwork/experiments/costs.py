@@ -1,0 +1,168 @@
+"""Tables of what runs cost, how they were tuned, what noise they met, and which are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from graftwork.experiments.collect import Comparison, Group, Run, display, short_names
+from graftwork.experiments.tables import NONE, Cell, Column, Table, points, ranked, seeds_cell
+
+__all__ = ["active_table", "cost_table", "fault_table", "noise_table", "tuning_table"]
+
+_COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("train_loss", "", "train_loss", lambda value: f"{value:.4f}"),
+    ("num_trainable_params", "at most", "parameters.peak_trainable", lambda value: f"{value:,.0f}"),
+    ("train_time", "s", "seconds.train", lambda value: f"{value:,.1f}"),
+    ("total_time", "s", "seconds.total", lambda value: f"{value:,.1f}"),
+    ("file_size", "bytes", "bytes_on_disk", lambda value: f"{value:,.0f}"),
+    ("accelerator_memory_max", "bytes", "memory_peak_bytes", lambda value: f"{value:,.0f}"),
+    ("stored", "adapter parameters", "parameters.stored", lambda value: f"{value:,.0f}"),
+)
+"""Column, unit, place in the run file, form. The names up to `accelerator_memory_max` are PEFT's."""
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Costs of every group, under the column names of PEFT's `method_comparison`."""
+    tasks = list(comparison.tasks)
+    groups = ranked(comparison)
+    columns = [Column("method", text=True), Column("seeds", "done / expected", text=True)]
+    columns.append(Column("test_accuracy", "suite mean"))
+    forgetting = any(group.numbers("forgetting") for group in groups)
+    columns += [Column("forgetting")] if forgetting else []
+    columns += [Column(name, unit) for name, unit, _, _ in _COSTS]
+    columns += [Column("stored", "% of backbone"), Column("active", "mean of tasks"), Column("heads", "parameters")]
+    rows = []
+    for group in groups:
+        suites = group.suites(tasks)
+        accuracy = _number(group, suites, lambda value: f"{value:.4f}")
+        cells = [Cell(group.title), seeds_cell(group), accuracy]
+        if forgetting:
+            cells.append(_number(group, group.numbers("forgetting"), lambda value: f"{value:.4f}"))
+        cells += [_number(group, group.numbers(path), form) for _, _, path, form in _COSTS]
+        shares = [
+            stored / backbone
+            for run in group.runs
+            if (stored := run.number("parameters.stored")) is not None
+            and (backbone := run.number("parameters.backbone"))
+        ]
+        cells.append(_number(group, shares, lambda value: f"{100 * value:.3g}"))
+        active = [float(np.mean(each)) for run in group.runs if (each := list(_active(run).values()))]
+        cells.append(_number(group, active, lambda value: f"{value:,.0f}"))
+        cells.append(_number(group, group.numbers("parameters.heads"), lambda value: f"{value:,.0f}"))
+        rows.append(tuple(cells))
+    notes = [
+        "Means over the seeds done. test_accuracy is the suite mean of the tasks' own metrics; train_time leaves "
+        "evaluation out; accelerator_memory_max is the peak memory of the process, which on a CPU includes the "
+        "libraries; stored parameters leave the heads out."
+    ]
+    return Table(tuple(columns), tuple(rows), tuple(notes))
+
+
+def _number(group: Group, values: Sequence[float], form: Callable[[float], str]) -> Cell:
+    if not values:
+        return Cell(NONE, tone="missing")
+    note = f"{len(values)} of {len(group.runs)} runs" if len(values) < len(group.runs) else ""
+    return Cell(form(float(np.mean(values))), note)
+
+
+def active_table(comparison: Comparison) -> Table | None:
+    """Active adapter parameters per task, where tasks differ in them; else None."""
+    tasks = list(comparison.tasks)
+    rows = []
+    for group in ranked(comparison):
+        values = {task: [a[task] for run in group.runs if task in (a := _active(run))] for task in tasks}
+        if all(len(set(_active(run).values())) < 2 for run in group.runs):
+            continue
+        cells = [_number(group, values[task], lambda value: f"{value:,.0f}") for task in tasks]
+        rows.append((Cell(group.title), *cells))
+    if not rows:
+        return None
+    notes = ("Parameters on a task's path, mean over the seeds done; methods where all tasks have as many are left out.",)
+    return Table((Column("method", text=True), *(Column(task) for task in tasks)), tuple(rows), notes)
+
+
+def _active(run: Run) -> dict[str, float]:
+    active = (run.data.get("parameters") or {}).get("active") or {}
+    return {task: float(active[task]) for task in run.tasks if isinstance(active.get(task), int | float)}
+
+
+def tuning_table(comparisons: Sequence[Comparison]) -> Table | None:
+    """The validation means of the tuning runs, with the choice of every method; None without such runs."""
+    columns = (
+        Column("method", text=True),
+        Column("settings", text=True),
+        Column("seeds", "done / expected", text=True),
+        Column("validation", "suite mean"),
+    )
+    names = short_names(run for c in comparisons for group in c.groups for run in (*group.runs, *group.failed))
+    rows = []
+    for comparison in comparisons:
+        tasks = list(comparison.tasks)
+        means = {
+            group.id: float(np.mean(found))
+            for group in comparison.groups
+            if (found := group.suites(tasks, "validation"))
+        }
+        for group in comparison.groups:
+            rivals = [means[each.id] for each in comparison.groups if each.label == group.label and each.id in means]
+            mean = means.get(group.id)
+            cell = Cell(NONE, "missing", "missing")
+            if mean is not None:
+                count = len(group.suites(tasks, "validation"))
+                note = "" if count == len(group.seeds) else f"{count}/{len(group.seeds)} seeds"
+                cell = Cell(points(mean), note, "best" if mean == max(rivals) else "")
+            settings = display(group.vary, names)
+            rows.append((Cell(group.label), Cell(settings), seeds_cell(group), cell))
+    notes = ("Chosen on the validation split; bold: the best of its method. The test split plays no part here.",)
+    return Table(columns, tuple(rows), notes) if rows else None
+
+
+def noise_table(comparisons: Sequence[Comparison]) -> Table | None:
+    """Noise asked for and realised, with its unit; None if no run had any."""
+    columns = (
+        *(Column(name, text=True) for name in ("comparison", "method", "kind", "unit", "when")),
+        Column("asked"),
+        Column("realised", "mean"),
+        Column("realised", "range"),
+    )
+    rows = []
+    for comparison in comparisons:
+        for group in comparison.groups:
+            found: dict[tuple[str, ...], list[float]] = {}
+            for run in group.runs:
+                for noise in run.data.get("noise") or []:
+                    what = tuple(str(noise.get(name, NONE)) for name in ("kind", "unit", "when", "asked"))
+                    found.setdefault(what, [])
+                    if isinstance(noise.get("realised"), int | float):
+                        found[what].append(float(noise["realised"]))
+            for what, values in sorted(found.items()):
+                mean = f"{np.mean(values):.4f}" if values else NONE
+                extent = f"{min(values):.4f} to {max(values):.4f}" if values else NONE
+                texts = (comparison.title or NONE, group.title, *what, mean, extent)
+                rows.append(tuple(map(Cell, texts)))
+    return Table(columns, tuple(rows)) if rows else None
+
+
+def fault_table(comparisons: Sequence[Comparison]) -> Table | None:
+    """Every failed run with its error and every missing one; None if all are there."""
+    columns = tuple(Column(name, text=True) for name in ("method", "comparison", "seed", "state", "error", "run"))
+    rows = []
+    for comparison in comparisons:
+        for group in comparison.groups:
+            failed = {run.seed: run for run in group.failed}
+            for seed in group.missing:
+                run = failed.get(seed)
+                state = Cell("missing", tone="missing") if run is None else Cell("failed", tone="bad")
+                error = "no run file" if run is None else str(run.data.get("error") or "no error was recorded")
+                place = comparison.title or NONE
+                texts = [Cell(group.title), Cell(place), Cell(str(seed)), state]
+                rows.append((*texts, Cell(error), Cell(NONE if run is None else run.key)))
+            for run in group.runs:
+                lacking = [task for task in comparison.tasks if run.score(task) is None]
+                if lacking:
+                    texts = [Cell(group.title), Cell(comparison.title or NONE), Cell(str(run.seed))]
+                    error = f"no test score for {', '.join(lacking)}"
+                    rows.append((*texts, Cell("incomplete", tone="bad"), Cell(error), Cell(run.key)))
+    return Table(columns, tuple(rows)) if rows else None

@@ -1,0 +1,204 @@
+"""The methods on graft's own code path: learned structures, and fixed ones as controls."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from peft import get_peft_model
+from torch import nn
+
+from graftwork.callback import StructureCallback
+from graftwork.compact import set_structure_, structure_of
+from graftwork.config import GraftConfig
+from graftwork.errors import ConfigError
+from graftwork.experiments.methods import Adapted, Setup, rank_within, register
+from graftwork.settings import GraftSettings
+from graftwork.structure import SiteScores, SiteStructure, Structure, choose_structure
+from graftwork.view import budget_parameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["AdapterDrop", "Adapters", "AdaptersFfn", "Graft", "Private", "RandomStructure", "Shared"]
+
+Placement = Literal["attention+ffn", "ffn", "attention", "block"]
+
+
+def graft_config(tasks: tuple[str, ...], settings: GraftSettings, **changes: Any) -> GraftConfig:
+    """PEFT settings of a section `graft`."""
+    plain = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(settings).items()
+    }
+    return GraftConfig(tasks=list(tasks), **{**plain, **changes})
+
+
+def adapted(backbone: nn.Module, setup: Setup) -> Adapted:
+    """What all methods with graft adapters share: the structure is driven, compacted and counted."""
+    callback = StructureCallback(
+        warmup=setup.schedule.warmup, ramp=setup.schedule.ramp, discretise=setup.schedule.discretise
+    )
+    given = structure_of(backbone) if graft_view(backbone).decided else None
+    return Adapted(
+        backbone,
+        callbacks=[callback],
+        era=lambda state: callback.structure is not None,
+        stored=lambda: structure_of(backbone).parameters(),
+        active=lambda task: structure_of(backbone).parameters(task),
+        structure=lambda: given or callback.structure,
+    )
+
+
+@register("graft", "graft", sections=("graft", "schedule"), paths=True)
+@dataclass(frozen=True)
+class Graft:
+    """Learned structure over a shared pool; its settings are the sections `graft` and `schedule`."""
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """Wrapped as by `graftwork fit`."""
+        model = get_peft_model(backbone, graft_config(setup.tasks, setup.graft))
+        budget_parameters(model)
+        return adapted(model, setup)
+
+
+@register("random_structure", "random structure", sections=("graft",), paths=True)
+@dataclass(frozen=True)
+class RandomStructure:
+    """Control: a random structure of the same pool, sites and budget, trained from the first step."""
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """Every gate gets a random rank, and the budget decides.
+
+        Raises:
+            ConfigError: there is no budget.
+        """
+        if setup.graft.budget is None:
+            raise ConfigError(
+                "random_structure needs graft.budget, to be of the size of what it is compared with."
+            )
+        config = graft_config(setup.tasks, setup.graft, gates="fixed", penalty=None)
+        model = get_peft_model(backbone, config)
+        draw = torch.Generator().manual_seed(setup.seed)
+        whole = structure_of(model)
+        scores = {
+            name: SiteScores(
+                site.r,
+                site.cost,
+                tuple(map(tuple, torch.rand(len(setup.tasks), site.pool_size, generator=draw).tolist())),
+                (1.0,) * site.pool_size,
+            )
+            for name, site in whole.sites.items()
+        }
+        set_structure_(model, choose_structure(whole.tasks, scores, budget_parameters(model)))
+        return adapted(model, setup)
+
+
+@dataclass(frozen=True)
+class _FixedAdapters:
+    """Bottleneck adapters without gates."""
+
+    r: int = 8
+    """Rank (bottleneck width)."""
+    activation: Literal["gelu", "relu", "silu", "tanh", "identity"] = "gelu"
+    """Nonlinearity."""
+    position: Literal["sequential", "parallel"] = "sequential"
+    """Adapters read the output of their site, or its input."""
+    placement: Placement = "attention+ffn"
+    """Sites by name."""
+    budget: float | None = None
+    """Parameters as a fraction of the backbone's: sets the rank."""
+
+    def _adapters(self, tasks: tuple[str, ...]) -> int:
+        """Adapters at every site."""
+        return 1
+
+    def _layers(self, backbone: PreTrainedModel) -> list[int] | None:
+        """Layers with adapters."""
+        return None
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """Wrapped with decided gates."""
+        layers = self._layers(backbone)
+
+        def build(copied: PreTrainedModel, r: int) -> nn.Module:
+            config = GraftConfig(
+                tasks=list(setup.tasks),
+                pool_size=self._adapters(setup.tasks),
+                r=r,
+                activation=self.activation,
+                position=self.position,
+                placement=self.placement,
+                gates="fixed",
+                layers_to_transform=layers,
+            )
+            return get_peft_model(copied, config)
+
+        model = build(backbone, rank_within(self.budget, self.r, backbone, build))
+        self._decide(model)
+        return adapted(model, setup)
+
+    def _decide(self, model: nn.Module) -> None:
+        """Set the structure, if not all tasks use all adapters."""
+
+
+@register("adapters", "adapters (attention+ffn)", paths=True)
+@dataclass(frozen=True)
+class Adapters(_FixedAdapters):
+    """One adapter after attention and one after feed-forward, for all tasks. Source: Houlsby et al. 2019."""
+
+
+@register("adapters_ffn", "adapters (ffn)", paths=True)
+@dataclass(frozen=True)
+class AdaptersFfn(_FixedAdapters):
+    """One adapter after the feed-forward part of every layer, for all tasks. Source: Pfeiffer et al. 2021."""
+
+    r: int = 16
+    """Rank (bottleneck width)."""
+    placement: Placement = "ffn"
+    """Sites by name."""
+
+
+@register("shared", "one shared adapter", paths=True)
+@dataclass(frozen=True)
+class Shared(_FixedAdapters):
+    """Control: the whole default pool (4 x 8) as one adapter of rank 32 that all tasks share."""
+
+    r: int = 32
+    """Rank (bottleneck width)."""
+
+
+@register("private", "one adapter per task", paths=True)
+@dataclass(frozen=True)
+class Private(_FixedAdapters):
+    """Control: as many adapters as tasks at every site, and each task uses its own."""
+
+    def _adapters(self, tasks: tuple[str, ...]) -> int:
+        return len(tasks)
+
+    def _decide(self, model: nn.Module) -> None:
+        whole = structure_of(model)
+        own = tuple(tuple(t == k for k in range(len(whole.tasks))) for t in range(len(whole.tasks)))
+        sites = {
+            name: SiteStructure(site.pool_size, site.r, site.cost, own) for name, site in whole.sites.items()
+        }
+        set_structure_(model, Structure(whole.tasks, sites))
+
+
+@register("adapter_drop", "AdapterDrop", paths=True)
+@dataclass(frozen=True)
+class AdapterDrop(_FixedAdapters):
+    """No adapters in the lower layers. Source: Rücklé et al. 2021."""
+
+    drop: float = 0.5
+    """Fraction of the layers without adapters, from below, rounded down."""
+
+    def _layers(self, backbone: PreTrainedModel) -> list[int] | None:
+        total = int(backbone.config.num_hidden_layers)
+        first = math.floor(self.drop * total)
+        if not 0 <= first < total:
+            raise ConfigError(f"drop={self.drop!r} must be at least 0 and below 1.")
+        return list(range(first, total))
