@@ -161,7 +161,7 @@ def main() -> None:
                 times[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in times.items()}
     table = Table(
-        title=f"MiniLM-L6, {ROWS} rows of {LENGTH} tokens, {options.threads} threads, {options.repeats} repeats"
+        title=f"MiniLM-L6, {ROWS} x {LENGTH} tokens, {options.threads} threads, {options.repeats} repeats"
     )
     for column in ("variant", "median ms", "quartiles ms", "parameters"):
         table.add_column(column, justify="left" if column == "variant" else "right")

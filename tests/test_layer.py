@@ -59,7 +59,9 @@ def test_output_is_the_formula_per_adapter_and_task(position, shape):
 def test_a_fresh_model_is_its_backbone(kind, gates, position):
     backbone = tiny(kind)
     expected = outputs(backbone)
-    model = get_peft_model(backbone, gw.GraftConfig(tasks=TASKS, gates=gates, position=position, budget=10**6))
+    model = get_peft_model(
+        backbone, gw.GraftConfig(tasks=TASKS, gates=gates, position=position, budget=10**6)
+    )
     for mode in (True, False):
         with gw.route(model.train(mode), ["cats", "dogs", "birds", "cats"]):
             model.base_model.router.driven = True

@@ -118,7 +118,9 @@ def test_copies_have_a_router_of_their_own(model, copier):
     assert torch.equal(outputs(twin, graft_rows=torch.full((4,), 2)), expected["birds"])
 
 
-def gradients(model: PreTrainedModel, passes: list[torch.Tensor], *, keyword: bool) -> dict[str, torch.Tensor]:
+def gradients(
+    model: PreTrainedModel, passes: list[torch.Tensor], *, keyword: bool
+) -> dict[str, torch.Tensor]:
     """Gradients after forwards of several routes and one backward, when all contexts are closed."""
     model.zero_grad()
     torch.manual_seed(0)

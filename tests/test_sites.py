@@ -96,7 +96,10 @@ def test_all_linear_leaves_the_output_layer_alone():
             {"target_modules": ["query"], "layers_to_transform": [7]},
             r"no module matches 'query' with layers_to_transform=\[7\]",
         ),
-        ({"layers_to_transform": 9}, "no module matches .placement='attention\\+ffn'. with layers_to_transform=9"),
+        (
+            {"layers_to_transform": 9},
+            "no module matches .placement='attention\\+ffn'. with layers_to_transform=9",
+        ),
         ({"exclude_modules": r".*"}, r"no module matches .* with exclude_modules='\.\*'"),
         ({"target_modules": "all-linear", "exclude_modules": r".*"}, "no module matches 'all-linear'"),
         (
@@ -125,7 +128,9 @@ def test_an_unknown_architecture_needs_targets():
                 x = layer(x)
             return self.out(x)
 
-    with pytest.raises(SiteError, match=r"no default sites for the architecture None; give target_modules.*out"):
+    with pytest.raises(
+        SiteError, match=r"no default sites for the architecture None; give target_modules.*out"
+    ):
         sites_of(Net())
     model = get_peft_model(Net(), gw.GraftConfig(tasks=["a", "b"], target_modules=["out"], gates="fixed"))
     with gw.route(model, ["a", "b"]):

@@ -98,7 +98,10 @@ def test_the_settings_of_the_user_are_not_changed():
     first = get_peft_model(tiny(), config)
     gw.set_structure_(first, random_structure(first))
     gw.compact_(first, tasks=["dogs"])
-    assert {**config.to_dict(), "base_model_name_or_path": None} == {**before, "base_model_name_or_path": None}
+    assert {**config.to_dict(), "base_model_name_or_path": None} == {
+        **before,
+        "base_model_name_or_path": None,
+    }
     second = get_peft_model(tiny(num_hidden_layers=3), config)
     assert len(graft_layers(second)) == 6
     assert not graft_layers(second)[0].is_decided("default")
@@ -109,7 +112,12 @@ def test_two_adapters_take_turns():
     spread_gates(model)
     first = outputs(model, graft_rows=ROWS)
     other = gw.GraftConfig(
-        tasks=["only"], pool_size=2, r=1, gates="fixed", target_modules=["query", "output.dense"], init_weights=False
+        tasks=["only"],
+        pool_size=2,
+        r=1,
+        gates="fixed",
+        target_modules=["query", "output.dense"],
+        init_weights=False,
     )
     model.add_adapter("other", other)
     assert torch.equal(outputs(model, graft_rows=ROWS), first)

@@ -91,7 +91,9 @@ def tiny(kind: str = "bert", auto: str = "AutoModel", seed: int = 0, **changes: 
     return model.eval()
 
 
-def grafted(backbone: nn.Module | None = None, *, tasks: list[str] | None = None, **settings: Any) -> PeftModel:
+def grafted(
+    backbone: nn.Module | None = None, *, tasks: list[str] | None = None, **settings: Any
+) -> PeftModel:
     """A graft model whose adapters do something, in evaluation mode."""
     settings = {"pool_size": 3, "r": 2, "budget": 10**6, "init_weights": False, **settings}
     if settings.get("penalty") is not None or settings.get("gates") == "fixed":
@@ -124,7 +126,9 @@ def random_structure(model: nn.Module, share: float = 0.4, seed: int = 3) -> gw.
     generator = torch.Generator().manual_seed(seed)
     full = gw.structure_of(model).to_dict()
     for site in full["sites"].values():
-        site["open"] = (torch.rand(len(full["tasks"]), site["pool_size"], generator=generator) < share).tolist()
+        site["open"] = (
+            torch.rand(len(full["tasks"]), site["pool_size"], generator=generator) < share
+        ).tolist()
     return gw.Structure.from_dict(full)
 
 

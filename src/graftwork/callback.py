@@ -77,6 +77,7 @@ class StructureCallback(TrainerCallback, ExportableState):
             self.search.load(attributes["search_state"])
             self.phases = attributes["phases"]
         else:
+            self.phases = {}
             self.search.begin(self._learning_rates(kwargs["optimizer"], kwargs["lr_scheduler"]))
         self.structure = self.search.structure
 

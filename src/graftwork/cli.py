@@ -1,4 +1,4 @@
-"""The command line: `graftwork fit | evaluate | predict | show | extract`.
+"""The command line: `graftwork fit | evaluate | predict | show | extract | compare`.
 
 Each subcommand is a plain function; its signature and docstring are its options and help. A `GraftworkError`
 prints one line on standard error and exits with code 2.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-__all__ = ["evaluate", "extract", "fit", "main", "predict", "show"]
+__all__ = ["compare", "evaluate", "extract", "fit", "main", "predict", "show"]
 
 
 def fit(
@@ -149,8 +149,45 @@ def extract(
     print(f"{output}: task {task!r}, {stored:,} adapter parameters")
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (fit, evaluate, predict, show, extract)
-_RENAMED = {"as_json": "json"}
+def compare(
+    grid: Path,
+    results: str | None = None,
+    jobs: int = 1,
+    engine: str = "local",
+    set: list[str] | None = None,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+) -> None:
+    """Compare methods on the tasks of a grid: tune each, run each with every seed, one result file per run.
+
+    Args:
+        grid: YAML file.
+        results: Folder of the result files, in place of the grid's.
+        jobs: Runs at a time, each in a process of its own if more than one.
+        engine: Where runs are done, local or ray.
+        set: KEY=VALUE in place of a value of the grid, such as training.epochs=2; may be repeated.
+        dry_run: List the runs and estimate the time they take; run nothing.
+        retry_failed: Do failed runs again.
+    """
+    from graftwork.errors import TrainingError
+    from graftwork.experiments.gridfile import load_grid
+    from graftwork.experiments.runner import compare as run
+
+    overrides = _overrides(set or [])
+    if results is not None:
+        overrides["results"] = results
+    summary = run(
+        load_grid(grid, overrides), jobs=jobs, dry_run=dry_run, retry_failed=retry_failed, engine=engine
+    )
+    if summary.failed and not dry_run:
+        raise TrainingError(
+            f"{len(summary.failed)} runs have failed; the others have their results. Do them again with "
+            "--retry-failed."
+        )
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (fit, evaluate, predict, show, extract, compare)
+_RENAMED = {"as_json": "json", "dry_run": "dry-run", "retry_failed": "retry-failed"}
 """Options whose name would hide a module inside their function."""
 
 

@@ -138,6 +138,8 @@ def compact_(
 
 def _select_tasks(view: GraftView, tasks: Sequence[str]) -> None:
     known = list(view.config.tasks)
+    if isinstance(tasks, str) or not tasks or len(set(tasks)) < len(tasks):
+        raise StructureError(f"tasks={tasks!r} must be a list of different task names, at least one.")
     for task in tasks:
         if task not in known:
             raise StructureError(f"unknown task {task!r}; the model has {', '.join(known)}.")
@@ -149,7 +151,7 @@ def _select_tasks(view: GraftView, tasks: Sequence[str]) -> None:
 
 def _remove(backbone: nn.Module, site: str, layer: GraftLayer, adapter_name: str) -> None:
     if len(layer.pools) > 1:
-        layer.delete_adapter(adapter_name)
+        layer.drop_pool_(adapter_name)
     else:
         parent, _, child = site.rpartition(".")
         setattr(backbone.get_submodule(parent), child, layer.base_layer)

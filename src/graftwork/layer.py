@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +91,14 @@ def site_widths(module: nn.Module, name: str = "") -> tuple[int, int]:
     )
 
 
+class _Mask(NamedTuple):
+    """What is known of a mask without reading its values again, which on a GPU would wait for them."""
+
+    values: Tensor
+    decided: bool
+    all_open: bool
+
+
 class GraftLayer(nn.Module, BaseTunerLayer):
     r"""A site: the base module plus K gated adapters, fused into one bottleneck.
 
@@ -122,8 +131,7 @@ class GraftLayer(nn.Module, BaseTunerLayer):
         self.graft_gate_bias = nn.ParameterDict()
         self.graft_mask = BufferDict(persistent=True)
         self.graft_ratio = BufferDict(persistent=True)
-        self._decided: dict[str, bool] = {}
-        self._all_open: dict[str, bool] = {}
+        self._masks: dict[str, _Mask] = {}
         self.merged_adapters = []
         self._disable_adapters = False
         self.register_load_state_dict_post_hook(GraftLayer._after_load)  # type: ignore[no-untyped-call]
@@ -167,16 +175,19 @@ class GraftLayer(nn.Module, BaseTunerLayer):
 
     def _place(self, adapter_name: str) -> None:
         """Move the pool to the device and floating type of the base module, also if that has no `.weight`."""
-        reference = next((p for p in self.base_layer.parameters() if p.is_floating_point()), None)
-        if reference is None or reference.device.type == "meta":
+        tensors = list(itertools.chain(self.base_layer.parameters(), self.base_layer.buffers()))
+        if not tensors or tensors[0].device.type == "meta":
             return
+        device = tensors[0].device
+        # A quantised base may have integers alone; adapters then keep torch's default type.
+        dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
         for container in (self.graft_down, self.graft_bias, self.graft_up, self.graft_gate_bias):
             if adapter_name in container and container[adapter_name].device.type != "meta":
                 parameter = container[adapter_name]
-                parameter.data = parameter.data.to(device=reference.device, dtype=reference.dtype)
+                parameter.data = parameter.data.to(device=device, dtype=dtype)
         for buffers in (self.graft_mask, self.graft_ratio):
             if adapter_name in buffers and buffers[adapter_name].device.type != "meta":
-                buffers[adapter_name] = buffers[adapter_name].to(reference.device)
+                buffers[adapter_name] = buffers[adapter_name].to(device)
 
     @staticmethod
     def _after_load(layer: nn.Module, _: Any) -> None:
@@ -184,18 +195,23 @@ class GraftLayer(nn.Module, BaseTunerLayer):
         layer._refresh_decided()
 
     def _refresh_decided(self) -> None:
-        """Cache, per pool, whether its mask is decided and whether it is all ones."""
-        masks = {name: mask for name, mask in self.graft_mask.items() if mask.device.type != "meta"}
-        self._decided = {name: name in masks and bool((masks[name] >= 0).all()) for name in self.graft_mask}
-        self._all_open = {name: name in masks and bool((masks[name] == 1).all()) for name in self.graft_mask}
+        """Note, per pool, whether its mask is decided and whether it is all ones."""
+        self._masks = {
+            name: _Mask(mask, False, False)
+            if mask.device.type == "meta"
+            else _Mask(mask, bool((mask >= 0).all()), bool((mask == 1).all()))
+            for name, mask in self.graft_mask.items()
+        }
 
-    def _mask(self, adapter_name: str) -> Tensor:
-        mask: Tensor = self.graft_mask[adapter_name]
-        return mask
+    def _mask(self, adapter_name: str) -> _Mask:
+        # Transformers' `load_adapter` and `.to()` put another tensor in the buffer's place.
+        if self._masks[adapter_name].values is not self.graft_mask[adapter_name]:
+            self._refresh_decided()
+        return self._masks[adapter_name]
 
     def is_decided(self, adapter_name: str) -> bool:
         """True if the gates of the pool are a fixed mask, False while they are learned."""
-        return self._decided[adapter_name]
+        return self._mask(adapter_name).decided
 
     def logits(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
         r"""Logits of the gates, `clip(init + ratio * theta, -bound, bound)` with `d logit / d theta = 1`.
@@ -216,8 +232,8 @@ class GraftLayer(nn.Module, BaseTunerLayer):
 
     def gates(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
         """Gates of all tasks: the mask once decided, else drawn (training) or deterministic (evaluation)."""
-        if self._decided[adapter_name]:
-            return self._mask(adapter_name)
+        if self.is_decided(adapter_name):
+            return self._mask(adapter_name).values
         family = self.pools[adapter_name].family
         logits = self.logits(adapter_name)
         if not self.training:
@@ -228,8 +244,8 @@ class GraftLayer(nn.Module, BaseTunerLayer):
 
     def prob_open(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
         """Probability that each gate is open, differentiable; the mask once it is decided."""
-        if self._decided[adapter_name]:
-            return self._mask(adapter_name)
+        if self.is_decided(adapter_name):
+            return self._mask(adapter_name).values
         return self.pools[adapter_name].family.prob_open(self.logits(adapter_name))
 
     def strength(self, adapter_name: str) -> Float[Tensor, " adapters"]:
@@ -317,7 +333,7 @@ class GraftLayer(nn.Module, BaseTunerLayer):
         hidden = F.linear(x.to(down.dtype), down, self.graft_bias[name])
         hidden = _ACTIVATIONS[pool.activation](hidden)
         rows = self._rows(pool, x)
-        if not self._all_open[name]:
+        if not self._mask(name).all_open:
             hidden = hidden * self._row_gates(name, rows, x.dim()).to(hidden.dtype)
         return F.linear(hidden, self.graft_up[name])
 
@@ -357,6 +373,13 @@ class GraftLayer(nn.Module, BaseTunerLayer):
         """Remove one pool; PEFT's method forgets the cache of decided masks."""
         super().delete_adapter(adapter_name)
         self._refresh_decided()
+
+    def drop_pool_(self, adapter_name: str) -> None:
+        """Remove one pool of several, while the adapter lives on at other sites and stays the active one."""
+        active = self.active_adapters
+        self.set_adapter([name for name in active if name != adapter_name])
+        self.delete_adapter(adapter_name)
+        self._active_adapter = active
 
     def __getattr__(self, name: str) -> Any:
         """Attributes that the backbone reads from a wrapped block, such as `attention_type`."""

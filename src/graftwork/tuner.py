@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -37,7 +38,10 @@ class GraftModel(BaseTuner):
         """
         if "_graft_router" not in model.__dict__:
             Router().attach(model)
-        config = _graft_config(self.peft_config[adapter_name])
+        # A copy: sites, and later the structure, are those of this model, while users keep their settings to
+        # wrap another.
+        config = copy.copy(_graft_config(self.peft_config[adapter_name]))
+        self.peft_config[adapter_name] = config
         sites = resolve_sites(model, config)
         config.resolved_sites = frozenset(sites)
         if sites:
