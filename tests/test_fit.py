@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import AutoModel
 
 import graftwork as gw
+from graftwork.errors import TrainingError
 from graftwork.fit import Interrupted, fit, work_folder
 from graftwork.interrupt import InterruptCallback
 from graftwork.persist import load_model
@@ -128,6 +129,11 @@ def test_interrupted_run_resumes_to_the_same_model(
         with pytest.raises(Interrupted, match=rf"step {stop_at} of 54; .*--resume"):
             fit(recipe, console=Console(quiet=True))
     assert not Path(recipe.output).exists()
+    with pytest.raises(TrainingError, match="unfinished run"):
+        fit(recipe, console=Console(quiet=True))
+    changed = load_recipe(folder / "recipe.yaml", {"output": recipe.output, "training.epochs": 4})
+    with pytest.raises(TrainingError, match="another recipe"):
+        fit(changed, resume=True, console=Console(quiet=True))
     fit(recipe, resume=True, console=Console(quiet=True))
     for name in ("adapter_model.safetensors", "heads.safetensors"):
         assert (Path(recipe.output) / name).read_bytes() == (folder / "out" / name).read_bytes()

@@ -65,7 +65,7 @@ def fit(
     console = console or Console()
     output = Path(recipe.output).expanduser()
     check_target(output, overwrite=overwrite)
-    checkpoint = _find_checkpoint(recipe, resume=resume)
+    checkpoint = _find_checkpoint(recipe, resume=resume, overwrite=overwrite)
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"), console.status("reading and tokenising the tasks"):
         prepared = prepare(
@@ -76,6 +76,7 @@ def fit(
     with _timed(seconds, "baselines"), model.backbone.disable_adapter():  # type: ignore[operator]
         baselines = _baselines(recipe, prepared, console)
     trainer, interrupt = _make_trainer(recipe, model, prepared)
+    _open_work_folder(recipe, resume=resume)
     with interrupt.listening(), warnings.catch_warnings():
         # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -125,14 +126,34 @@ class _timed:
         self.seconds[self.name] = time.perf_counter() - self.start
 
 
-def _find_checkpoint(recipe: Recipe, *, resume: bool) -> str | None:
+def _find_checkpoint(recipe: Recipe, *, resume: bool, overwrite: bool) -> str | None:
+    """The checkpoint to go on from, or None to start; nothing is written yet."""
     folder = work_folder(recipe)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if not resume:
+        if folder.exists() and not overwrite:
+            raise TrainingError(
+                f"an unfinished run is in {folder}; pass --resume to go on with it, or --overwrite to start "
+                "anew."
+            )
         return None
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if last is None:
         raise TrainingError(f"nothing to resume: there is no checkpoint in {folder}; run without --resume.")
+    saved = folder / FILES.recipe
+    if saved.is_file() and saved.read_text(encoding="utf-8") != recipe_to_yaml(recipe):
+        raise TrainingError(
+            f"the unfinished run in {folder} has another recipe (its {FILES.recipe}); resume with that one, "
+            "or pass --overwrite to start anew."
+        )
     return str(last)
+
+
+def _open_work_folder(recipe: Recipe, *, resume: bool) -> None:
+    folder = work_folder(recipe)
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILES.recipe).write_text(recipe_to_yaml(recipe), encoding="utf-8")
 
 
 def _build(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:

@@ -15,6 +15,7 @@ from graftwork.errors import ConfigError, DataError
 from graftwork.evaluate import Pooling, pool
 from graftwork.routing import ROWS_KEYWORD, find_router
 from graftwork.tasks import TaskHead
+from graftwork.view import graft_view
 
 __all__ = ["MultiTaskModel", "TaskHeads", "hidden_width"]
 
@@ -106,6 +107,9 @@ class MultiTaskModel(nn.Module):
         heads: the tasks, in the order of the graft adapter's tasks.
         pooling: how the positions of a row become one vector.
         dropout: on that vector.
+
+    Raises:
+        ConfigError: the heads are not those of the graft adapter's tasks, or the backbone's width is unknown.
     """
 
     def __init__(
@@ -122,6 +126,8 @@ class MultiTaskModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.heads = TaskHeads(heads, hidden_width(backbone))
         self.routed = find_router(backbone) is not None
+        if self.routed:
+            _check_order([head.name for head in heads], graft_view(backbone).config.tasks)
 
     def forward(
         self,
@@ -165,6 +171,19 @@ class MultiTaskModel(nn.Module):
         logits = self.heads(pooled.to(self.heads.weight.dtype), graft_rows)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute the backbone's activations in the backward pass; Trainer asks for it by this name."""
+        self.backbone.activation_checkpointing_enable(**kwargs)  # type: ignore[operator]
+
+
+def _check_order(heads: list[str], tasks: list[str]) -> None:
+    """Rows carry one index for both head and gates; only an adapter of a single task serves any heads."""
+    if len(tasks) > 1 and heads != tasks:
+        raise ConfigError(
+            f"the heads are for {', '.join(heads)}, the adapter for {', '.join(tasks)}; give the same tasks "
+            "in the same order."
+        )
 
 
 def hidden_width(backbone: nn.Module) -> int:

@@ -116,5 +116,5 @@ def remove_default_output(trainer: Trainer) -> None:
 
 def split_scores(trainer: Trainer, tokens: Dataset, split: str, tasks: Sequence[str]) -> dict[str, float]:
     """Score of every task on one split, by the trainer's model as it is now."""
-    metrics = trainer.predict(tokens, metric_key_prefix=split).metrics or {}  # type: ignore[arg-type]
+    metrics = trainer.predict(tokens, metric_key_prefix=split).metrics or {}
     return {name: float(metrics[f"{split}_{name}"]) for name in tasks}

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_multitask import HEADS
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from toys import VOCABULARY, grafted, random_structure, tiny, tokens
+from transformers import PreTrainedTokenizerFast
+
+import graftwork as gw
+from graftwork.errors import CheckpointError, DataError, GraftworkError, RecipeError
+from graftwork.multitask import MultiTaskModel
+from graftwork.persist import (
+    FILES,
+    load_backbone,
+    load_model,
+    load_weights,
+    read_structure,
+    read_tasks,
+    save_model,
+    staged_folder,
+)
+
+ROWS = torch.tensor([0, 1, 2, 0])
+
+
+def save_backbone(folder: Path, **changes) -> Path:
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tiny(**changes).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    return save_backbone(tmp_path / "backbone")
+
+
+def make_model(stage: str = "compact") -> MultiTaskModel:
+    adapted = grafted()
+    if stage != "learning":
+        gw.set_structure_(
+            adapted,
+            gw.Structure(tuple(h.name for h in HEADS), {}) if stage == "empty" else random_structure(adapted),
+        )
+        if stage != "discretised":
+            gw.compact_(adapted)
+    torch.manual_seed(5)
+    return MultiTaskModel(adapted, HEADS, pooling="cls").eval()
+
+
+@torch.no_grad()
+def logits(model: MultiTaskModel) -> torch.Tensor:
+    return model(input_ids=tokens(), graft_rows=ROWS).logits
+
+
+@pytest.fixture
+def saved(tmp_path, backbone):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(make_model(), folder, backbone_name=str(backbone))
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["learning", "discretised", "compact", "empty"])
+def test_round_trip_is_bit_equal(tmp_path, backbone, stage):
+    model = make_model(stage)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(model, folder, backbone_name=str(backbone))
+    loaded, tokenizer = load_model(folder)
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.pooling == "cls"
+    assert loaded.heads.heads == HEADS
+    assert not loaded.training
+    assert tokenizer("w3 w4")["input_ids"] == [3, 4]
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors", ".md"}
+
+
+def test_the_backbone_may_have_moved(saved, backbone, tmp_path):
+    expected = logits(load_model(saved)[0])
+    moved = backbone.rename(tmp_path / "moved")
+    with pytest.raises(RecipeError, match="backbone"):
+        load_model(saved)
+    assert torch.equal(logits(load_model(saved, backbone=str(moved))[0]), expected)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def drop_tensor(path: Path) -> None:
+    tensors = load_file(path)
+    del tensors[next(iter(tensors))]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def edit(**changes):
+    def change(path: Path) -> None:
+        data = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({name: value for name, value in data.items() if value != "gone"}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        (FILES.adapter_weights, truncate, "damaged or truncated safetensors"),
+        (
+            FILES.adapter_weights,
+            Path.unlink,
+            r"adapter_model.safetensors is missing; the folder is not a complete",
+        ),
+        (FILES.adapter_weights, lambda path: path.write_bytes(b""), "damaged or truncated safetensors"),
+        (FILES.adapter_weights, drop_tensor, "lacks 1 tensor"),
+        (FILES.heads, truncate, "damaged or truncated safetensors"),
+        (FILES.heads, Path.unlink, "heads.safetensors"),
+        (FILES.heads, drop_tensor, "of the head of task"),
+        (FILES.adapter_config, Path.unlink, "adapter_config.json"),
+        (FILES.adapter_config, lambda path: path.write_text("{"), "cannot be read"),
+        (FILES.adapter_config, edit(tasks=["cats"]), "do not belong together"),
+        (FILES.adapter_config, edit(tasks=["dogs", "cats", "birds"]), "the heads are for cats, dogs, birds"),
+        (FILES.adapter_config, edit(activation="gelo"), "did you mean 'gelu'"),
+        (FILES.tasks, Path.unlink, "is not a model saved by `graftwork fit`: it has no tasks.json"),
+        (FILES.tasks, truncate, "tasks.json is damaged: JSONDecodeError"),
+        (
+            FILES.tasks,
+            lambda path: path.write_bytes(b"\xff\xfe"),
+            "tasks.json is damaged: UnicodeDecodeError",
+        ),
+        (FILES.tasks, lambda path: path.write_text("[]"), "tasks.json is damaged"),
+        (FILES.tasks, edit(format=9), "has format 9; this version reads 1"),
+        (FILES.tasks, edit(model="gone"), "tasks.json is damaged"),
+        (FILES.tasks, edit(backbone="gone"), "tasks.json is damaged"),
+        (FILES.tasks, edit(pooling="gone"), "tasks.json is damaged"),
+        (FILES.tasks, edit(pooling="max"), "tasks.json is damaged"),
+        (FILES.tasks, edit(tasks=[]), "tasks.json is damaged"),
+        (FILES.tasks, edit(tasks=[{"name": "cats"}]), "the saved head of task 'cats' does not fit"),
+        (FILES.tasks, edit(tasks=["cats"]), "tasks.json is damaged"),
+    ],
+)
+def test_damage_is_one_clear_line(saved, file, damage, message):
+    damage(saved / file)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 32}, "was trained on a backbone with .*16.*32"),
+        ({"kind": "roberta"}, "was trained on a backbone with .*bert.*roberta"),
+        ({"num_hidden_layers": 1}, "does not fit the backbone: the structure names .* sites"),
+    ],
+)
+def test_another_backbone_is_refused(saved, tmp_path, changes, message):
+    other = save_backbone(tmp_path / "other", **changes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(saved, backbone=str(other))
+    assert "\n" not in str(caught.value)
+
+
+def test_another_width_inside_the_backbone_is_refused(tmp_path):
+    adapted = grafted(target_modules=["intermediate.dense"])
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(MultiTaskModel(adapted, HEADS), folder, backbone_name="x")
+    other = save_backbone(tmp_path / "other", intermediate_size=48)
+    with pytest.raises(CheckpointError, match="does not fit the backbone: .*size mismatch") as caught:
+        load_model(folder, backbone=str(other))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_a_checkpoint_go_into_a_model_of_the_same_shape(tmp_path, saved):
+    first = make_model("discretised")
+    save_model(first, tmp_path, backbone_name="x")
+    second = make_model("learning")
+    load_weights(second, tmp_path)
+    assert torch.equal(logits(second), logits(first))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_weights(make_model("learning"), saved)
+    truncate(saved / FILES.heads)
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_weights(make_model(), saved)
+
+
+def test_structures_and_tasks_are_read_alone(saved):
+    assert read_tasks(saved)["tasks"] == list(HEADS)
+    with pytest.raises(CheckpointError, match=r"it has no structure.json"):
+        read_structure(saved)
+    structure = random_structure(grafted())
+    (saved / FILES.structure).write_text(structure.to_json())
+    assert read_structure(saved) == structure
+    truncate(saved / FILES.structure)
+    with pytest.raises(CheckpointError, match=r"structure.json is damaged: a structure must be JSON"):
+        read_structure(saved)
+
+
+def test_backbones_that_cannot_be_read(tmp_path, backbone):
+    with pytest.raises(RecipeError, match="model"):
+        load_backbone(str(tmp_path / "nowhere"))
+    truncate(backbone / "model.safetensors")
+    with pytest.raises(RecipeError, match="cannot be loaded") as caught:
+        load_backbone(str(backbone))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_staged_folder_takes_its_place_only_if_all_went_well(tmp_path):
+    target = tmp_path / "sub" / "out"
+    with pytest.raises(ZeroDivisionError), staged_folder(target) as staged:
+        (staged / "a").write_text("1")
+        raise ZeroDivisionError
+    assert list(target.parent.iterdir()) == []
+    with staged_folder(target) as staged:
+        (staged / "a").write_text("1")
+    with pytest.raises(DataError, match="exists; choose another, or pass --overwrite"), staged_folder(target):
+        pass
+    with pytest.raises(ZeroDivisionError), staged_folder(target, overwrite=True):
+        raise ZeroDivisionError
+    assert (target / "a").read_text() == "1"
+    with staged_folder(target, overwrite=True) as staged:
+        (staged / "b").write_text("2")
+    assert [path.name for path in target.iterdir()] == ["b"]
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    with pytest.raises(GraftworkError, match="is a file; name a folder"), staged_folder(target / "b"):
+        pass
