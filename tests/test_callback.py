@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from toys import graft_layers, grafted, outputs, tiny, tokens
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import graftwork as gw
 from graftwork.errors import ConfigError, TrainingError
+from toys import graft_layers, grafted, outputs, tiny, tokens
 
 TASKS = ["cats", "dogs"]
 ADAPTER = 66

@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import TASKS, graft_layers, grafted, outputs, random_structure, spread_gates, tiny
 from transformers import BertModel
 
 import graftwork as gw
 from graftwork.errors import ConfigError, StructureError
+from toys import TASKS, graft_layers, grafted, outputs, random_structure, spread_gates, tiny
 
 ROWS = torch.tensor([2, 0, 1, 1])
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from peft import get_peft_model
 from torch import nn
-from toys import TASKS, graft_layers, grafted, outputs, random_structure, spread_gates, tiny, tokens
 
 import graftwork as gw
 from graftwork.errors import RoutingError, SiteError, StructureError
 from graftwork.layer import site_widths
+from toys import TASKS, graft_layers, grafted, outputs, random_structure, spread_gates, tiny, tokens
 
 
 class Branch(nn.Module):
@@ -106,7 +106,7 @@ def test_frozen_weights_never_change():
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(3):
-        with gw.route(model, TASKS + ["cats"]):
+        with gw.route(model, [*TASKS, "cats"]):
             model(input_ids=tokens())[0].square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -122,7 +122,7 @@ def test_whole_blocks_as_sites(kind, position):
     extra = {"decoder_input_ids": tokens(length=3)} if kind == "t5" else {}
     expected = outputs(backbone, **extra)
     model = grafted(backbone, placement="block", position=position)
-    with gw.route(model, TASKS + ["cats"]):
+    with gw.route(model, [*TASKS, "cats"]):
         mixed = outputs(model, **extra)
     with gw.route(model, "dogs"):
         dogs = outputs(model, **extra)
@@ -183,7 +183,7 @@ def test_a_mask_of_another_shape_is_refused():
 def test_decided_gates_do_not_depend_on_the_mode():
     model = grafted()
     gw.set_structure_(model, random_structure(model))
-    with gw.route(model, TASKS + ["dogs"]):
+    with gw.route(model, [*TASKS, "dogs"]):
         assert torch.equal(outputs(model.train()), outputs(model.eval()))
 
 
@@ -198,5 +198,5 @@ def test_a_replica_of_data_parallel_is_refused():
     model = grafted()
     for layer in graft_layers(model):
         layer._is_replica = True
-    with gw.route(model, "cats"), pytest.raises(RoutingError, match="nn.DataParallel splits the batch"):
+    with gw.route(model, "cats"), pytest.raises(RoutingError, match=r"nn\.DataParallel splits the batch"):
         outputs(model)

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import TASKS, graft_layers, grafted, spread_gates, tiny, tokens
 from torch import nn
 
-from graftwork.errors import ConfigError, DataError
+from graftwork.errors import CheckpointError, ConfigError, DataError
 from graftwork.multitask import MultiTaskModel, TaskHeads, hidden_width
 from graftwork.tasks import TaskHead
+from toys import TASKS, graft_layers, grafted, spread_gates, tiny, tokens
 
 HEADS = (
     TaskHead("cats", ("text",), "label", "classification", "accuracy", ("a", "b")),
@@ -75,10 +75,10 @@ def test_heads_round_trip_without_padding():
     other.load(tensors)
     assert torch.equal(other.weight, heads.weight)
     with pytest.raises(
-        DataError, match=r"weight of the head of task 'birds' is \(2, 5\); \(3, 5\) is needed"
+        CheckpointError, match=r"weight of the head of task 'birds' is \(2, 5\); \(3, 5\) is needed"
     ):
         other.load({**tensors, "birds.weight": torch.zeros(2, 5)})
-    with pytest.raises(DataError, match="bias of the head of task 'cats' is none"):
+    with pytest.raises(CheckpointError, match="bias of the head of task 'cats' is none"):
         other.load({name: value for name, value in tensors.items() if name != "cats.bias"})
 
 

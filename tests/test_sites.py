@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import get_peft_model
-from toys import VOCABULARY, graft_layers, tiny, tokens
 from torch import nn
 
 import graftwork as gw
 from graftwork.errors import SiteError
 from graftwork.sites import DEFAULT_SITES, resolve_sites
+from toys import VOCABULARY, graft_layers, tiny, tokens
 
 PLACEMENTS = ("attention+ffn", "attention", "ffn", "block")
 ENCODER_DECODER = {"attention+ffn": 10, "attention": 6, "ffn": 4, "block": 4}

@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from toys import graft_layers, grafted, random_structure, spread_gates
 
 import graftwork as gw
 from graftwork.errors import ConfigError
 from graftwork.sparsity import BudgetControl, PenaltyControl, Schedule, expected_size, pool_parameters
 from graftwork.view import graft_view
+from toys import graft_layers, grafted, random_structure, spread_gates
 
 
 def view_of(**settings):

@@ -124,6 +124,18 @@ def test_gates_of_stored_adapters_cost_nothing():
     assert structure.sites["s"].open == ((True, False), (True, False))
 
 
+def test_a_generous_budget_does_not_open_gates_a_task_has_closed():
+    site = SiteScores(2, 10, ((0.9, 0.02), (0.05, 0.03)), (1.0, 1.0))
+    chosen = choose_structure(("a", "b"), {"s": site}, 1000)
+    assert chosen.sites["s"].open == ((True, True), (False, True))
+
+
+def test_gates_shrunk_all_alike_keep_their_proportions():
+    site = SiteScores(2, 10, ((0.2, 0.01), (0.15, 0.02)), (1.0, 1.0))
+    chosen = choose_structure(("a", "b"), {"s": site}, 10)
+    assert chosen.sites["s"].open == ((True, False), (True, False))
+
+
 def test_without_a_budget_gates_of_at_least_a_half_open():
     site = SiteScores(2, 10, ((0.5, 0.49), (0.0, 1.0)), (1.0, 1.0))
     assert choose_structure(("x", "y"), {"s": site}, None).sites["s"].open == ((True, False), (False, True))
@@ -138,7 +150,8 @@ def test_without_a_budget_gates_of_at_least_a_half_open():
         ('{"format": 1, "tasks": ["a"]}', "not a structure: KeyError at 'sites'"),
         ('{"format": 1, "tasks": ["a"], "sites": []}', "not a structure: AttributeError"),
         (
-            '{"format": 1, "tasks": ["a"], "sites": {"s": {"pool_size": 2, "r": 1, "cost": 1, "open": [[1]]}}}',
+            '{"format": 1, "tasks": ["a"], '
+            '"sites": {"s": {"pool_size": 2, "r": 1, "cost": 1, "open": [[1]]}}}',
             "a pool of 2 has a row of 1",
         ),
         (
@@ -146,7 +159,8 @@ def test_without_a_budget_gates_of_at_least_a_half_open():
             "gates for 0 tasks, but the structure names 1",
         ),
         (
-            '{"format": 1, "tasks": ["a"], "sites": {"s": {"pool_size": 1, "r": -1, "cost": 1, "open": [[1]]}}}',
+            '{"format": 1, "tasks": ["a"], '
+            '"sites": {"s": {"pool_size": 1, "r": -1, "cost": 1, "open": [[1]]}}}',
             "r=-1 of a site must be a whole number",
         ),
     ],

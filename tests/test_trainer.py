@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from test_multitask import HEADS
-from toys import grafted, tokens
 from transformers import EvalPrediction, TrainingArguments
 
 import graftwork as gw
 from graftwork.multitask import MultiTaskModel
 from graftwork.persist import FILES
 from graftwork.trainer import MultiTaskTrainer, suite_scores
+from test_multitask import HEADS
+from toys import grafted, tokens
 
 
 def rows(count: int = 48) -> Dataset:

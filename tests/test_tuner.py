@@ -6,10 +6,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
-from toys import TASKS, graft_layers, grafted, outputs, random_structure, spread_gates, tiny, tokens
 
 import graftwork as gw
 from graftwork.errors import CheckpointError
+from toys import TASKS, graft_layers, grafted, outputs, random_structure, spread_gates, tiny, tokens
 
 ROWS = torch.tensor([0, 2, 1, 2])
 
@@ -79,7 +79,7 @@ def test_a_compact_file_is_small_and_plain(tmp_path):
     assert config["peft_type"] == "GRAFT"
     assert set(config["target_modules"]) == set(structure.sites) == set(config["structure"]["sites"])
     with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
-        count = sum(file.get_tensor(name).numel() for name in file.keys() if "graft_mask" not in name)  # noqa: SIM118
+        count = sum(file.get_tensor(name).numel() for name in file.keys() if "graft_mask" not in name)
     assert count == structure.parameters()
 
 
@@ -169,7 +169,7 @@ def test_an_adapter_beside_lora():
 
 
 def test_unload_gives_back_the_backbone():
-    model, rows = prepare("learning")
+    model, _rows = prepare("learning")
     with model.disable_adapter():
         expected = outputs(model)
     backbone = model.unload()

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from toys import graft_layers, grafted, tiny
 from torch import nn
 
 import graftwork as gw
 from graftwork.errors import ConfigError, StructureError
 from graftwork.view import backbone_parameters, budget_parameters, graft_view
+from toys import graft_layers, grafted, tiny
 
 
 def count(model) -> int:

@@ -1,4 +1,4 @@
-"""The command line: `graftwork fit | evaluate | predict | show | extract | compare`.
+"""The command line: `graftwork fit | evaluate | predict | show | extract | compare | report`.
 
 Each subcommand is a plain function; its signature and docstring are its options and help. A `GraftworkError`
 prints one line on standard error and exits with code 2.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-__all__ = ["compare", "evaluate", "extract", "fit", "main", "predict", "show"]
+__all__ = ["compare", "evaluate", "extract", "fit", "main", "predict", "report", "show"]
 
 
 def fit(
@@ -186,7 +186,21 @@ def compare(
         )
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (fit, evaluate, predict, show, extract, compare)
+def report(results: Path, output: Path, reference: str | None = None) -> None:
+    """Write a page, Markdown tables and figures from the result files of `graftwork compare` alone.
+
+    Args:
+        results: Folder of result files.
+        output: Folder to write; an older report in it is replaced.
+        reference: Method that differences are taken from; default lora if there, else the first by name.
+    """
+    from graftwork.experiments.report import report as run
+
+    run(results, output, reference=reference)
+    print(f"{output / 'index.html'}")
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (fit, evaluate, predict, show, extract, compare, report)
 _RENAMED = {"as_json": "json", "dry_run": "dry-run", "retry_failed": "retry-failed"}
 """Options whose name would hide a module inside their function."""
 
@@ -239,7 +253,10 @@ def _parser() -> ArgumentParser:
         epilog = _recipe_settings() if command is fit else None
         one = ArgumentParser(description=summary, epilog=epilog)
         flags = [name for name, p in inspect.signature(command).parameters.items() if p.default is False]
-        one.add_function_arguments(command, as_positional=True, skip={*flags, "set"})
+        short = {"output"} if command is report else set()
+        one.add_function_arguments(command, as_positional=True, skip={*flags, *short, "set"})
+        if short:
+            one.add_argument("-o", "--output", type=Path, required=True, help=help_of["output"])
         if "set" in help_of:
             one.add_argument("--set", action="append", metavar="KEY=VALUE", help=help_of["set"])
         for flag in flags:

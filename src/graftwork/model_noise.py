@@ -207,7 +207,7 @@ def _damaged_gates(
     def refresh_decided() -> None:
         refresh()
         # A layer whose gates are all ones does not ask for them.
-        layer._all_open[name] = False
+        layer._masks[name] = layer._masks[name]._replace(all_open=False)
 
     outer = {key: layer.__dict__.get(key) for key in ("gates", "_refresh_decided")}
     layer.__dict__.update(gates=damaged_gates, _refresh_decided=refresh_decided)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from graftwork.errors import ConfigError, DataError
+from graftwork.errors import CheckpointError, ConfigError, DataError
 from graftwork.evaluate import Pooling, pool
 from graftwork.routing import ROWS_KEYWORD, find_router
 from graftwork.tasks import TaskHead
@@ -83,7 +83,7 @@ class TaskHeads(nn.Module):
         """Take over what `export` returned.
 
         Raises:
-            DataError: a head is missing or has another shape.
+            CheckpointError: a head is missing or has another shape.
         """
         for index, head in enumerate(self.heads):
             for name, target in (("weight", self.weight), ("bias", self.bias)):
@@ -91,7 +91,7 @@ class TaskHeads(nn.Module):
                 place = target[index, : head.size]
                 if found is None or found.shape != place.shape:
                     shape = "none" if found is None else tuple(found.shape)
-                    raise DataError(
+                    raise CheckpointError(
                         f"the saved {name} of the head of task {head.name!r} is {shape}; "
                         f"{tuple(place.shape)} is needed."
                     )

@@ -10,27 +10,30 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from graftwork.errors import (
     CheckpointError,
+    ConfigError,
     DataError,
     GraftworkError,
     RecipeError,
     SiteError,
     StructureError,
 )
+from graftwork.evaluate import Pooling
 from graftwork.sources import locate
 from graftwork.structure import Structure
 from graftwork.tasks import TaskHead
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.multitask import MultiTaskModel
@@ -175,9 +178,16 @@ def read_tasks(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
             raise CheckpointError(f"{path} has format {found['format']!r}; this version reads {FORMAT}.")
-        return {**found, "tasks": [TaskHead.from_dict(head) for head in found["tasks"]]}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        heads = [TaskHead.from_dict(head) for head in found["tasks"]]
+        described = {**{key: found[key] for key in ("model", "backbone", "pooling")}, "tasks": heads}
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+    if not heads or described["pooling"] not in get_args(Pooling):
+        raise CheckpointError(
+            f"{path} is damaged: it has {len(heads)} tasks and the pooling {described['pooling']!r}; at "
+            f"least one task and one of {', '.join(get_args(Pooling))} are needed."
+        )
+    return described
 
 
 def load_model(
@@ -193,6 +203,7 @@ def load_model(
         CheckpointError: files are missing, damaged, or belong to another backbone.
     """
     from peft import PeftConfig, PeftModel
+    from safetensors.torch import load_file
 
     from graftwork.multitask import MultiTaskModel
 
@@ -207,7 +218,11 @@ def load_model(
     with _as_checkpoint_error(folder):
         _read_header(folder / FILES.adapter_weights)
         config = PeftConfig.from_pretrained(str(folder))
-        peft_model: PeftModel = PeftModel.from_pretrained(base, str(folder), config=config)
+        with warnings.catch_warnings():
+            # PEFT warns of tensors it does not find, and leaves them random.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            peft_model: PeftModel = PeftModel.from_pretrained(base, str(folder), config=config)
+        _check_complete(peft_model, load_file(folder / FILES.adapter_weights))
         model = MultiTaskModel(peft_model, described["tasks"], pooling=described["pooling"])
         load_heads(model, folder)
     return model.eval(), tokenizer
@@ -248,8 +263,27 @@ def load_weights(model: MultiTaskModel, folder: Path) -> None:
 
     with _as_checkpoint_error(folder):
         _read_header(folder / FILES.adapter_weights)
-        set_peft_model_state_dict(model.backbone, load_file(folder / FILES.adapter_weights))
+        tensors = load_file(folder / FILES.adapter_weights)
+        _check_complete(model.backbone, tensors)
+        set_peft_model_state_dict(model.backbone, tensors)
         load_heads(model, folder)
+
+
+def _check_complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a file with other tensors than the adapter has; PEFT would skip them.
+
+    Raises:
+        CheckpointError: a tensor is missing, or one too many.
+    """
+    from peft import get_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    for what, names in (("lacks", wanted - tensors.keys()), ("has", tensors.keys() - wanted)):
+        if names:
+            raise CheckpointError(
+                f"{FILES.adapter_weights} does not fit the adapter: it {what} {len(names)} "
+                f"tensor{'s' * (len(names) > 1)}, such as {min(names)}."
+            )
 
 
 def _read_header(path: Path) -> None:
@@ -273,6 +307,8 @@ def _as_checkpoint_error(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"{folder} holds a damaged or truncated safetensors file: {error}.") from error
     except SiteError as error:
         raise CheckpointError(f"{folder} does not fit the backbone: {error}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} cannot be used: {error}") from error
     except (CheckpointError, GraftworkError):
         raise
     except RuntimeError as error:

@@ -200,9 +200,9 @@ class _Frame(dict[Router, Route]):
 class _RoutedGenerate:
     """`generate` of a backbone for rows of several tasks.
 
-    It takes `graft_rows`, which `generate` would refuse. Beams and returned sequences repeat every row in place; only
-    here the route is stretched with them. It sits on the backbone, because some classes of PEFT, and Transformers' own
-    `load_adapter`, call the backbone's method without asking the tuner.
+    It takes `graft_rows`, which `generate` would refuse. Beams and returned sequences repeat every row in
+    place; only here the route is stretched with them. It sits on the backbone, because a `PeftModel` without
+    task type, and models adapted by Transformers' own `load_adapter`, never ask the tuner.
     """
 
     def __init__(self, backbone: nn.Module, router: Router) -> None:
@@ -210,12 +210,12 @@ class _RoutedGenerate:
         self.router = router
 
     def __call__(self, *args: Any, graft_rows: Tensor | None = None, **kwargs: Any) -> Any:
-        generate = getattr(type(self.backbone), "generate")
+        kind: Any = type(self.backbone)
         current = Route(graft_rows) if graft_rows is not None else self.router.current()
         if current is None:
-            return generate(self.backbone, *args, **kwargs)
+            return kind.generate(self.backbone, *args, **kwargs)
         with self.router.using(Route(current.tasks, expand=True)):
-            return generate(self.backbone, *args, **kwargs)
+            return kind.generate(self.backbone, *args, **kwargs)
 
 
 class _InContext:

@@ -6,7 +6,7 @@ Nothing here knows a model: a structure can be printed, compared, drawn, saved a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,13 +205,15 @@ class SiteScores:
 def choose_structure(
     tasks: tuple[str, ...], sites: Mapping[str, SiteScores], budget: int | None
 ) -> Structure:
-    """Discretise gates by ranking.
+    """Discretise gates: choose the adapters that are stored, then the tasks that use them.
 
-    With a budget, the gates (t, s, k) are taken in the order of P(open), rounded to 3 decimals, ties by
-    strength, never by the site's place. A gate whose adapter is not stored yet is opened if the adapter still
-    fits; a gate whose adapter is stored costs nothing and is opened if it came before the budget was used up
-    or is at least 0.5. The stored parameters never exceed the budget and no further adapter fits. Without a
-    budget, gates of at least 0.5 open.
+    With a budget, adapters are taken in the order of their keenest task's P(open), rounded to 3 decimals, ties
+    by strength, never by the site's place, as long as they fit; the stored parameters never exceed the
+    budget and no further adapter fits. Without one, adapters whose keenest task has a P(open) of at least
+    0.5 are taken.
+
+    A task uses a stored adapter if its P(open) is at least half of the keenest task's: sharing is free, and
+    gates that a penalty has shrunk all alike keep their proportions.
 
     Args:
         tasks: task names.
@@ -221,50 +223,47 @@ def choose_structure(
     Raises:
         StructureError: not even one adapter fits the budget.
     """
-    open_gates: dict[str, list[list[bool]]] = {
-        name: [[False] * len(site.strength) for _ in tasks] for name, site in sites.items()
+    keenest = {
+        name: [max(column) for column in zip(*site.prob_open, strict=True)] for name, site in sites.items()
     }
-    if budget is None:
-        for name, site in sites.items():
-            open_gates[name] = [[p >= 0.5 for p in row] for row in site.prob_open]
-        return _build(tasks, sites, open_gates)
-    if sites and budget < min(site.cost for site in sites.values()):
-        raise StructureError(
-            f"the budget of {budget:,} parameters is smaller than one adapter "
-            f"({min(site.cost for site in sites.values()):,}); raise the budget or lower r."
-        )
-    candidates = sorted(
-        (
-            (-round(p, 3), -site.strength[k], name, t, k)
-            for name, site in sites.items()
-            for t, row in enumerate(site.prob_open)
-            for k, p in enumerate(row)
-        ),
-        key=lambda gate: gate[:2],
+    ranked = sorted(
+        ((name, k) for name, site in sites.items() for k in range(len(site.strength))),
+        key=lambda place: (-round(keenest[place[0]][place[1]], 3), -sites[place[0]].strength[place[1]]),
     )
-    stored: set[tuple[str, int]] = set()
-    left = budget
-    full = False
-    for negative, _, name, t, k in candidates:
-        if (name, k) not in stored:
-            if sites[name].cost > left:
-                full = True
-                continue
-            stored.add((name, k))
-            left -= sites[name].cost
-        elif full and -negative < 0.5:
-            continue
-        open_gates[name][t][k] = True
-    return _build(tasks, sites, open_gates)
-
-
-def _build(
-    tasks: tuple[str, ...], sites: Mapping[str, SiteScores], open_gates: Mapping[str, list[list[bool]]]
-) -> Structure:
+    if budget is None:
+        stored = {(name, k) for name, k in ranked if keenest[name][k] >= 0.5}
+    else:
+        stored = _fill(ranked, sites, budget)
     return Structure(
         tasks,
         {
-            name: SiteStructure(len(site.strength), site.r, site.cost, tuple(map(tuple, open_gates[name])))
+            name: SiteStructure(
+                len(site.strength),
+                site.r,
+                site.cost,
+                tuple(
+                    tuple((name, k) in stored and p >= 0.5 * keenest[name][k] for k, p in enumerate(row))
+                    for row in site.prob_open
+                ),
+            )
             for name, site in sites.items()
         },
     )
+
+
+def _fill(
+    ranked: Sequence[tuple[str, int]], sites: Mapping[str, SiteScores], budget: int
+) -> set[tuple[str, int]]:
+    """The adapters of `ranked`, best first, that fit the budget."""
+    smallest = min((site.cost for site in sites.values()), default=0)
+    if budget < smallest:
+        raise StructureError(
+            f"the budget of {budget:,} parameters is smaller than one adapter ({smallest:,}); raise the "
+            "budget or lower r."
+        )
+    stored = set()
+    for name, k in ranked:
+        if sites[name].cost <= budget:
+            stored.add((name, k))
+            budget -= sites[name].cost
+    return stored

@@ -110,7 +110,7 @@ class MultiTaskTrainer(Trainer):
         return optimizer
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer's evaluation with the rows in the order of their length; only `predict` must keep theirs."""
+        """Trainer's evaluation with the rows in order of their length; only `predict` must keep theirs."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         return super().evaluate(longest_first(dataset), *args, **kwargs)
 
