@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.config import ACTIVATIONS, PLACEMENTS, POSITIONS, GraftConfig
+from graftwork.config import PLACEMENTS, POSITIONS, GraftConfig
 from graftwork.errors import RecipeError
 from graftwork.gates import GATE_FAMILIES
+from graftwork.pool import ACTIVATIONS
 from graftwork.recipe import Recipe, load_recipe, recipe_to_yaml
 from graftwork.settings import GraftSettings, Training
 from graftwork.sparsity import Schedule
@@ -260,7 +261,7 @@ def test_graft_settings_mirror_the_config() -> None:
     assert {item.name: item.default for item in dataclasses.fields(GraftSettings)}.items() <= config.items()
     hints = typing.get_type_hints(GraftSettings)
     for name, allowed in (
-        ("activation", ACTIVATIONS),
+        ("activation", tuple(ACTIVATIONS)),
         ("placement", PLACEMENTS),
         ("position", POSITIONS),
         ("gates", tuple(GATE_FAMILIES)),

@@ -239,7 +239,7 @@ def _parser() -> ArgumentParser:
 
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-    class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):  # type: ignore[misc]
+    class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
         """Keeps the lines of the settings."""
 
     parser = ArgumentParser(

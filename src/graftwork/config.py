@@ -13,10 +13,10 @@ from peft import PeftConfig
 from graftwork.errors import ConfigError
 from graftwork.gates import gate_family
 from graftwork.peft_type import GRAFT
+from graftwork.pool import ACTIVATIONS
 
-__all__ = ["ACTIVATIONS", "PLACEMENTS", "POSITIONS", "GraftConfig"]
+__all__ = ["PLACEMENTS", "POSITIONS", "GraftConfig"]
 
-ACTIVATIONS = ("gelu", "relu", "silu", "tanh", "identity")
 PLACEMENTS = ("attention+ffn", "ffn", "attention", "block")
 POSITIONS = ("sequential", "parallel")
 REDUCTIONS = ("mean", "sum")
@@ -49,7 +49,9 @@ class GraftConfig(PeftConfig):
     )
     pool_size: int = field(default=4, metadata={"help": "K: adapters on offer at every site."})
     r: int = field(default=8, metadata={"help": "Rank (bottleneck width) of one adapter."})
-    activation: str = field(default="gelu", metadata={"help": f"Nonlinearity f, one of {ACTIVATIONS}."})
+    activation: str = field(
+        default="gelu", metadata={"help": "Nonlinearity f: gelu, relu, silu, tanh, identity."}
+    )
     position: str = field(
         default="sequential",
         metadata={"help": "`sequential` adapters read the output of the site, `parallel` ones its input."},
@@ -113,7 +115,7 @@ class GraftConfig(PeftConfig):
         self._check_tasks()
         _positive_int("pool_size", self.pool_size)
         _positive_int("r", self.r)
-        _choice("activation", self.activation, ACTIVATIONS)
+        _choice("activation", self.activation, tuple(ACTIVATIONS))
         _choice("position", self.position, POSITIONS)
         _choice("placement", self.placement, PLACEMENTS)
         _choice("penalty_reduction", self.penalty_reduction, REDUCTIONS)

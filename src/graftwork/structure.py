@@ -207,8 +207,8 @@ def choose_structure(
 ) -> Structure:
     """Discretise gates: choose the adapters that are stored, then the tasks that use them.
 
-    With a budget, adapters are taken in the order of their keenest task's P(open), rounded to 3 decimals, ties
-    by strength, never by the site's place, as long as they fit; the stored parameters never exceed the
+    With a budget, adapters are taken in the order of their keenest task's P(open), rounded to 3 decimals,
+    ties by strength, never by the site's place, as long as they fit; the stored parameters never exceed the
     budget and no further adapter fits. Without one, adapters whose keenest task has a P(open) of at least
     0.5 are taken.
 

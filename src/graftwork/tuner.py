@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from graftwork.config import GraftConfig
 from graftwork.errors import CheckpointError
 from graftwork.gates import gate_family
-from graftwork.layer import GraftLayer, Pool, site_widths
+from graftwork.layer import GraftLayer
 from graftwork.peft_type import GRAFT
+from graftwork.pool import Pool, site_widths
 from graftwork.routing import Router
 from graftwork.sites import resolve_sites
 

@@ -1,0 +1,83 @@
+"""What a pool of adapters looks like, and how wide its site is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import _get_in_out_features
+from torch import Tensor, nn
+
+from graftwork.errors import SiteError
+from graftwork.gates import GateFamily
+
+__all__ = ["ACTIVATIONS", "Pool", "site_widths"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "identity": lambda x: x,
+}
+"""Nonlinearities of an adapter, by name."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a pool of adapters looks like, for one adapter name of PEFT at one site.
+
+    Attributes:
+        tasks: names of the tasks, the rows of the gate table.
+        size: K, the number of adapters of the pool.
+        rank: r, the bottleneck width of one adapter.
+        activation: name of the nonlinearity f.
+        parallel: adapters read the site's input instead of its output.
+        family: the gate family.
+        width_in: features the adapters read.
+        width_out: features the adapters write.
+    """
+
+    tasks: tuple[str, ...]
+    size: int
+    rank: int
+    activation: str
+    parallel: bool
+    family: GateFamily
+    width_in: int
+    width_out: int
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one adapter: `r (d_in + d_out + 1)`."""
+        return self.rank * (self.width_in + self.width_out + 1)
+
+
+def site_widths(module: nn.Module, name: str = "") -> tuple[int, int]:
+    """Input and output features of a site.
+
+    A linear map knows its widths. A larger module (a whole block) is measured by its widest normalisation
+    layer, which spans the residual stream; normalisations inside attention heads are narrower.
+
+    Raises:
+        SiteError: the widths cannot be told.
+    """
+    if not any(True for _ in module.children()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            width_in, width_out = _get_in_out_features(module)
+        if isinstance(width_in, int) and isinstance(width_out, int):
+            return width_in, width_out
+    else:
+        norms = [part for part in module.modules() if "norm" in type(part).__name__.lower()]
+        weights = [norm.weight for norm in norms if hasattr(norm, "weight")]
+        width = max((weight.numel() for weight in weights if isinstance(weight, Tensor)), default=0)
+        if width:
+            return width, width
+    raise SiteError(
+        f"site {name!r} is a {type(module).__name__}, whose width cannot be told; choose linear layers, or "
+        "blocks that hold a normalisation layer."
+    )
