@@ -139,6 +139,13 @@ def test_interrupted_run_resumes_to_the_same_model(
         assert (Path(recipe.output) / name).read_bytes() == (folder / "out" / name).read_bytes()
 
 
+def test_mixed_precision(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = run
+    changes = {"output": str(folder / "bf16"), "training.bf16": True, "training.epochs": 1}
+    mixed = fit(load_recipe(folder / "recipe.yaml", changes), console=Console(quiet=True))
+    assert mixed["parameters"] == report["parameters"] | {"active": mixed["parameters"]["active"]}
+
+
 def test_single_task_and_penalty(tmp_path: Path) -> None:
     write_run(tmp_path)
     recipe = recipe_dict(tmp_path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -97,6 +98,8 @@ def training_arguments(
         "warmup_steps": round(settings.warmup_ratio * steps),
         "max_grad_norm": settings.max_grad_norm,
         "bf16": settings.bf16,
+        # Trainer refuses bf16 on a machine without an accelerator unless it is told to use the CPU.
+        "use_cpu": not torch.accelerator.is_available(),
         "eval_strategy": "epoch" if settings.eval_steps is None else "steps",
         "eval_steps": settings.eval_steps,
         "logging_steps": max(1, min(50, steps // 20)),

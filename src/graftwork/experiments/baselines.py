@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peft import (
-    AdaLoraConfig,
     IA3Config,
     LoraConfig,
     PeftConfig,
@@ -19,17 +17,16 @@ from peft import (
 )
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from graftwork.errors import ConfigError
 from graftwork.experiments.methods import Adapted, Setup, rank_within, register
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+    from transformers import PreTrainedModel
 
     from graftwork.multitask import MultiTaskModel
 
-__all__ = ["AdaLora", "BitFit", "Full", "Heads", "Ia3", "LinearProbe", "Lora", "Poly", "Prefix"]
+__all__ = ["BitFit", "Full", "Heads", "Ia3", "LinearProbe", "Lora", "Poly", "Prefix"]
 
 Targets = str | tuple[str, ...] | None
 
@@ -84,11 +81,11 @@ class BitFit:
         return Adapted(backbone)
 
 
-def _targets(chosen: Targets, backbone: PreTrainedModel) -> str | list[str]:
+def targets_of(chosen: Targets, backbone: PreTrainedModel) -> str | list[str]:
     """The asked-for modules, else those that PEFT adapts by default with LoRA."""
     if chosen is not None:
         return chosen if isinstance(chosen, str) else list(chosen)
-    known: Mapping[str, list[str]] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    known: Mapping[str, Sequence[str]] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     found = known.get(backbone.config.model_type)
     if found is None:
         raise ConfigError(
@@ -97,7 +94,7 @@ def _targets(chosen: Targets, backbone: PreTrainedModel) -> str | list[str]:
     return list(found)
 
 
-def _wrap(config: PeftConfig, backbone: PreTrainedModel) -> nn.Module:
+def wrap(config: PeftConfig, backbone: PreTrainedModel) -> nn.Module:
     return get_peft_model(backbone, config)
 
 
@@ -123,101 +120,14 @@ class Lora:
             r=r,
             lora_alpha=alpha,  # type: ignore[arg-type]
             lora_dropout=self.dropout,
-            target_modules=_targets(self.target_modules, backbone),
+            target_modules=targets_of(self.target_modules, backbone),
             task_type=TaskType.FEATURE_EXTRACTION,
         )
-        return _wrap(config, backbone)
+        return wrap(config, backbone)
 
     def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
         """Wrapped by PEFT."""
         return Adapted(self._build(backbone, rank_within(self.budget, self.r, backbone, self._build)))
-
-
-class _Allocate(TrainerCallback):
-    """Calls AdaLoRA's `update_and_allocate` between the optimizer's step and the clearing of gradients."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.model.update_and_allocate(state.global_step)
-
-
-@register("adalora", "AdaLoRA")
-@dataclass(frozen=True)
-class AdaLora:
-    """AdaLoRA by PEFT, with its orthogonality loss and its budget schedule driven.
-
-    PEFT adds the loss to the output of the wrapped model, which must have one: a backbone without a head has
-    none, so it is given a loss of zero, and what PEFT made of it joins the loss of the batch.
-    """
-
-    r: int = 8
-    """Average rank that is kept; training starts with 1.5 times as much."""
-    alpha: float | None = None
-    """Scale; null: 2 r."""
-    target_modules: Targets = None
-    """Modules as in PEFT; null: as LoRA."""
-    orthogonality: float = 0.5
-    """Weight of the orthogonality loss."""
-    budget: float | None = None
-    """Parameters that are kept, as a fraction of the backbone's: sets the rank."""
-
-    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
-        """Wrapped by PEFT; warm-up and final phase last as long as those of the structure search."""
-        build = Lora(target_modules=self.target_modules)._build
-        r = rank_within(self.budget, self.r, backbone, build)
-        steps, schedule = setup.steps, setup.schedule
-        final = max(1, round((1 - schedule.discretise) * steps))
-        config = AdaLoraConfig(
-            init_r=r + (r + 1) // 2,
-            target_r=r,
-            lora_alpha=2 * r if self.alpha is None else self.alpha,  # type: ignore[arg-type]
-            target_modules=_targets(self.target_modules, backbone),
-            total_step=steps,
-            tinit=min(round(schedule.warmup * steps), max(0, steps - final - 1)),
-            tfinal=final,
-            deltaT=max(1, steps // 100),
-            orth_reg_weight=self.orthogonality,
-            task_type=TaskType.FEATURE_EXTRACTION,
-        )
-        model: Any = _wrap(config, backbone)
-        losses: list[Tensor] = []
-        _give_loss(model.get_base_model())
-        model.register_forward_hook(lambda module, args, output: losses.append(output.loss))
-        return Adapted(
-            model,
-            callbacks=[_Allocate(model.base_model)],
-            extra_loss=lambda: losses.pop() if losses else None,
-            era=lambda state: state.global_step > steps - final,
-            stored=lambda: _kept_ranks(model),
-        )
-
-
-def _give_loss(base: Any) -> None:
-    """Let a backbone return a loss of zero."""
-    forward = base.forward
-
-    @functools.wraps(forward)
-    def with_loss(*args: Any, **kwargs: Any) -> Any:
-        output = forward(*args, **kwargs)
-        output.loss = output.last_hidden_state.new_zeros(())
-        return output
-
-    base.forward = with_loss
-
-
-def _kept_ranks(model: nn.Module) -> int:
-    """Parameters of the ranks that AdaLoRA has not set to zero: `d_in + d_out + 1` each."""
-    values = dict(model.named_parameters())
-    total = 0
-    for name, diagonal in values.items():
-        if ".lora_E." in name:
-            a, b = (values[name.replace(".lora_E.", f".lora_{side}.")] for side in "AB")
-            total += int((diagonal != 0).sum()) * (a.shape[1] + b.shape[0] + 1)
-    return total
 
 
 @register("ia3", "(IA)3")
@@ -227,7 +137,7 @@ class Ia3:
 
     def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
         """Wrapped by PEFT, at its default modules."""
-        return Adapted(_wrap(IA3Config(task_type=TaskType.FEATURE_EXTRACTION), backbone))
+        return Adapted(wrap(IA3Config(task_type=TaskType.FEATURE_EXTRACTION), backbone))
 
 
 @register("prefix", "prefix tuning")
@@ -243,7 +153,7 @@ class Prefix:
         config = PrefixTuningConfig(
             num_virtual_tokens=self.virtual_tokens, task_type=TaskType.FEATURE_EXTRACTION
         )
-        return Adapted(_wrap(config, backbone))
+        return Adapted(wrap(config, backbone))
 
 
 @register("poly", "Poly")
@@ -273,10 +183,10 @@ class Poly:
                 n_tasks=len(setup.tasks),
                 n_skills=self.skills,
                 n_splits=self.splits,
-                target_modules=_targets(self.target_modules, copied),
+                target_modules=targets_of(self.target_modules, copied),
                 task_type=TaskType.FEATURE_EXTRACTION,
             )
-            return _wrap(config, copied)
+            return wrap(config, copied)
 
         model = build(backbone, rank_within(self.budget, self.r, backbone, build))
         rate = self.router_learning_rate

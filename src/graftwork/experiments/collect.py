@@ -1,7 +1,7 @@
 """The run files of a results folder, read and put side by side.
 
-A `Run` is one file. Runs that differ in the seed alone are a `Group`: a row of a table, a point of a figure. Groups
-that may be compared pairwise (same tasks, data and schedule) are a `Comparison`.
+A `Run` is one file. Runs that differ in the seed alone are a `Group`: a row of a table, a point of a figure.
+Groups that may be compared pairwise (same tasks, data and schedule) are a `Comparison`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graftwork.errors import DataError
+from graftwork.experiments.names import display, distinct, natural, short_names
 
-__all__ = ["Comparison", "Group", "Run", "compare", "display", "read_runs", "short_names"]
+__all__ = ["Comparison", "Group", "Run", "compare", "read_runs"]
 
 FORMAT = 1
 """Version of the run files."""
@@ -159,7 +159,8 @@ def read_runs(folder: Path) -> list[Run]:
         place = (run.data["purpose"], run.data["pair"], run.data["group"], run.seed)
         if place in first:
             raise DataError(
-                f"runs {first[place]} and {run.key} in {folder} have the same group and seed; delete one of them."
+                f"runs {first[place]} and {run.key} in {folder} have the same group and seed; "
+                "delete one of them."
             )
         first[place] = run.key
     return runs
@@ -187,7 +188,7 @@ def _read(path: Path) -> Run:
 
 def compare(runs: Iterable[Run]) -> tuple[Comparison, ...]:
     """Group runs into comparisons, in the order of their titles."""
-    runs = list(runs)
+    runs = _agreed(runs)
     names = short_names(runs)
     pairs: dict[str, list[Run]] = {}
     for run in runs:
@@ -197,8 +198,8 @@ def compare(runs: Iterable[Run]) -> tuple[Comparison, ...]:
     tasks = {pair: _tasks(members) for pair, members in pairs.items()}
     titles = {pair: display(vary, names) for pair, vary in common.items()}
     if len({tuple(each) for each in tasks.values()}) > 1:
-        titles = {pair: " · ".join(filter(None, (titles[pair], ", ".join(tasks[pair])))) for pair in pairs}
-    titles = {pair: _distinct(title, titles.values(), pair) for pair, title in titles.items()}
+        titles = {pair: " · ".join(filter(None, (_words(tasks[pair]), titles[pair]))) for pair in pairs}
+    titles = {pair: distinct(title, titles.values(), pair) for pair, title in titles.items()}
     comparisons = [
         Comparison(
             id=pair,
@@ -210,7 +211,27 @@ def compare(runs: Iterable[Run]) -> tuple[Comparison, ...]:
         )
         for pair, members in pairs.items()
     ]
-    return tuple(sorted(comparisons, key=lambda each: (_natural(each.title), each.id)))
+    return tuple(sorted(comparisons, key=lambda each: (natural(each.title), each.id)))
+
+
+def _agreed(runs: Iterable[Run]) -> list[Run]:
+    """The runs with all swept settings that any run of their group names.
+
+    A run that several grids share may have been told of a sweep after the others of its group were done.
+    """
+    runs = list(runs)
+    vary: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        vary.setdefault(run.data["group"], {}).update(run.vary)
+    return [replace(run, data={**run.data, "settings": _swept(run, vary[run.data["group"]])}) for run in runs]
+
+
+def _swept(run: Run, vary: Mapping[str, Any]) -> dict[str, Any]:
+    return {**run.data["settings"], "vary": vary}
+
+
+def _words(tasks: Mapping[str, str]) -> str:
+    return ", ".join(tasks) if len(tasks) <= 3 else f"{len(tasks)} tasks"
 
 
 def _groups(runs: Sequence[Run], common: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Group, ...]:
@@ -231,7 +252,7 @@ def _groups(runs: Sequence[Run], common: Mapping[str, Any], names: Mapping[str, 
             id=group,
             method=each[0].method,
             label=each[0].label,
-            title=_distinct(titles[group], titles.values(), group),
+            title=distinct(titles[group], titles.values(), group),
             vary=each[0].vary,
             runs=tuple(run for run in each if run.done),
             failed=tuple(run for run in each if not run.done),
@@ -239,25 +260,7 @@ def _groups(runs: Sequence[Run], common: Mapping[str, Any], names: Mapping[str, 
         )
         for group, each in members.items()
     ]
-    return tuple(sorted(groups, key=lambda group: (_natural(group.title), group.id)))
-
-
-def short_names(runs: Iterable[Run]) -> dict[str, str]:
-    """The last part of every swept setting's name where that is unique, else the whole name."""
-    keys = sorted({key for run in runs for key in run.vary})
-    counts = Counter(key.rpartition(".")[2] for key in keys)
-    return {key: last if counts[last := key.rpartition(".")[2]] == 1 else key for key in keys}
-
-
-def display(vary: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """Settings in words: `budget 0.003, kind typos`."""
-    return ", ".join(f"{names.get(key, key)} {_value(value)}" for key, value in sorted(vary.items()))
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return tuple(sorted(groups, key=lambda group: (natural(group.title), group.id)))
 
 
 def _common(runs: Sequence[Run]) -> dict[str, Any]:
@@ -269,16 +272,6 @@ def _common(runs: Sequence[Run]) -> dict[str, Any]:
 def _tasks(runs: Iterable[Run]) -> dict[str, str]:
     """Tasks and metrics, in the order of the files."""
     return {name: str(task.get("metric", "")) for run in runs for name, task in run.tasks.items()}
-
-
-def _distinct(title: str, titles: Iterable[str], identity: str) -> str:
-    return title if list(titles).count(title) == 1 else f"{title} #{identity[:6]}".strip()
-
-
-def _natural(text: str) -> list[tuple[int, float, str]]:
-    """A sort key under which 0.05 comes before 0.1 and 2 before 10."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
-    return [(0, float(part), "") if i % 2 else (1, 0.0, part.casefold()) for i, part in enumerate(parts)]
 
 
 def _finite(value: Any) -> float | None:

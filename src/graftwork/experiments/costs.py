@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from graftwork.experiments.collect import Comparison, Group, Run, display, short_names
+from graftwork.experiments.collect import Comparison, Group, Run
+from graftwork.experiments.names import display, short_names
 from graftwork.experiments.tables import NONE, Cell, Column, Table, points, ranked, seeds_cell
 
 __all__ = ["active_table", "cost_table", "fault_table", "noise_table", "tuning_table"]
@@ -27,17 +29,21 @@ def cost_table(comparison: Comparison) -> Table:
     """Costs of every group, under the column names of PEFT's `method_comparison`."""
     tasks = list(comparison.tasks)
     groups = ranked(comparison)
-    columns = [Column("method", text=True), Column("seeds", "done / expected", text=True)]
-    columns.append(Column("test_accuracy", "suite mean"))
+    columns = [Column("method", text=True), Column("test_accuracy", "suite mean")]
+    columns.append(Column("seeds", "done / expected", text=True))
     forgetting = any(group.numbers("forgetting") for group in groups)
     columns += [Column("forgetting")] if forgetting else []
     columns += [Column(name, unit) for name, unit, _, _ in _COSTS]
-    columns += [Column("stored", "% of backbone"), Column("active", "mean of tasks"), Column("heads", "parameters")]
+    columns += [
+        Column("stored", "% of backbone"),
+        Column("active", "mean of tasks"),
+        Column("heads", "parameters"),
+    ]
     rows = []
     for group in groups:
         suites = group.suites(tasks)
         accuracy = _number(group, suites, lambda value: f"{value:.4f}")
-        cells = [Cell(group.title), seeds_cell(group), accuracy]
+        cells = [Cell(group.title), accuracy, seeds_cell(group)]
         if forgetting:
             cells.append(_number(group, group.numbers("forgetting"), lambda value: f"{value:.4f}"))
         cells += [_number(group, group.numbers(path), form) for _, _, path, form in _COSTS]
@@ -53,9 +59,9 @@ def cost_table(comparison: Comparison) -> Table:
         cells.append(_number(group, group.numbers("parameters.heads"), lambda value: f"{value:,.0f}"))
         rows.append(tuple(cells))
     notes = [
-        "Means over the seeds done. test_accuracy is the suite mean of the tasks' own metrics; train_time leaves "
-        "evaluation out; accelerator_memory_max is the peak memory of the process, which on a CPU includes the "
-        "libraries; stored parameters leave the heads out."
+        "Means over the seeds done. test_accuracy is the suite mean of the tasks' own metrics; train_time "
+        "leaves evaluation out; accelerator_memory_max is the peak memory of the process, which on a CPU "
+        "includes the libraries; stored parameters leave the heads out."
     ]
     return Table(tuple(columns), tuple(rows), tuple(notes))
 
@@ -79,7 +85,10 @@ def active_table(comparison: Comparison) -> Table | None:
         rows.append((Cell(group.title), *cells))
     if not rows:
         return None
-    notes = ("Parameters on a task's path, mean over the seeds done; methods where all tasks have as many are left out.",)
+    notes = (
+        "Parameters on a task's path, mean over the seeds done; methods where all tasks have as many are "
+        "left out.",
+    )
     return Table((Column("method", text=True), *(Column(task) for task in tasks)), tuple(rows), notes)
 
 
@@ -96,7 +105,9 @@ def tuning_table(comparisons: Sequence[Comparison]) -> Table | None:
         Column("seeds", "done / expected", text=True),
         Column("validation", "suite mean"),
     )
-    names = short_names(run for c in comparisons for group in c.groups for run in (*group.runs, *group.failed))
+    names = short_names(
+        run for c in comparisons for group in c.groups for run in (*group.runs, *group.failed)
+    )
     rows = []
     for comparison in comparisons:
         tasks = list(comparison.tasks)
@@ -106,7 +117,9 @@ def tuning_table(comparisons: Sequence[Comparison]) -> Table | None:
             if (found := group.suites(tasks, "validation"))
         }
         for group in comparison.groups:
-            rivals = [means[each.id] for each in comparison.groups if each.label == group.label and each.id in means]
+            rivals = [
+                means[each.id] for each in comparison.groups if each.label == group.label and each.id in means
+            ]
             mean = means.get(group.id)
             cell = Cell(NONE, "missing", "missing")
             if mean is not None:
@@ -115,39 +128,54 @@ def tuning_table(comparisons: Sequence[Comparison]) -> Table | None:
                 cell = Cell(points(mean), note, "best" if mean == max(rivals) else "")
             settings = display(group.vary, names)
             rows.append((Cell(group.label), Cell(settings), seeds_cell(group), cell))
-    notes = ("Chosen on the validation split; bold: the best of its method. The test split plays no part here.",)
+    notes = (
+        "Chosen on the validation split; bold: the best of its method. The test split plays no part here.",
+    )
     return Table(columns, tuple(rows), notes) if rows else None
 
 
 def noise_table(comparisons: Sequence[Comparison]) -> Table | None:
     """Noise asked for and realised, with its unit; None if no run had any."""
     columns = (
-        *(Column(name, text=True) for name in ("comparison", "method", "kind", "unit", "when")),
+        *(Column(name, text=True) for name in ("method", "comparison", "kind", "unit", "when")),
         Column("asked"),
         Column("realised", "mean"),
         Column("realised", "range"),
+        Column("words touched", "fraction, mean"),
     )
     rows = []
     for comparison in comparisons:
         for group in comparison.groups:
-            found: dict[tuple[str, ...], list[float]] = {}
+            found: dict[tuple[str, ...], tuple[list[float], list[float]]] = {}
             for run in group.runs:
                 for noise in run.data.get("noise") or []:
-                    what = tuple(str(noise.get(name, NONE)) for name in ("kind", "unit", "when", "asked"))
-                    found.setdefault(what, [])
-                    if isinstance(noise.get("realised"), int | float):
-                        found[what].append(float(noise["realised"]))
-            for what, values in sorted(found.items()):
-                mean = f"{np.mean(values):.4f}" if values else NONE
-                extent = f"{min(values):.4f} to {max(values):.4f}" if values else NONE
-                texts = (comparison.title or NONE, group.title, *what, mean, extent)
+                    asked = noise.get("asked", noise.get("ratio", NONE))
+                    what = (*(str(noise.get(name, NONE)) for name in ("kind", "unit", "when")), str(asked))
+                    realised, words = found.setdefault(what, ([], []))
+                    realised += _ratios(noise.get("realised"))
+                    words += _ratios(noise.get("words"))
+            for what, (realised, words) in sorted(found.items()):
+                mean, extent = NONE, NONE
+                if realised:
+                    mean, extent = f"{np.mean(realised):.4f}", f"{min(realised):.4f} to {max(realised):.4f}"
+                touched = f"{np.mean(words):.3f}" if words else NONE
+                texts = (group.title, comparison.title or NONE, *what, mean, extent, touched)
                 rows.append(tuple(map(Cell, texts)))
-    return Table(columns, tuple(rows)) if rows else None
+    notes = ("Mean and range over runs, tasks and splits.",)
+    return Table(columns, tuple(rows), notes) if rows else None
+
+
+def _ratios(measured: Any) -> list[float]:
+    """A measured ratio, or those of every split."""
+    values = measured.values() if isinstance(measured, Mapping) else [measured]
+    return [float(value) for value in values if isinstance(value, int | float)]
 
 
 def fault_table(comparisons: Sequence[Comparison]) -> Table | None:
     """Every failed run with its error and every missing one; None if all are there."""
-    columns = tuple(Column(name, text=True) for name in ("method", "comparison", "seed", "state", "error", "run"))
+    columns = tuple(
+        Column(name, text=True) for name in ("method", "comparison", "seed", "state", "error", "run")
+    )
     rows = []
     for comparison in comparisons:
         for group in comparison.groups:
@@ -155,7 +183,9 @@ def fault_table(comparisons: Sequence[Comparison]) -> Table | None:
             for seed in group.missing:
                 run = failed.get(seed)
                 state = Cell("missing", tone="missing") if run is None else Cell("failed", tone="bad")
-                error = "no run file" if run is None else str(run.data.get("error") or "no error was recorded")
+                error = (
+                    "no run file" if run is None else str(run.data.get("error") or "no error was recorded")
+                )
                 place = comparison.title or NONE
                 texts = [Cell(group.title), Cell(place), Cell(str(seed)), state]
                 rows.append((*texts, Cell(error), Cell(NONE if run is None else run.key)))

@@ -18,7 +18,7 @@ from graftwork.errors import ConfigError
 from graftwork.experiments.methods import Adapted, Setup, rank_within, register
 from graftwork.settings import GraftSettings
 from graftwork.structure import SiteScores, SiteStructure, Structure, choose_structure
-from graftwork.view import budget_parameters
+from graftwork.view import budget_parameters, graft_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

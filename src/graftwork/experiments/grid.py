@@ -1,4 +1,4 @@
-"""`Grid`: methods x tasks x seeds x settings, read from a YAML file and expanded to runs."""
+"""`Grid`: methods x tasks x seeds x settings, and the runs that it comes to."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
-from graftwork.experiments import adapters, baselines, grafts  # noqa: F401 - they register the methods
+from graftwork.experiments import adalora, adapters, baselines, grafts  # noqa: F401 - they register the methods
 from graftwork.experiments.methods import Method, method_class
 from graftwork.noise import Noise
-from graftwork.recipe import override, read_tasks, read_yaml
+from graftwork.recipe import override, read_tasks
 from graftwork.schema import expand, read_fields
 from graftwork.settings import GraftSettings, Training
 from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
 
-__all__ = ["Arrangement", "Cell", "Entry", "Grid", "Run", "Tune", "load_grid", "make_run"]
+__all__ = ["Arrangement", "Cell", "Entry", "Grid", "Run", "Tune", "make_run"]
 
 Arrangement = Literal["multi", "single"]
 
@@ -55,6 +55,11 @@ class Entry:
     """Settings of `training`, `graft` and `schedule` for this method alone."""
     vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Keys swept for this method alone."""
+
+    @property
+    def title(self) -> str:
+        """Its own label, or that of the method."""
+        return self.label or str(method_class(self.name).label)
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,11 @@ def make_run(
     tasks = read_tasks(raw.pop("tasks"), folder, faults)
     read = {name: _section(raw, name, section, faults) for name, section in SECTIONS.items()}
     noise = _noise(raw.get("noise") or [], faults)
+    faults += [
+        f"method {cell.entry.name!r} has no adapter paths that {item.kind} noise could damage; leave it out"
+        for item in noise
+        if item.kind in PATH_NOISE and not cls.paths
+    ]
     options = read_fields(cls, raw["method"], f"method {cell.entry.name}", faults)
     model = expand(str(raw["model"]), folder, "model", faults)
     if faults:
@@ -191,7 +201,7 @@ def make_run(
     return Run(
         purpose=purpose,
         method=cls(**options),
-        label=cell.entry.label or cls.label,
+        label=cell.entry.title,
         arrangement=cell.arrangement,
         model=model,
         tasks=tasks,
@@ -199,7 +209,7 @@ def make_run(
         seed=seed,
         data_seed=grid.data_seed,
         vary=cell.vary,
-        shared={key: common.get(key) for key in ("training", "tasks", "noise")},
+        shared={key: common.get(key) for key in ("training", "noise")},
         **read,
     )
 
@@ -240,115 +250,3 @@ def _noise(raw: Any, faults: list[str]) -> tuple[Noise, ...]:
             except ConfigError as error:
                 faults.append(str(error).rstrip("."))
     return tuple(found)
-
-
-@dataclass(frozen=True)
-class _File:
-    """The plain keys of a grid file."""
-
-    model: str
-    results: str | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    data_seed: int = 0
-    arrangements: tuple[str, ...] = ("multi",)
-    tune: Tune = field(default_factory=Tune)
-
-
-def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Grid:
-    """Read a grid from a YAML file.
-
-    Args:
-        path: the file.
-        overrides: values in place of those of the file, by dotted key.
-
-    Raises:
-        RecipeError: the file cannot be read as a grid; the message names every fault.
-    """
-    path = Path(path)
-    raw = read_yaml(path, "grid", "model, tasks and methods")
-    faults: list[str] = []
-    for key, value in (overrides or {}).items():
-        override(raw, key, value, faults)
-    sections = {name: raw.pop(name, None) for name in ("tasks", *SECTIONS, "noise")}
-    methods, swept = raw.pop("methods", None), raw.pop("vary", None)
-    tuned = raw.get("tune", {}) is not None
-    found = read_fields(_File, raw, "", faults)
-    names = tuple(task.name for task in read_tasks(copy.deepcopy(sections["tasks"]), path.parent, faults))
-    entries = _entries(methods, faults)
-    vary = _vary(swept, "vary", faults)
-    arrangements = tuple(dict.fromkeys(found.get("arrangements", ("multi",))))
-    for arrangement in arrangements:
-        if arrangement not in get_args(Arrangement):
-            faults.append(f"arrangements: {arrangement!r} must be multi or single")
-    for key in ("seeds", "arrangements"):
-        if key in found and not found[key]:
-            faults.append(f"{key} is empty")
-    if faults:
-        raise RecipeError(f"{path}: {'; '.join(faults)}")
-    results = found.get("results") or f"results/{path.stem}"
-    grid = Grid(
-        path=path,
-        raw={"model": found["model"], **{key: value for key, value in sections.items() if value is not None}},
-        results=Path(expand(results, None, "results", faults)),
-        methods=entries,
-        task_names=names,
-        seeds=tuple(found.get("seeds", (0, 1, 2))),
-        data_seed=found.get("data_seed", 0),
-        arrangements=arrangements,
-        vary=vary,
-        tune=found.get("tune", Tune()) if tuned else None,
-    )
-    for cell in grid.cells():
-        make_run(grid, cell, seed=0, purpose="final")
-    return grid
-
-
-def _entries(raw: Any, faults: list[str]) -> tuple[Entry, ...]:
-    if not isinstance(raw, list) or not raw:
-        faults.append("methods must be a list of at least one method: a name, or a mapping with a name")
-        return ()
-    entries = []
-    for item in raw:
-        given = {"name": item} if isinstance(item, str) else dict(item) if isinstance(item, Mapping) else {}
-        where = f"method {given.get('name', item)!r}"
-        own = {key: given.pop(key, None) or {} for key in ("method", *SECTIONS, "vary")}
-        settings = read_fields(Entry, given, where, faults, given=("method", "sections", "vary"))
-        if "name" not in settings:
-            continue
-        try:
-            cls = method_class(settings["name"])
-        except ConfigError as error:
-            faults.append(str(error).rstrip("."))
-            continue
-        unused = [key for key in ("graft", "schedule") if own[key] and key not in cls.sections]
-        faults += [f"{where} has no section {key}; its own settings are under 'method'" for key in unused]
-        entries.append(
-            Entry(
-                **settings,
-                method=own["method"],
-                sections={key: own[key] for key in SECTIONS if own[key]},
-                vary=_vary(own["vary"], f"vary of {where}", faults),
-            )
-        )
-    labels = [entry.label or method_class(entry.name).label for entry in entries]
-    faults += [
-        f"{labels.count(label)} methods have the label {label!r}; give each a label of its own"
-        for label in dict.fromkeys(labels)
-        if labels.count(label) > 1
-    ]
-    return tuple(entries)
-
-
-def _vary(raw: Any, where: str, faults: list[str]) -> dict[str, tuple[Any, ...]]:
-    if raw is None:
-        return {}
-    if not isinstance(raw, Mapping):
-        faults.append(f"{where} must be a mapping of dotted keys to lists of values")
-        return {}
-    found = {}
-    for key, values in raw.items():
-        if not isinstance(values, list) or not values:
-            faults.append(f"{where}: {key} must be a list of at least one value")
-        else:
-            found[str(key)] = tuple(values)
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from graftwork.multitask import MultiTaskModel
 
-__all__ = ["METHODS", "Adapted", "Method", "Setup", "count", "method_class", "rank_within", "register"]
+__all__ = [
+    "METHODS",
+    "Adapted",
+    "Method",
+    "Setup",
+    "count",
+    "kept",
+    "method_class",
+    "rank_within",
+    "register",
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Adapted:
     era: Callable[[TrainerState], object] = lambda state: None
     """When its value changes, earlier evaluations are not comparable any more: the best model starts anew."""
     stored: Callable[[], int] | None = None
-    """Parameters of the final model beside backbone and heads; default all that are trainable."""
+    """Parameters of the final model beside backbone and heads; default `kept`."""
     active: Callable[[str], int] | None = None
     """Those that one task uses; default all stored ones."""
     structure: Callable[[], Structure | None] = _nothing
@@ -142,6 +152,20 @@ def method_class(name: str) -> type[Any]:
 def count(model: nn.Module, *, trainable: bool = True) -> int:
     """Trainable parameters of a module, or all."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
+def kept(backbone: nn.Module, original: Container[int]) -> dict[str, nn.Parameter]:
+    """The parameters that must be stored: trained ones of the backbone, and all that were added to it.
+
+    Args:
+        backbone: after training.
+        original: ids of the parameters it had before it was adapted.
+    """
+    return {
+        name: parameter
+        for name, parameter in backbone.named_parameters()
+        if parameter.requires_grad or id(parameter) not in original
+    }
 
 
 def rank_within(

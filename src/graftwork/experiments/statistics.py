@@ -75,9 +75,9 @@ def deviation(values: Sequence[float]) -> float | None:
 def interval_of_mean(table: Float[np.ndarray, "seeds tasks"], *, over_tasks: bool = False) -> Interval | None:
     """A percentile bootstrap interval of the mean of a table.
 
-    Every resample draws as many rows (seeds) as there are, with replacement; with `over_tasks` it also draws as many
-    columns (tasks) as there are, with replacement and independently of the rows, the same columns for
-    every drawn row (a crossed bootstrap). Fewer than two rows give no interval.
+    Every resample draws as many rows (seeds) as there are, with replacement; with `over_tasks` it also draws
+    as many columns (tasks) as there are, with replacement and independently of the rows, the same columns
+    for every drawn row (a crossed bootstrap). Fewer than two rows give no interval.
     """
     rows, columns = table.shape
     if rows < 2 or columns == 0:
@@ -121,8 +121,9 @@ def difference(group: Group, reference: Group, tasks: Sequence[str]) -> Differen
 def counterpart(group: Group, candidates: Sequence[Group]) -> Group | None:
     """The candidate to compare a group with.
 
-    A candidate must have the same value of every swept setting both have. Of several, the one whose stored
-    parameters are closest (as a ratio) is taken, then the first by title.
+    A candidate must have the same value of every swept setting both have, learning rates aside. Of several,
+    the one with the fewest settings that only one of the two has is taken, then the one whose stored
+    parameters are closest (as a ratio), then the first by title.
     """
     shared = [
         each
@@ -132,7 +133,16 @@ def counterpart(group: Group, candidates: Sequence[Group]) -> Group | None:
             each.vary[key] == value for key, value in group.vary.items() if key in each.vary and _same(key)
         )
     ]
-    return min(shared, key=lambda each: (_distance(group, each), each.title, each.id), default=None)
+    return min(
+        shared,
+        key=lambda each: (
+            len(group.vary.keys() ^ each.vary.keys()),
+            _distance(group, each),
+            each.title,
+            each.id,
+        ),
+        default=None,
+    )
 
 
 def references(comparison: Comparison, method: str) -> dict[str, Group]:

@@ -24,7 +24,8 @@ __all__ = [
     "span",
 ]
 
-NONE = "–"
+MINUS, TIMES, DASH = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+NONE = DASH
 """What a missing number looks like."""
 
 
@@ -63,13 +64,13 @@ class Table:
 
 def points(score: float) -> str:
     """A score in points (x 100)."""
-    return f"{100 * score:.1f}".replace("-", "−")
+    return f"{100 * score:.1f}".replace("-", MINUS)
 
 
 def gap(value: float) -> str:
     """A difference of scores in points, with its sign."""
     text = f"{100 * value:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")
+    return "0.0" if float(text) == 0 else text.replace("-", MINUS)
 
 
 def span(interval: Interval | None) -> str:
@@ -78,10 +79,10 @@ def span(interval: Interval | None) -> str:
 
 
 def seed_list(seeds: Sequence[int]) -> str:
-    """Seeds in words: `0–4`, or `0, 2, 5`."""
+    """Seeds in words: a range of three or more with a dash, others one by one."""
     ordered = sorted(seeds)
     if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"{ordered[0]}–{ordered[-1]}"
+        return f"{ordered[0]}{DASH}{ordered[-1]}"
     return ", ".join(map(str, ordered)) or "none"
 
 
@@ -97,24 +98,30 @@ def seeds_cell(group: Group) -> Cell:
 def score_table(comparison: Comparison) -> Table:
     """Test scores per group and task: mean over seeds, spread, number of seeds and which."""
     tasks = list(comparison.tasks)
-    columns = [Column("method", text=True), Column("seeds", "done / expected", text=True)]
+    columns = [Column("method", text=True)]
     columns += [Column("suite mean", f"{len(tasks)} tasks")] if len(tasks) > 1 else []
+    columns.append(Column("seeds", "done / expected", text=True))
     columns += [Column(task, metric) for task, metric in comparison.tasks.items()]
     groups = ranked(comparison)
     best = {task: _best(groups, [task]) for task in tasks}
     best_suite = _best(groups, tasks)
     rows = []
     for group in groups:
-        cells = [Cell(group.title), seeds_cell(group)]
+        cells = [Cell(group.title)]
         if len(tasks) > 1:
             cells.append(_score(group, tasks, group is best_suite))
+        cells.append(seeds_cell(group))
         cells += [_score(group, [task], group is best[task]) for task in tasks]
         rows.append(tuple(cells))
-    notes = ["Scores × 100 on the test split; mean over seeds ± sample standard deviation (n − 1)."]
+    notes = [
+        f"Scores {TIMES} 100 on the test split; mean over seeds ± sample standard deviation (n {MINUS} 1)."
+    ]
     if len(tasks) > 1:
         notes[0] += " The suite mean weighs every task alike and is given only for runs that have all tasks."
     if any(group.missing for group in groups):
-        notes.append("Bold: the best among methods with every expected seed; a mean over fewer says how many.")
+        notes.append(
+            "Bold: the best among methods with every expected seed; a mean over fewer says how many."
+        )
     if comparison.absent:
         notes.append(f"No run here, though there is one elsewhere: {', '.join(comparison.absent)}.")
     return Table(tuple(columns), tuple(rows), tuple(notes))
@@ -152,19 +159,23 @@ def difference_table(comparison: Comparison, differences: Sequence[Difference]) 
     """Paired differences with their intervals and the number of pairs."""
     tasks = list(comparison.tasks)
     several = len(tasks) > 1
-    columns = [Column("method", text=True), Column("minus", text=True), Column("pairs", "seeds", text=True)]
-    columns += [Column("difference", "points"), Column("95 % interval", "seeds × tasks" if several else "seeds")]
+    columns = [
+        Column("method", text=True),
+        Column("difference", "points"),
+        Column("95 % interval", f"seeds {TIMES} tasks" if several else "seeds"),
+    ]
     columns += [Column("95 % interval", "seeds only")] if several else []
-    columns += [Column("verdict", text=True)]
+    words = (("verdict", ""), ("pairs", "seeds"), ("minus", ""))
+    columns += [Column(name, unit, text=True) for name, unit in words]
     columns += [Column(task, "seeds only") for task in tasks] if several else []
     rows = []
     for each in differences:
         tone = {"better": "good", "worse": "bad"}.get(each.verdict, "quiet")
         count = Cell(str(len(each.seeds)), seed_list(each.seeds) if each.seeds else "no common seed")
         mean = Cell(NONE, tone="missing") if each.mean is None else Cell(gap(each.mean), tone=tone)
-        cells = [Cell(each.group.title), Cell(each.reference.title), count, mean, Cell(span(each.interval))]
+        cells = [Cell(each.group.title), mean, Cell(span(each.interval))]
         cells += [Cell(span(each.interval_seeds))] if several else []
-        cells.append(Cell(each.verdict, tone=tone))
+        cells += [Cell(each.verdict, tone=tone), count, Cell(each.reference.title)]
         cells += [_task_difference(each, task) for task in tasks] if several else []
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows))

@@ -31,8 +31,8 @@ class Verdict:
 def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
     """Compare method `graft` with every method named `random...` or `..._random`; None without both.
 
-    The learned structure beats the random one where the 95 % interval of the paired difference, seeds and tasks
-    resampled, lies above zero: nothing less counts.
+    The learned structure beats the random one where the 95 % interval of the paired difference, seeds and
+    tasks resampled, lies above zero: nothing less counts.
     """
     everything = [group for comparison in comparisons for group in comparison.groups]
     if not any(map(_learned, everything)) or not any(map(_random, everything)):

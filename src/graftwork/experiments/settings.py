@@ -1,0 +1,98 @@
+"""The full settings of a run, whose hash is its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from graftwork.data import TaskData, load_task
+from graftwork.errors import DataError
+from graftwork.experiments.grid import Run
+from graftwork.experiments.store import hash_settings
+from graftwork.recipe import plain
+from graftwork.sources import locate
+from graftwork.tasks import Task
+
+__all__ = ["load_data", "run_settings"]
+
+PROBED = ("max_length", "pooling")
+"""The settings of `training` that matter to a method without a training loop."""
+WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+
+
+def load_data(tasks: Sequence[Task], seed: int) -> list[TaskData]:
+    """The rows of the tasks."""
+    return [load_task(task, seed) for task in tasks]
+
+
+@functools.cache
+def _model_hash(name: str) -> str | None:
+    """Hash of a local model's configuration, vocabulary and weights; None for the name of a hub model."""
+    if not (name.startswith(("package:", ".", "/", "~")) or Path(name).exists()):
+        return None
+    try:
+        folder = Path(locate(name))
+    except DataError:
+        return None  # loading the model says what is wrong, better than a hash could
+    digest = hashlib.sha256()
+    for pattern in ("config.json", "tokenizer.json", "vocab.txt", *WEIGHTS):
+        for path in sorted(folder.glob(pattern)):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def run_settings(run: Run, datas: Sequence[TaskData]) -> dict[str, Any]:
+    """What identifies a run: key, group, pair, and the settings they are hashes of.
+
+    Where data lie is no part of the settings, their content is; nor is where a local backbone lies.
+    """
+    from graftwork import __version__
+
+    digest = _model_hash(run.model)
+    model = {"sha256": digest} if digest else {"name": run.model}
+    training = dataclasses.asdict(run.training)
+    training.pop("report_to")
+    if not run.method.trained:
+        training = {key: training[key] for key in PROBED}
+    tasks = [{**data.head.as_dict(), "sha256": data.sha256} for data in datas]
+    noise = [dataclasses.asdict(item) for item in run.noise]
+    packages = {name: version(name) for name in ("torch", "transformers", "peft")}
+    settings: dict[str, Any] = plain(
+        {
+            "purpose": run.purpose,
+            "method": {"name": run.method.name, **dataclasses.asdict(run.method)},  # type: ignore[call-overload]
+            "model": model,
+            "tasks": tasks,
+            "training": training,
+            **{name: dataclasses.asdict(getattr(run, name)) for name in run.method.sections},
+            "noise": noise,
+            "seed": run.seed,
+            "data_seed": run.data_seed,
+            "versions": {"graftwork": __version__, **packages},
+        }
+    )
+    # The learning rate is each method's own: what is compared is every method at its best.
+    shared = {
+        "model": model,
+        "tasks": tasks,
+        "training": {k: v for k, v in (run.shared["training"] or {}).items() if "learning_rate" not in k},
+        "noise": run.shared["noise"],
+        "data_seed": run.data_seed,
+    }
+    return {
+        "key": hash_settings(settings),
+        "purpose": run.purpose,
+        "method": run.method.name,
+        "label": run.label,
+        "seed": run.seed,
+        "group": hash_settings(settings, leave_out=("seed",)),
+        "pair": hash_settings(plain(shared)),
+        "settings": {**settings, "vary": plain(dict(run.vary))},
+        "sources": {"model": run.model, "tasks": {task.name: task.train for task in run.tasks}},
+    }
