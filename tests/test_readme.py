@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import graftwork as gw
+from graftwork.cli import build_parser
 from graftwork.recipe import load_recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -33,3 +35,17 @@ def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     fresh = {"backbone": type(names["backbone"])(names["backbone"].config)}
     exec(compile(load, "README.md", "exec"), fresh)
     assert gw.structure_of(fresh["model"]) == names["structure"]
+
+
+def test_commands_are_understood() -> None:
+    commands = re.findall(r"graftwork (?:fit|show|evaluate|predict|extract|compare|report) [^|\n`]+", README)
+    assert len(commands) >= 7
+    for command in commands:
+        if "--help" not in command:
+            build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_make_targets_exist() -> None:
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([a-z-]+)", README, flags=re.MULTILINE):
+        assert f"\n{target}:" in makefile

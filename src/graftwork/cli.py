@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-__all__ = ["compare", "evaluate", "extract", "fit", "main", "predict", "report", "show"]
+__all__ = ["build_parser", "compare", "evaluate", "extract", "fit", "main", "predict", "report", "show"]
 
 
 def fit(
@@ -234,7 +234,8 @@ def _stdin_rows() -> Iterator[dict[str, Any]]:
             raise DataError(f"standard input line {number} is not valid JSON ({error.msg}).") from error
 
 
-def _parser() -> ArgumentParser:
+def build_parser() -> ArgumentParser:
+    """The parser of all subcommands."""
     from argparse import RawDescriptionHelpFormatter
 
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -307,7 +308,7 @@ def _documentation(command: Callable[..., None]) -> tuple[str, dict[str, str]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the exit code is 0, 2 for bad input, 130 after Ctrl-C."""
-    chosen = _parser().parse_args(list(arguments) if arguments is not None else None)
+    chosen = build_parser().parse_args(list(arguments) if arguments is not None else None)
     command = next(item for item in COMMANDS if item.__name__ == chosen.command)
     options = {name: value for name, value in vars(chosen[chosen.command]).items()}
     from graftwork.errors import GraftworkError
