@@ -139,6 +139,24 @@ def test_interrupted_run_resumes_to_the_same_model(
         assert (Path(recipe.output) / name).read_bytes() == (folder / "out" / name).read_bytes()
 
 
+def test_noise_of_a_recipe_is_applied_and_reported(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = run
+    noise = [
+        {"kind": "word_drop", "ratio": 0.5},
+        {"kind": "labels", "ratio": 0.25},
+        {"kind": "path_drop", "ratio": 1.0},
+    ]
+    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / "noisy"), "noise": noise})
+    noisy = fit(recipe, console=Console(quiet=True))
+    kinds = [entry["kind"] for entry in noisy["noise"]]
+    assert kinds == ["word_drop", "labels"] * 3 + ["path_drop"]
+    assert noisy["noise"][1]["realised"]["train"] == pytest.approx(0.25, abs=0.02)
+    assert noisy["noise"][-1]["realised"]["test"] == 1.0
+    colour = noisy["tasks"]["colour"]
+    assert colour["test"] < report["tasks"]["colour"]["test"]
+    assert rescore(folder / "noisy")["tasks"]["colour"]["score"] == pytest.approx(colour["test"], abs=1e-6)
+
+
 def test_mixed_precision(run: tuple[Path, dict[str, Any]]) -> None:
     folder, report = run
     changes = {"output": str(folder / "bf16"), "training.bf16": True, "training.epochs": 1}

@@ -19,11 +19,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from graftwork.callback import StructureCallback
 from graftwork.compact import structure_of
-from graftwork.data import collate
+from graftwork.data import collate, load_task
 from graftwork.errors import TrainingError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.interrupt import InterruptCallback
 from graftwork.multitask import MultiTaskModel
+from graftwork.noise import damage_tasks, noisy_model
 from graftwork.persist import FILES, check_target, save_model, staged_folder
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.report import build_report, print_report
@@ -68,9 +69,9 @@ def fit(
     checkpoint = _find_checkpoint(recipe, resume=resume, overwrite=overwrite)
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"), console.status("reading and tokenising the tasks"):
-        prepared = prepare(
-            recipe.model, recipe.tasks, max_length=recipe.training.max_length, seed=recipe.seed
-        )
+        clean = [load_task(task, recipe.seed) for task in recipe.tasks]
+        datas, noise = damage_tasks(clean, recipe.noise)
+        prepared = prepare(recipe.model, recipe.tasks, max_length=recipe.training.max_length, datas=datas)
     set_seed(recipe.seed)
     model = _build(recipe, prepared)
     with _timed(seconds, "baselines"), model.backbone.disable_adapter():  # type: ignore[operator]
@@ -80,14 +81,15 @@ def fit(
     with interrupt.listening(), warnings.catch_warnings():
         # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        with noisy_model(model, recipe.noise, "train", noise):
+            result = trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.requested:
         raise Interrupted(
             f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the checkpoint "
             f"is in {work_folder(recipe)}. Go on with: graftwork fit RECIPE --resume"
         )
     with _timed(seconds, "test"):
-        scores = _test_scores(trainer, prepared)
+        scores = _test_scores(trainer, prepared, recipe, noise)
     callback = trainer.structure_callback
     assert callback is not None
     with staged_folder(output, overwrite=overwrite) as folder:
@@ -107,6 +109,7 @@ def fit(
             callback=callback,
             seconds=seconds,
             train_loss=float(result.training_loss),
+            noise=noise,
             folder=folder,
         )
         (folder / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -240,12 +243,15 @@ def _make_trainer(
     return trainer, interrupt
 
 
-def _test_scores(trainer: MultiTaskTrainer, prepared: Prepared) -> dict[str, dict[str, float]]:
-    """Scores of the final, compact model on validation and test."""
+def _test_scores(
+    trainer: MultiTaskTrainer, prepared: Prepared, recipe: Recipe, noise: list[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Scores of the final, compact model on validation, and on test with the noise asked for there."""
     names = [data.head.name for data in prepared.datas]
-    scores = {
-        split: split_scores(trainer, prepared.tokens[split], split, names) for split in ("validation", "test")
-    }
+    scores = {"validation": split_scores(trainer, prepared.tokens["validation"], "validation", names)}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with noisy_model(model, recipe.noise, "test", noise):
+        scores["test"] = split_scores(trainer, prepared.tokens["test"], "test", names)
     return {name: {split: found[name] for split, found in scores.items()} for name in names}
 
 

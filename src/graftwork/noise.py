@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,7 +27,18 @@ from graftwork.model_noise import Realised, embedding_noise, path_noise, weight_
 from graftwork.splits import TaskData
 from graftwork.tasks import SPLITS
 
-__all__ = ["KINDS", "Kind", "Noise", "NoiseKind", "NoiseReport", "When", "apply_to_task", "model_noise"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Noise",
+    "NoiseKind",
+    "NoiseReport",
+    "When",
+    "apply_to_task",
+    "damage_tasks",
+    "model_noise",
+    "noisy_model",
+]
 
 Kind = Literal[
     "characters",
@@ -245,3 +256,38 @@ _CONTEXTS: dict[str, Callable[[nn.Module, Noise, bool], AbstractContextManager[R
     ),
     "weights": lambda model, noise, _: weight_noise(model, noise.ratio, noise.seed),
 }
+
+
+def damage_tasks(
+    datas: Sequence[TaskData], noises: Sequence[Noise]
+) -> tuple[list[TaskData], list[dict[str, Any]]]:
+    """Put all noise that concerns data into some tasks, one after the other.
+
+    Returns:
+        The noisy tasks, and one report per task and noise as JSON types.
+    """
+    damaged, reports = [], []
+    for data in datas:
+        for noise in noises:
+            data, report = apply_to_task(data, noise)
+            if noise.target != "model":
+                reports.append({"task": data.head.name, **report.as_dict()})
+        damaged.append(data)
+    return damaged, reports
+
+
+@contextmanager
+def noisy_model(
+    model: nn.Module, noises: Sequence[Noise], stage: Literal["train", "test"], reports: list[dict[str, Any]]
+) -> Iterator[None]:
+    """Put all noise that concerns a model into it, and append what was measured when the context ends."""
+    with ExitStack() as stack:
+        measured = [
+            stack.enter_context(model_noise(model, noise, stage))
+            for noise in noises
+            if noise.target == "model" and noise.when in (stage, "both")
+        ]
+        try:
+            yield
+        finally:
+            reports += [report().as_dict() for report in measured]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
+from graftwork.noise import Noise
 from graftwork.schema import expand, read_fields
 from graftwork.settings import GraftSettings, Training
 from graftwork.sparsity import Schedule
@@ -47,6 +48,8 @@ class Recipe:
     """Phases of the search."""
     training: Training = field(default_factory=Training)
     """Training loop."""
+    noise: tuple[Noise, ...] = ()
+    """Noise in training, in testing or in both: a list of mappings with kind, ratio, when and seed."""
     seed: int = 0
     """Seed of everything random: splits, order of rows, initial weights, gate noise."""
 
@@ -107,10 +110,11 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         if isinstance(raw.get(name), str):
             raw[name] = expand(raw[name], folder if name == "model" else None, name, faults)
     tasks = read_tasks(raw.pop("tasks", None), folder, faults)
-    settings = read_fields(Recipe, raw, "", faults, given=("tasks",))
+    noise = read_noise(raw.pop("noise", None) or [], faults)
+    settings = read_fields(Recipe, raw, "", faults, given=("tasks", "noise"))
     if not faults:
         try:
-            return Recipe(tasks=tasks, **settings)
+            return Recipe(tasks=tasks, noise=noise, **settings)
         except RecipeError as error:
             faults.append(str(error))
     raise RecipeError(f"{path}: {'; '.join(faults)}")
@@ -203,3 +207,20 @@ def read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
             except GraftworkError as error:
                 faults.append(str(error).rstrip("."))
     return tuple(tasks)
+
+
+def read_noise(raw: Any, faults: list[str]) -> tuple[Noise, ...]:
+    """The noise of a recipe or grid: a mapping with kind and ratio, or a list of them."""
+    found = []
+    for i, entry in enumerate(raw if isinstance(raw, list) else [raw]):
+        if not isinstance(entry, Mapping):
+            faults.append(f"noise[{i}]={entry!r} must be a mapping with kind and ratio")
+            continue
+        before = len(faults)
+        settings = read_fields(Noise, entry, f"noise[{i}]", faults)
+        if len(faults) == before:
+            try:
+                found.append(Noise(**settings))
+            except ConfigError as error:
+                faults.append(str(error).rstrip("."))
+    return tuple(found)

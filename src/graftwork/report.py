@@ -51,6 +51,7 @@ def build_report(
     callback: StructureCallback,
     seconds: Mapping[str, float],
     train_loss: float,
+    noise: Sequence[Mapping[str, Any]],
     folder: Path,
 ) -> dict[str, Any]:
     """Everything a run has to say for itself, as JSON types.
@@ -91,6 +92,7 @@ def build_report(
         "structure": structure.to_dict(),
         "soft_size_at_discretise": None if callback.search is None else callback.search.soft_size,
         "train_loss": train_loss,
+        "noise": list(noise),
         "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         * (1 if sys.platform == "darwin" else 1024),
         "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))},

@@ -12,6 +12,7 @@ from graftwork.data import collate, load_task, longest_first, tokenise
 from graftwork.errors import CheckpointError, DataError
 from graftwork.evaluate import per_task_scores
 from graftwork.multitask import MultiTaskModel
+from graftwork.noise import damage_tasks, noisy_model
 from graftwork.persist import FILES, load_model, read_tasks, save_model, staged_folder
 from graftwork.recipe import load_recipe
 from graftwork.tasks import SPLITS
@@ -22,7 +23,7 @@ BATCH = 64
 
 
 def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -> dict[str, Any]:
-    """Score a saved model on a split of its recipe's data.
+    """Score a saved model on a split of its recipe's data, with the recipe's noise.
 
     Returns:
         `{"split", "tasks": {name: {"metric", "score", "rows"}}}`.
@@ -41,11 +42,14 @@ def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -
     recipe = load_recipe(Path(folder) / FILES.recipe)
     heads = model.heads.heads
     wanted = {head.name for head in heads}
-    datas = [load_task(task, recipe.seed) for task in recipe.tasks if task.name in wanted]
+    clean = [load_task(task, recipe.seed) for task in recipe.tasks if task.name in wanted]
+    datas, noise = damage_tasks(clean, recipe.noise)
     tokens = longest_first(tokenise(datas, tokenizer, recipe.training.max_length, None)[split])
     make_batch = collate(tokenizer)
     logits, labels, rows = [], [], []
-    with torch.inference_mode():
+    # As in `fit`, noise in the model is for the test rows; noise in the data is in the splits already.
+    in_model = recipe.noise if split == "test" else ()
+    with noisy_model(model, in_model, "test", noise), torch.inference_mode():
         for start in range(0, len(tokens), BATCH):
             batch = make_batch([tokens[index] for index in range(start, min(start + BATCH, len(tokens)))])
             labels.append(batch.pop("labels"))

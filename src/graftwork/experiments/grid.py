@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from graftwork.errors import ConfigError, GraftworkError, RecipeError
+from graftwork.errors import GraftworkError, RecipeError
 from graftwork.experiments import adalora, adapters, baselines, grafts  # noqa: F401 - they register the methods
 from graftwork.experiments.methods import Method, method_class
 from graftwork.noise import Noise
-from graftwork.recipe import override, read_tasks
+from graftwork.recipe import override, read_noise, read_tasks
 from graftwork.schema import expand, read_fields
 from graftwork.settings import GraftSettings, Training
 from graftwork.sparsity import Schedule
@@ -188,7 +188,7 @@ def make_run(
     folder = grid.path.parent
     tasks = read_tasks(raw.pop("tasks"), folder, faults)
     read = {name: _section(raw, name, section, faults) for name, section in SECTIONS.items()}
-    noise = _noise(raw.get("noise") or [], faults)
+    noise = read_noise(raw.get("noise") or [], faults)
     faults += [
         f"method {cell.entry.name!r} has no adapter paths that {item.kind} noise could damage; leave it out"
         for item in noise
@@ -234,19 +234,3 @@ def _section(raw: Mapping[str, Any], name: str, cls: type[Any], faults: list[str
         except GraftworkError as error:
             faults.append(str(error).rstrip("."))
     return None
-
-
-def _noise(raw: Any, faults: list[str]) -> tuple[Noise, ...]:
-    found = []
-    for i, entry in enumerate(raw if isinstance(raw, list) else [raw]):
-        if not isinstance(entry, Mapping):
-            faults.append(f"noise[{i}]={entry!r} must be a mapping with kind and ratio")
-            continue
-        before = len(faults)
-        settings = read_fields(Noise, entry, f"noise[{i}]", faults)
-        if len(faults) == before:
-            try:
-                found.append(Noise(**settings))
-            except ConfigError as error:
-                faults.append(str(error).rstrip("."))
-    return tuple(found)

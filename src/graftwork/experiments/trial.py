@@ -7,16 +7,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from torch import nn
 from transformers import set_seed
 
-from graftwork.data import TaskData, collate
+from graftwork.data import collate
 from graftwork.errors import TrainingError
 from graftwork.experiments.grid import Run
 from graftwork.experiments.loop import Interval, TrialTrainer
@@ -25,7 +23,7 @@ from graftwork.experiments.methods import Adapted, Setup, count, kept
 from graftwork.experiments.settings import load_data, run_settings
 from graftwork.experiments.store import FORMAT
 from graftwork.multitask import MultiTaskModel
-from graftwork.noise import NoiseReport, apply_to_task, model_noise
+from graftwork.noise import damage_tasks, noisy_model
 from graftwork.report import versions
 from graftwork.training import (
     Prepared,
@@ -57,7 +55,7 @@ def run_trial(run: Run, *, interval: Callable[[float], None] | None = None) -> d
     reset_peak_memory()
     clean = load_data(run.tasks, run.data_seed)
     identity = run_settings(run, clean)
-    datas, noise = _damage(run, clean)
+    datas, noise = damage_tasks(clean, run.noise)
     prepared = prepare(run.model, run.tasks, max_length=run.training.max_length, datas=datas)
     trial = _Trial(run, prepared, interval)
     if run.method.trained:
@@ -97,18 +95,6 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _damage(run: Run, clean: list[TaskData]) -> tuple[list[TaskData], list[dict[str, Any]]]:
-    """The tasks with the run's noise in their data, and one report per task and noise."""
-    datas, reports = [], []
-    for data in clean:
-        for noise in run.noise:
-            data, report = apply_to_task(data, noise)
-            if noise.target != "model":
-                reports.append({"task": data.head.name, **report.as_dict()})
-        datas.append(data)
-    return datas, reports
-
-
 class _Trial:
     """The parts of a run that need its model."""
 
@@ -143,7 +129,7 @@ class _Trial:
         noise: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
             trainer = self.trainer(model, adapted, tokens, Path(folder))
-            with self.noisy(model, "train", noise):
+            with noisy_model(model, self.run.noise, "train", noise):
                 train_loss, seconds = self.train(trainer)
             scores = self.scores(trainer, model, noise)
             parameters = kept(model.backbone, original)
@@ -229,17 +215,6 @@ class _Trial:
             )
         return loss, seconds
 
-    def noisy(
-        self, model: nn.Module, stage: Literal["train", "test"], noise: list[dict[str, Any]]
-    ) -> ExitStack:
-        """The run's noise in the model, measured when the context ends."""
-        stack = ExitStack()
-        for item in self.run.noise:
-            if item.target == "model" and item.when in (stage, "both"):
-                report = stack.enter_context(model_noise(model, item, stage))
-                stack.callback(_note, noise, report)
-        return stack
-
     def scores(
         self, trainer: TrialTrainer, model: MultiTaskModel, noise: list[dict[str, Any]]
     ) -> dict[str, dict[str, float | None]]:
@@ -248,7 +223,7 @@ class _Trial:
             "validation": split_scores(trainer, self.prepared.tokens["validation"], "validation", self.names)
         }
         if self.run.purpose == "final":
-            with self.noisy(model, "test", noise):
+            with noisy_model(model, self.run.noise, "test", noise):
                 found["test"] = split_scores(trainer, self.prepared.tokens["test"], "test", self.names)
         if not np.isfinite([score for split in found.values() for score in split.values()]).all():
             raise TrainingError("training diverged: a score is not a number; lower the learning rate.")
@@ -264,7 +239,9 @@ class _Trial:
         noise: list[dict[str, Any]] = []
         start = time.perf_counter()
         scores, size = probe(
-            self.run, self.prepared, lambda: self.noisy(self.prepared.backbone, "test", noise)
+            self.run,
+            self.prepared,
+            lambda: noisy_model(self.prepared.backbone, self.run.noise, "test", noise),
         )
         return {
             "scores": scores,
@@ -282,7 +259,3 @@ class _Trial:
             "structure": None,
             "noise": noise,
         }
-
-
-def _note(noise: list[dict[str, Any]], report: Callable[[], NoiseReport]) -> None:
-    noise.append(report().as_dict())
