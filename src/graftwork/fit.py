@@ -160,7 +160,10 @@ def _open_work_folder(recipe: Recipe, *, resume: bool) -> None:
 
 
 def _build(recipe: Recipe, prepared: Prepared) -> MultiTaskModel:
-    adapted = get_peft_model(prepared.backbone, recipe.graft_config())
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.2x for a property by its old name whenever it wraps a model.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        adapted = get_peft_model(prepared.backbone, recipe.graft_config())
     model = MultiTaskModel(adapted, [data.head for data in prepared.datas], pooling=recipe.training.pooling)
     budget_parameters(model)  # an impossible budget must fail before the first step, not at discretisation
     return model
