@@ -13,7 +13,7 @@ install: $(INSTALLED)  ## make the virtual environment and install graftwork int
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[demo,report,dev]'
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[demo,noise,report,dev]'
 	touch $@
 
 quickstart: $(INSTALLED)  ## fit two tasks on real data and print what was found
