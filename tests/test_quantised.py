@@ -1,4 +1,4 @@
-"""Quantised backbones: training, compacting, generating. Skipped without the optional packages."""
+"""Quantised backbones: training, compacting, generating. `dev` has bitsandbytes; torchao is optional."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graftwork.view import backbone_parameters
 from toys import TASKS, graft_layers, grafted, outputs, tiny, tokens
 
 # The packages announce their own changes, and so do the kernels of torch that they use.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32}
 ROWS = torch.tensor([0, 2, 1, 0])
@@ -28,11 +28,13 @@ def plain() -> PreTrainedModel:
 
 def quantised(kind: str, folder: Path) -> PreTrainedModel:
     if kind == "torchao int8":
-        quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+        quantization = pytest.importorskip(
+            "torchao.quantization", reason="needs pip install graftwork[quantised]"
+        )
         model = plain()
         quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
         return model
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    pytest.importorskip("bitsandbytes", reason="needs pip install graftwork[quantised]")
     plain().save_pretrained(str(folder / "base"))
     bits: dict[str, Any] = {"load_in_8bit": True}
     if kind == "bitsandbytes nf4":

@@ -56,25 +56,24 @@ def export_onnx(
         DataError: an example is missing or too short, or the file cannot be written.
     """
     check_onnx_packages()
-    tracing = Tracing(model, inputs, dynamic)
-    program = tracing.program()
-    described = {**describe(model, tracing.inputs, tracing.dynamic, tracing.output), **(metadata or {})}
-    with _quiet_registry(), quiet(), one_line("ONNX"):
-        made = torch.onnx.export(
-            program, (), dynamo=True, verbose=False, opset_version=opset, output_names=[tracing.output]
-        )
-        assert made is not None
-        found: dict[str, Any] = {str(value.name): value.shape for value in made.model.graph.inputs}
-        made.rename_axes(
-            {
-                str(found[name][axis]): label
-                for name, axes in tracing.dynamic.items()
-                for axis, label in axes.items()
-            }
-        )
-        made.model.metadata_props[METADATA] = json.dumps(described)
     with staged_file(Path(path)) as staged:
-        with quiet(), one_line("ONNX"):
+        tracing = Tracing(model, inputs, dynamic)
+        program = tracing.program()
+        described = {**describe(model, tracing.inputs, tracing.dynamic, tracing.output), **(metadata or {})}
+        with _quiet_registry(), quiet(), one_line("ONNX"):
+            made = torch.onnx.export(
+                program, (), dynamo=True, verbose=False, opset_version=opset, output_names=[tracing.output]
+            )
+            assert made is not None
+            found: dict[str, Any] = {str(value.name): value.shape for value in made.model.graph.inputs}
+            made.rename_axes(
+                {
+                    str(found[name][axis]): label
+                    for name, axes in tracing.dynamic.items()
+                    for axis, label in axes.items()
+                }
+            )
+            made.model.metadata_props[METADATA] = json.dumps(described)
             made.save(staged, external_data=False)
         difference = tracing.check(_runner(staged), "the ONNX file")
     return {**described, "largest_difference": difference}

@@ -63,10 +63,10 @@ def save_program(
     Returns:
         The description that is in the file as `graftwork.json`, and the largest difference from the model.
     """
-    tracing = Tracing(model, inputs, None)
-    program = tracing.program()
-    described = {**describe(model, tracing.inputs, tracing.dynamic, tracing.output), **metadata}
     with staged_file(path) as staged:
+        tracing = Tracing(model, inputs, None)
+        program = tracing.program()
+        described = {**describe(model, tracing.inputs, tracing.dynamic, tracing.output), **metadata}
         torch.export.save(program, staged, extra_files={"graftwork.json": json.dumps(described)})
     return {**described, "largest_difference": tracing.difference}
 
@@ -77,8 +77,8 @@ def describe(
     """What a user of an exported model has to know, as JSON values.
 
     Returns:
-        `{"format", "inputs": {name: {"axes", "type"}}, "output", "tasks"}`: an axis is a name or a length, and
-        the place of a task is its index in `graft_rows`. Heads have different sizes: the logits of a row
+        `{"format", "inputs": {name: {"axes", "type"}}, "output", "tasks"}`: an axis is a name or a length,
+        and the place of a task is its index in `graft_rows`. Heads have different sizes: the logits of a row
         beyond those of its task are minus infinity.
     """
     dynamic = _default_axes(inputs) if dynamic is None else dynamic
