@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import graftwork as gw
 from graftwork.errors import ConfigError, DataError, ExportError, RoutingError
+from graftwork.multitask import MultiTaskModel
 from test_multitask import HEADS
 from test_newtask import FISH, train, trained
 from toys import grafted, random_structure, spread_gates, tiny, tokens
@@ -224,3 +226,12 @@ def test_examples_that_will_not_do(inputs, dynamic, message):
 def test_a_model_without_an_adapter():
     with pytest.raises(ConfigError, match="has no graft adapter"):
         gw.export_program(tiny(), example())
+
+
+def test_another_method_under_our_heads():
+    """Of a LoRA only the heads have tasks."""
+    lora = get_peft_model(tiny(num_hidden_layers=1), LoraConfig(target_modules=["query"]))
+    torch.nn.init.normal_(lora.base_model.model.encoder.layer[0].attention.self.query.lora_B.default.weight)
+    model = MultiTaskModel(lora, HEADS).eval()
+    module = gw.export_program(model, example()).module()
+    same_outputs(lambda inputs: module(**inputs), model)

@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 import graftwork as gw
-from graftwork.errors import MergeError
+from graftwork.errors import ExportError, MergeError
 from graftwork.view import backbone_parameters
 from toys import TASKS, graft_layers, grafted, outputs, tiny, tokens
 
@@ -90,3 +90,10 @@ def test_merging_into_quantised_weights_is_refused(tmp_path, kind):
         model.merge_adapter()
     assert torch.equal(outputs(model), expected)
     assert not any(layer.merged for layer in graft_layers(model))
+
+
+@pytest.mark.parametrize("kind", ["bitsandbytes int8", "bitsandbytes nf4"])
+def test_exporting_a_quantised_backbone_is_refused(tmp_path, kind):
+    model = grafted(quantised(kind, tmp_path))
+    with pytest.raises(ExportError, match=r"the backbone is quantised, which torch\.export cannot trace"):
+        gw.export_program(model, {"input_ids": tokens()})

@@ -49,7 +49,7 @@ def export_program(
             inputs (batch), and the second of those with two or three (sequence).
 
     Raises:
-        ExportError: the model cannot be traced, or the program gives other outputs than the model.
+        ExportError: the model cannot be traced, is quantised, or the program gives other outputs than it.
         DataError: an example is missing or too short.
     """
     return Tracing(model, inputs, dynamic).program()
@@ -127,6 +127,11 @@ class Tracing:
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], dynamic: Axes | None) -> None:
         self.model = model
+        if any(getattr(module, "is_quantized", False) is True for module in model.modules()):
+            raise ExportError(
+                "the backbone is quantised, which torch.export cannot trace; load it in full precision with "
+                "the same adapter and export that."
+            )
         self.inputs = _complete(model, inputs)
         self.dynamic = _default_axes(self.inputs) if dynamic is None else dynamic
         self._check_axes()
