@@ -1,4 +1,4 @@
-"""Quantised backbones: training, compacting, generating. Skipped without the optional packages."""
+"""Quantised backbones: training, compacting, generating. `dev` has bitsandbytes; torchao is optional."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 import graftwork as gw
-from graftwork.errors import MergeError
+from graftwork.errors import ExportError, MergeError
 from graftwork.view import backbone_parameters
 from toys import TASKS, graft_layers, grafted, outputs, tiny, tokens
 
 # The packages announce their own changes, and so do the kernels of torch that they use.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32}
 ROWS = torch.tensor([0, 2, 1, 0])
@@ -28,11 +28,13 @@ def plain() -> PreTrainedModel:
 
 def quantised(kind: str, folder: Path) -> PreTrainedModel:
     if kind == "torchao int8":
-        quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+        quantization = pytest.importorskip(
+            "torchao.quantization", reason="needs pip install graftwork[quantised]"
+        )
         model = plain()
         quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
         return model
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    pytest.importorskip("bitsandbytes", reason="needs pip install graftwork[quantised]")
     plain().save_pretrained(str(folder / "base"))
     bits: dict[str, Any] = {"load_in_8bit": True}
     if kind == "bitsandbytes nf4":
@@ -88,3 +90,10 @@ def test_merging_into_quantised_weights_is_refused(tmp_path, kind):
         model.merge_adapter()
     assert torch.equal(outputs(model), expected)
     assert not any(layer.merged for layer in graft_layers(model))
+
+
+@pytest.mark.parametrize("kind", ["bitsandbytes int8", "bitsandbytes nf4"])
+def test_exporting_a_quantised_backbone_is_refused(tmp_path, kind):
+    model = grafted(quantised(kind, tmp_path))
+    with pytest.raises(ExportError, match=r"the backbone is quantised, which torch\.export cannot trace"):
+        gw.export_program(model, {"input_ids": tokens()})

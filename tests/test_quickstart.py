@@ -65,3 +65,15 @@ def test_commands_of_the_readme(folder: Path) -> None:
     assert "sentiment" in show
     assert "accuracy" in evaluate
     assert json.loads(predict)["label"] == "positive"
+
+
+def test_the_example_of_the_export_guide(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell("graftwork export runs/quickstart runs/quickstart-onnx --overwrite", folder)
+    guide = (ROOT / "docs/export.md").read_text(encoding="utf-8")
+    example = re.findall(r"^```python\n(.*?)^```$", guide, flags=re.DOTALL | re.MULTILINE)[0]
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    exec(compile(example, "export.md", "exec"), {})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["sentiment", "topics"]

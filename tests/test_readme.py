@@ -38,7 +38,7 @@ def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_commands_are_understood() -> None:
-    names = "fit|show|evaluate|predict|extract|compare|report|add-task|remove-task"
+    names = "fit|show|evaluate|predict|extract|export|compare|report|add-task|remove-task"
     commands = re.findall(rf"graftwork (?:{names}) [^|\n`]+", README)
     assert len(commands) >= 10
     for command in commands:

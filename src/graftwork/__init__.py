@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from graftwork.extend import add_task, remove_task
     from graftwork.multitask import MultiTaskModel
     from graftwork.newtask import Extension, NewTask
+    from graftwork.onnx_file import export_onnx
     from graftwork.predict import Predictor
+    from graftwork.program import export_program
     from graftwork.taskrecipe import TaskRecipe
     from graftwork.tasks import Task
     from graftwork.tracking import track
@@ -51,6 +53,8 @@ __all__ = [
     "compact_",
     "discretise_",
     "export_lora",
+    "export_onnx",
+    "export_program",
     "keep_tasks_",
     "remove_task",
     "route",
@@ -72,6 +76,8 @@ _LAZY = {
     "TaskRecipe": "graftwork.taskrecipe",
     "add_task": "graftwork.extend",
     "export_lora": "graftwork.export",
+    "export_onnx": "graftwork.onnx_file",
+    "export_program": "graftwork.program",
     "keep_tasks_": "graftwork.collate",
     "remove_task": "graftwork.extend",
     "track": "graftwork.tracking",

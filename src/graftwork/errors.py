@@ -12,7 +12,8 @@ it and exits with code 2.
     ├── RecipeError       a recipe: unknown key, wrong type, missing value (also a ValueError)
     ├── DataError         a task's data: missing file, broken line, unknown label (also a ValueError)
     ├── CheckpointError   a saved model that cannot be read or belongs to another backbone
-    └── TrainingError     a run that cannot start or go on
+    ├── TrainingError     a run that cannot start or go on
+    └── ExportError       a model that cannot be written in another format
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "ExportError",
     "GraftworkError",
     "MergeError",
     "RecipeError",
@@ -72,3 +74,7 @@ class CheckpointError(GraftworkError, RuntimeError):
 
 class TrainingError(GraftworkError, RuntimeError):
     """A training run cannot start or cannot go on."""
+
+
+class ExportError(GraftworkError, RuntimeError):
+    """A model cannot be written in another format, or a package for it is missing."""

@@ -157,7 +157,7 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -
         index = (attention_mask * positions).argmax(1)
     else:
         index = attention_mask.to(torch.int64).argmax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), index]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
 
 
 def embed(

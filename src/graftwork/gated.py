@@ -143,8 +143,12 @@ class GatedPools(nn.Module, BaseTunerLayer):
         }
 
     def _mask(self, adapter_name: str) -> _Mask:
+        values = self.graft_mask[adapter_name]
         # Transformers' `load_adapter` and `.to()` put another tensor in the buffer's place.
-        if self._masks[adapter_name].values is not self.graft_mask[adapter_name]:
+        if self._masks[adapter_name].values is not values:
+            if torch.compiler.is_exporting():
+                # So does `torch.export`, one without values: what it replaces is what is known.
+                return self._masks[adapter_name]._replace(values=values)
             self._refresh_decided()
         return self._masks[adapter_name]
 

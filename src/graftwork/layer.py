@@ -146,7 +146,7 @@ class GraftLayer(GatedPools):
         """Gates of the hidden units: [K r], or [rows, 1..., K r] if the rows have different tasks."""
         gates = self.gates(name)[rows].repeat_interleave(self.pools[name].rank, dim=-1)
         if isinstance(rows, Tensor):
-            gates = gates.view(len(rows), *(1,) * (dimensions - 2), -1)
+            gates = gates.view(rows.shape[0], *(1,) * (dimensions - 2), -1)
         return gates
 
     def _rows(self, pool: Pool, x: Tensor) -> int | Tensor:

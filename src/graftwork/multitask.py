@@ -54,7 +54,7 @@ class TaskHeads(nn.Module):
     ) -> Float[Tensor, "rows outputs"]:
         """Logits of every row under its own task's head."""
         largest = self.weight.shape[1]
-        logits = x.new_full((len(x), largest), float("-inf"), dtype=torch.float32)
+        logits = x.new_full((x.shape[0], largest), float("-inf"), dtype=torch.float32)
         for size in self._distinct:
             part = torch.einsum("bd,bcd->bc", x, self.weight[rows, :size]) + self.bias[rows, :size]
             padded = F.pad(part.float(), (0, largest - size), value=float("-inf"))
@@ -170,7 +170,7 @@ class MultiTaskModel(nn.Module):
                 raise DataError(
                     f"the model has several tasks ({names}); pass graft_rows, the task index of every row."
                 )
-            graft_rows = torch.zeros(len(first), dtype=torch.long, device=first.device)
+            graft_rows = torch.zeros(first.shape[0], dtype=torch.long, device=first.device)
         routing = {ROWS_KEYWORD: graft_rows} if self.routed else {}
         hidden = self.backbone(**inputs, **routing).last_hidden_state
         if attention_mask is None:

@@ -8,6 +8,7 @@ metrics, the pooling, and which backbone it was; the tokenizer's files are as Tr
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import warnings
@@ -46,6 +47,7 @@ __all__ = [
     "read_structure",
     "read_tasks",
     "save_model",
+    "staged_file",
     "staged_folder",
 ]
 
@@ -93,6 +95,25 @@ def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             staged.rename(target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """A path of the same name in a temporary folder beside, moved with its companions if nothing fails.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        raise DataError(f"cannot write beside {path}: {error.strerror}.") from error
+    with folder as staged:
+        yield Path(staged) / path.name
+        # The file itself last: it names the others.
+        for part in sorted(Path(staged).iterdir(), key=lambda part: part.name == path.name):
+            os.replace(part, path.with_name(part.name))
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:

@@ -17,7 +17,7 @@ from graftwork.recipe import load_recipe
 from graftwork.structure import Structure
 from graftwork.tasks import SPLITS
 
-__all__ = ["extract", "rescore", "write_tasks"]
+__all__ = ["extract", "keep_tasks", "rescore", "write_tasks"]
 
 
 def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -> dict[str, Any]:
@@ -96,14 +96,24 @@ def write_tasks(
     name = str(backbone or read_tasks(folder)["model"])
     model, tokenizer = load_model(folder, backbone=backbone)
     before = structure_of(model).parameters()
-    structure = compact_(model, tasks)
-    heads = {head.name: head for head in model.heads.heads}
-    small = MultiTaskModel(model.backbone, [heads[task] for task in tasks], pooling=model.pooling)
-    small.heads.load(model.heads.export())
+    small, structure = keep_tasks(model, tasks)
     save_model(small, staged, backbone_name=name)
     tokenizer.save_pretrained(str(staged))
     (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
     recipe = folder / FILES.recipe
     if recipe.is_file():
         (staged / FILES.recipe).write_bytes(recipe.read_bytes())
-    return before, small.eval(), structure
+    return before, small, structure
+
+
+def keep_tasks(model: MultiTaskModel, tasks: Sequence[str]) -> tuple[MultiTaskModel, Structure]:
+    """The model of some tasks of a multi-task model, around the same backbone, which is changed in place.
+
+    Raises:
+        StructureError: a task is unknown.
+    """
+    structure = compact_(model, tasks)
+    heads = {head.name: head for head in model.heads.heads}
+    small = MultiTaskModel(model.backbone, [heads[task] for task in tasks], pooling=model.pooling)
+    small.heads.load(model.heads.export())
+    return small.eval(), structure

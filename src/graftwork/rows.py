@@ -59,7 +59,7 @@ class Route:
         rows = self._resolved[key]
         if isinstance(rows, int):
             return rows
-        repeats = repeats_of(len(rows), batch, self.expand) * positions
+        repeats = repeats_of(rows.shape[0], batch, self.expand) * positions
         if repeats:
             return rows if repeats == 1 else rows.repeat_interleave(repeats)
         raise RoutingError(

@@ -1,4 +1,4 @@
-"""Commands about a model's structure and tasks: `show`, `extract`, `add-task` and `remove-task`."""
+"""Commands about a saved model as a whole: `show`, `extract`, `export`, `add-task` and `remove-task`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from graftwork.cli.train import overrides
 
-__all__ = ["add_task", "extract", "remove_task", "show"]
+__all__ = ["add_task", "export", "extract", "remove_task", "show"]
 
 
 def show(folders: list[Path], png: Path | None = None, as_json: bool = False, diagnose: bool = False) -> None:
@@ -84,6 +84,33 @@ def extract(
 
     stored = run(folder, task, output, backbone=backbone, overwrite=overwrite)
     print(f"{output}: task {task!r}, {stored:,} adapter parameters")
+
+
+def export(
+    folder: Path,
+    output: Path,
+    format: str = "onnx",
+    task: str | None = None,
+    backbone: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a saved model in a form that needs no graftwork: ONNX, torch.export, or a LoRA of PEFT.
+
+    Args:
+        folder: Written by `graftwork fit`.
+        output: Folder to write: the model with its heads, the tokenizer, and export.json.
+        format: onnx, pt2 (read by torch.export.load), or lora (of linear adapters).
+        task: Only this task; a LoRA holds no more.
+        backbone: Where the backbone is now, if it has moved.
+        overwrite: Replace the output folder if it exists.
+    """
+    from graftwork.export_folder import export_folder
+
+    written = export_folder(folder, output, format=format, task=task, backbone=backbone, overwrite=overwrite)
+    names = ", ".join(known["name"] for known in written["tasks"])
+    checked = written.get("largest_difference")
+    suffix = "" if checked is None else f"; largest difference from the model {checked:.1e}"
+    print(f"{output}: {format} of {names}{suffix}")
 
 
 def add_task(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftwork.cli.models import add_task, extract, remove_task, show
+from graftwork.cli.models import add_task, export, extract, remove_task, show
 from graftwork.cli.train import compare, fit, report
 from graftwork.cli.use import evaluate, predict
 
@@ -18,7 +18,7 @@ __all__ = ["COMMANDS", "build_parser"]
 
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.replace("_", "-"): command
-    for command in (fit, evaluate, predict, show, extract, add_task, remove_task, compare, report)
+    for command in (fit, evaluate, predict, show, extract, export, add_task, remove_task, compare, report)
 }
 _RENAMED = {"as_json": "json", "dry_run": "dry-run", "retry_failed": "retry-failed"}
 """Options whose name would hide a module inside their function."""

@@ -1,0 +1,130 @@
+"""A folder made by `graftwork fit` in a form that needs no graftwork: ONNX, `torch.export` or a LoRA of PEFT.
+
+Beside the model the output folder has the tokenizer and `export.json`: inputs, tasks with their labels,
+tokens of a row, and the largest difference from the model that was found in checking.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+
+from graftwork.data import encode, pad
+from graftwork.errors import ExportError
+from graftwork.export import export_lora
+from graftwork.onnx_file import check_onnx_packages, export_onnx
+from graftwork.persist import FILES, check_target, load_model, read_tasks, staged_folder
+from graftwork.program import describe, save_program
+from graftwork.rescore import keep_tasks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from graftwork.multitask import MultiTaskModel
+
+__all__ = ["FORMATS", "export_folder"]
+
+Format = Literal["onnx", "pt2", "lora"]
+FORMATS: tuple[str, ...] = get_args(Format)
+DESCRIPTION = "export.json"
+
+_EXAMPLES = ("graftwork exports a model of some tasks", "a shorter row of text")
+
+
+def export_folder(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    format: str = "onnx",
+    task: str | None = None,
+    backbone: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a saved model in another format.
+
+    Args:
+        folder: written by `graftwork fit`.
+        output: folder to write: `model.onnx` or `model.pt2` with the heads inside, or a LoRA with
+            `heads.safetensors` beside it.
+        format: `onnx`, `pt2` (`torch.export.load`) or `lora`.
+        task: only this task, without the adapters that only others use; a LoRA holds no more.
+        backbone: where the backbone is now, if it has moved.
+        overwrite: replace the output folder if it exists.
+
+    Returns:
+        The contents of `export.json`.
+
+    Raises:
+        ExportError: no such format, packages for it are missing, or the model cannot be written in it.
+        CheckpointError: the folder is no complete model.
+        StructureError: the task is unknown, or as a LoRA has no adapter.
+        MergeError: as a LoRA, adapters are nonlinear.
+        DataError: the output exists.
+    """
+    folder, output = Path(folder), Path(output)
+    if format not in FORMATS:
+        near = difflib.get_close_matches(format, FORMATS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ExportError(f"unknown format {format!r}; allowed: {', '.join(FORMATS)}{hint}")
+    if format == "onnx":
+        check_onnx_packages()
+    check_target(output, overwrite=overwrite)
+    described = read_tasks(folder)
+    names = [head.name for head in described["tasks"]]
+    if format == "lora" and task is None and len(names) > 1:
+        raise ExportError(f"a LoRA holds one task; pass --task with one of {', '.join(names)}.")
+    model, tokenizer = load_model(folder, backbone=backbone)
+    if task is not None:
+        model, _ = keep_tasks(model, [task])
+    facts = {
+        "model": str(backbone or described["model"]),
+        "pooling": described["pooling"],
+        "max_length": _max_length(folder),
+    }
+    with staged_folder(output, overwrite=overwrite) as staged:
+        written = _write(model, tokenizer, staged, format, facts)
+        tokenizer.save_pretrained(str(staged))
+        (staged / DESCRIPTION).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return written
+
+
+def _write(
+    model: MultiTaskModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    format: str,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    inputs = _example(tokenizer)
+    if format == "onnx":
+        return export_onnx(model, folder / "model.onnx", inputs, metadata=facts)
+    if format == "pt2":
+        return save_program(model, folder / "model.pt2", inputs, metadata=facts)
+    from safetensors.torch import save_file
+
+    export_lora(model.backbone, folder)
+    save_file(model.heads.export(), folder / FILES.heads, metadata={"format": "pt"})
+    return {**describe(model, inputs), **facts}
+
+
+def _example(tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+    columns = encode(tokenizer, [_EXAMPLES], 64)
+    rows = [{name: values[row] for name, values in columns.items()} for row in range(len(_EXAMPLES))]
+    return {name: value.to(torch.int64) for name, value in pad(tokenizer, rows).items()}
+
+
+def _max_length(folder: Path) -> int | None:
+    """Tokens of a row in training, where the recipe is known."""
+    from graftwork.recipe import read_yaml
+    from graftwork.settings import Training
+
+    path = folder / FILES.recipe
+    if not path.is_file():
+        return None
+    training = read_yaml(path).get("training") or {}
+    return int(training.get("max_length", Training.max_length))

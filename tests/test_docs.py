@@ -1,0 +1,58 @@
+"""What the documents name is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from graftwork.cli import build_parser
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(ROOT.glob("docs/*.md"))
+
+
+def functions_in(path: Path) -> set[str]:
+    """Functions and classes of a test file."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)}
+
+
+def named(text: str) -> list[tuple[str, str]]:
+    """(file, test) of every `test_x.py::test_y`; `::test_z` alone is in the file named before it."""
+    found, file = [], ""
+    for name, test in re.findall(r"`((?:\w+/)*test_\w+\.py)?(?:::(\w+))?`", text):
+        file = name or file
+        if name or test:
+            found.append((file, test))
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_tests_that_are_named_exist(document: Path) -> None:
+    for file, test in named(document.read_text(encoding="utf-8")):
+        path = ROOT / "tests" / file
+        assert path.is_file(), f"{document.name} names {file}"
+        assert not test or test in functions_in(path), f"{document.name} names {file}::{test}"
+
+
+def test_there_are_tests_named() -> None:
+    found = named((ROOT / "docs/compatibility.md").read_text(encoding="utf-8"))
+    assert len(found) > 50
+    assert named("`test_a.py::test_b`, `::test_c`; `experiments/test_d.py`") == [
+        ("test_a.py", "test_b"),
+        ("test_a.py", "test_c"),
+        ("experiments/test_d.py", ""),
+    ]
+
+
+def test_the_commands_are_understood() -> None:
+    """Of `graftwork export`, as the others stand with placeholders that only look like options."""
+    text = (ROOT / "docs/export.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^graftwork .+$", text, flags=re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        build_parser().parse_args(shlex.split(command, comments=True)[1:])
