@@ -21,6 +21,7 @@ from graftwork.tuner import GraftModel
 
 if TYPE_CHECKING:
     from graftwork.collate import keep_tasks_
+    from graftwork.compact_folder import save_compact
     from graftwork.export import export_lora
     from graftwork.extend import add_task, remove_task
     from graftwork.multitask import MultiTaskModel
@@ -58,6 +59,7 @@ __all__ = [
     "keep_tasks_",
     "remove_task",
     "route",
+    "save_compact",
     "set_structure_",
     "structure_of",
     "track",
@@ -80,6 +82,7 @@ _LAZY = {
     "export_program": "graftwork.program",
     "keep_tasks_": "graftwork.collate",
     "remove_task": "graftwork.extend",
+    "save_compact": "graftwork.compact_folder",
     "track": "graftwork.tracking",
 }
 

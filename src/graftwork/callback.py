@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 from graftwork.compact import compact_
 from graftwork.errors import TrainingError
 from graftwork.search import TRAVEL, StructureSearch
+from graftwork.shards import is_sharded
 from graftwork.sparsity import Schedule
 from graftwork.structure import Structure
 
@@ -32,7 +33,7 @@ class StructureCallback(TrainerCallback, ExportableState):
         warmup: fraction of the run without sparsity control (see `graftwork.sparsity.Schedule`).
         ramp: fraction after which the full penalty or budget holds.
         discretise: fraction after which the structure is fixed and only weights are tuned.
-        compact: compact the model when training ends.
+        compact: compact the model when training ends, unless FSDP has sharded it (`graftwork.save_compact`).
         travel: how far a logit can move during the search.
         adapter_name: PEFT's name for the adapter; default the active one.
 
@@ -66,7 +67,7 @@ class StructureCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Set up the search, or continue the one of the checkpoint that Trainer resumed from."""
-        if getattr(args, "deepspeed", None):
+        if getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None):
             raise TrainingError(
                 "StructureCallback cannot work under DeepSpeed, which hides gradients from callbacks; use "
                 "DDP or FSDP."
@@ -153,9 +154,15 @@ class StructureCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Compact, now that no optimizer step follows."""
-        if self.search is not None and self.compact and self.search.view.decided:
-            compact_(kwargs["model"], adapter_name=self.search.adapter_name)
+        """Compact, now that no optimizer step follows; a sharded model keeps its closed adapters."""
+        if self.search is None or not self.compact or not self.search.view.decided:
+            return
+        if is_sharded(kwargs["model"]):
+            logger.info(
+                "the model is sharded and stays as it is; write it with gw.save_compact(model, folder)"
+            )
+            return
+        compact_(kwargs["model"], adapter_name=self.search.adapter_name)
 
     def figures(self) -> dict[str, float]:
         """Numbers to log at this moment (`StructureSearch.figures`), with the penalty's clipping factor."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
+from graftwork.config import GraftConfig
 from graftwork.controls import control_structure
-from graftwork.errors import StructureError
+from graftwork.errors import StructureError, TrainingError
 from graftwork.layer import GraftLayer
 from graftwork.ranking import SiteScores
+from graftwork.shards import is_sharded
 from graftwork.structure import SiteStructure, Structure, choose_structure
 from graftwork.view import GraftView, budget_cost, graft_view, site_prices
 
 __all__ = [
     "compact_",
+    "compact_config",
     "discretise_",
     "record_structure_",
     "set_control_",
@@ -173,7 +177,13 @@ def compact_(
 
     Raises:
         StructureError: a task is unknown.
+        TrainingError: the model is sharded by FSDP 2, which keeps the shapes it was given.
     """
+    if is_sharded(model):
+        raise TrainingError(
+            "FSDP keeps the parameters in the shapes it was given, so a sharded model cannot be made compact "
+            "in place; write it with gw.save_compact(model, folder) and load that."
+        )
     view = graft_view(model, adapter_name)
     if not view.decided:
         discretise_(model, view.adapter_name)
@@ -188,17 +198,31 @@ def compact_(
     return record_structure_(model, name)
 
 
+def compact_config(model: nn.Module, adapter_name: str) -> GraftConfig:
+    """The configuration that an adapter would have if it were compact."""
+    view = graft_view(model, adapter_name)
+    config = copy.copy(view.config)
+    added = {site: layer.used_added(adapter_name) for site, layer in view.sites.items()}
+    _describe_(config, structure_of(model, adapter_name).compacted(), added)
+    return config
+
+
 def record_structure_(model: nn.Module, adapter_name: str) -> Structure:
     """Write the decided structure of a compact adapter into its configuration, which is saved with it."""
     view = graft_view(model, adapter_name)
     structure = structure_of(model, adapter_name)
-    data = structure.to_dict()
-    for site, layer in view.sites.items():
-        if layer.pools[adapter_name].added:
-            data["sites"][site]["added"] = list(layer.pools[adapter_name].added)
-    view.config.structure = data
-    view.config.target_modules = set(structure.sites)
+    added = {site: layer.pools[adapter_name].added for site, layer in view.sites.items()}
+    _describe_(view.config, structure, added)
     return structure
+
+
+def _describe_(config: GraftConfig, structure: Structure, added: Mapping[str, tuple[int, ...]]) -> None:
+    data = structure.to_dict()
+    for site, found in data["sites"].items():
+        if added[site]:
+            found["added"] = list(added[site])
+    config.structure = data
+    config.target_modules = set(structure.sites)
 
 
 def _select_tasks(view: GraftView, tasks: Sequence[str]) -> None:

@@ -36,6 +36,9 @@ __all__ = [
 class GraftworkError(Exception):
     """Base of all errors raised on purpose by graftwork."""
 
+    shared = False
+    """True if every process of a run raises this error, so that one of them is enough to print it."""
+
 
 class ConfigError(GraftworkError, ValueError):
     """A setting of `GraftConfig` or of a gate family is out of range."""

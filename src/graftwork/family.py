@@ -22,10 +22,11 @@ from graftwork.errors import StructureError, TrainingError
 from graftwork.fit import check_work_folder, open_work_folder, work_folder
 from graftwork.interrupt import InterruptCallback
 from graftwork.persist import FILES, check_target, staged_folder
+from graftwork.processes import is_main, join, on_main, together
 from graftwork.ranking import SiteScores
 from graftwork.recipe import Recipe
 from graftwork.search import StructureSearch
-from graftwork.session import Session
+from graftwork.session import Session, Training
 from graftwork.structure import Structure, choose_family
 from graftwork.view import budget_cost, in_units_of_cost, site_prices
 
@@ -99,18 +100,26 @@ def fit_family(
     """
     if not recipe.budgets:
         raise TrainingError("the recipe has no budgets; give budgets such as [0.01, 0.003], or use fit.")
-    console = console or Console()
+    join()
+    console = console or Console(quiet=not is_main())
     output = Path(recipe.output).expanduser()
-    check_target(output, overwrite=overwrite)
-    check_work_folder(recipe, resume=resume, overwrite=overwrite)
-    family = _Family(recipe, console)
-    open_work_folder(recipe, resume=resume)
+
+    def check() -> None:
+        check_target(output, overwrite=overwrite)
+        check_work_folder(recipe, resume=resume, overwrite=overwrite)
+
+    def finish() -> None:
+        with staged_folder(output, overwrite=overwrite) as folder:
+            for budget in family.budgets:
+                (family.work / DONE / _name(budget)).rename(folder / _name(budget))
+        shutil.rmtree(family.work, ignore_errors=True)
+
+    on_main(check)
+    family = together(lambda: _Family(recipe, console))
+    on_main(lambda: open_work_folder(recipe, resume=resume))
     snapshot = family.search()
     reports = {budget: family.tune(budget, snapshot) for budget in family.budgets}
-    with staged_folder(output, overwrite=overwrite) as folder:
-        for budget in family.budgets:
-            (family.work / DONE / _name(budget)).rename(folder / _name(budget))
-    shutil.rmtree(family.work, ignore_errors=True)
+    on_main(finish)
     _print(reports, console, output)
     return reports
 
@@ -138,47 +147,56 @@ class _Family:
     def search(self) -> _Snapshot:
         """Warm-up and search, up to the step that decides, unless they are done already."""
         path = self.work / SNAPSHOT
-        if not path.is_file():
+        if not on_main(path.is_file):
             folder = self.work / SEARCH
-            model = self.session.build()
-            for budget in self.budgets:
-                in_units_of_cost(model, budget)  # one that is too small must fail before the search
-            run = self.session.training(
-                model, folder, compact=False, further=lambda structure, _: _StopAtStructure(structure)
-            )
-            self.session.train(run, get_last_checkpoint(str(folder)) if folder.is_dir() else None, self.work)
+            run = together(lambda: self._searching(folder))
+            self.session.train(run, on_main(lambda: _last(folder)), self.work)
             search = run.structure.search
             assert search is not None
             structures = nested_structures(search, self.budgets)
-            last = get_last_checkpoint(str(folder))
-            assert last is not None, "the search ends with a checkpoint"
-            found = {
-                "checkpoint": Path(last).name,
-                "structures": [structure.to_dict() for structure in structures],
-            }
-            staged = path.with_name(path.name + ".new")
-            staged.write_text(json.dumps(found), encoding="utf-8")
-            staged.replace(path)
-        found = json.loads(path.read_text(encoding="utf-8"))
+
+            def write() -> None:
+                last = _last(folder)
+                assert last is not None, "the search ends with a checkpoint"
+                found = {
+                    "checkpoint": Path(last).name,
+                    "structures": [structure.to_dict() for structure in structures],
+                }
+                staged = path.with_name(path.name + ".new")
+                staged.write_text(json.dumps(found), encoding="utf-8")
+                staged.replace(path)
+
+            on_main(write)
+        found = on_main(lambda: json.loads(path.read_text(encoding="utf-8")))
         structures = [Structure.from_dict(data) for data in found["structures"]]
         checkpoint = self.work / SEARCH / found["checkpoint"]
         return _Snapshot(str(checkpoint), dict(zip(self.budgets, structures, strict=True)))
 
+    def _searching(self, folder: Path) -> Training:
+        model = self.session.build()
+        for budget in self.budgets:
+            in_units_of_cost(model, budget)  # one that is too small must fail before the search
+        return self.session.training(
+            model, folder, compact=False, further=lambda structure, _: _StopAtStructure(structure)
+        )
+
     def tune(self, budget: float, snapshot: _Snapshot) -> dict[str, Any]:
         """The report of one budget's model, which is trained and written unless it is done already."""
         done = self.work / DONE / _name(budget)
-        if (done / FILES.report).is_file():
-            report: dict[str, Any] = json.loads((done / FILES.report).read_text(encoding="utf-8"))
-            return report
+        finished = on_main(lambda: _read_report(done))
+        if finished is not None:
+            return finished
         folder = self.work / TUNE / _name(budget)
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        last = on_main(lambda: _last(folder))
         structure, searched = snapshot.structures[budget], budget == self.budgets[0]
-        run = self.session.training(
-            self.session.build(budget),
-            folder,
-            further=lambda callback, watch: _TakeStructure(
-                callback, watch, structure, first=last is None, searched=searched
-            ),
+        run = together(
+            lambda: self.session.training(
+                self.session.build(budget),
+                folder,
+                further=lambda callback, watch: _TakeStructure(
+                    callback, watch, structure, first=last is None, searched=searched
+                ),
+            )
         )
         self.session.train(run, last or snapshot.checkpoint, self.work)
         graft = dataclasses.replace(self.recipe.graft, budget=budget)
@@ -190,8 +208,18 @@ class _Family:
             overwrite=True,
             further={"family": {"budgets": self.budgets, "searched": self.budgets[0]}},
         )
-        shutil.rmtree(folder, ignore_errors=True)
+        on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
         return report
+
+
+def _last(folder: Path) -> str | None:
+    """The last checkpoint in a folder that may not be there."""
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def _read_report(folder: Path) -> dict[str, Any] | None:
+    path = folder / FILES.report
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 class _StopAtStructure(InterruptCallback):

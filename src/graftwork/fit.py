@@ -11,6 +11,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from graftwork.errors import TrainingError
 from graftwork.persist import FILES, check_target
+from graftwork.processes import is_main, join, on_main, together
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.report import print_report
 from graftwork.session import Interrupted, Session
@@ -29,6 +30,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train the recipe's tasks on its backbone, learn the structure, and write a compact model.
 
+    Started on several processes (`torchrun`, `accelerate launch`) they train together; the main one writes.
+
     Args:
         recipe: what to train.
         overwrite: replace the output folder if it exists.
@@ -46,18 +49,22 @@ def fit(
         raise TrainingError(
             "the recipe has several budgets; use graftwork.family.fit_family, or leave them out."
         )
-    console = console or Console()
+    join()
+    console = console or Console(quiet=not is_main())
     output, work = Path(recipe.output).expanduser(), work_folder(recipe)
-    check_target(output, overwrite=overwrite)
-    check_work_folder(recipe, resume=resume, overwrite=overwrite)
-    checkpoint = _last_checkpoint(work) if resume else None
-    session = Session(recipe, console)
-    model = session.build()
-    run = session.training(model, work)
-    open_work_folder(recipe, resume=resume)
+
+    def check() -> str | None:
+        check_target(output, overwrite=overwrite)
+        check_work_folder(recipe, resume=resume, overwrite=overwrite)
+        return _last_checkpoint(work) if resume else None
+
+    checkpoint = on_main(check)
+    session = together(lambda: Session(recipe, console))
+    run = together(lambda: session.training(session.build(), work))
+    on_main(lambda: open_work_folder(recipe, resume=resume))
     session.train(run, checkpoint, work)
     report, structure = session.write(run, output, recipe=recipe, overwrite=overwrite)
-    shutil.rmtree(work, ignore_errors=True)
+    on_main(lambda: shutil.rmtree(work, ignore_errors=True))
     print_report(report, structure, console, output)
     return report
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graftwork.errors import SiteError, StructureError
 from graftwork.pool import CONVOLUTIONS, Pool, site_widths
 from graftwork.routing import Router
+from graftwork.shards import whole
 
 __all__ = ["UNDECIDED", "GatedPools"]
 
@@ -164,7 +165,7 @@ class GatedPools(nn.Module, BaseTunerLayer):
         clipped norm.
         """
         family = self.pools[adapter_name].family
-        theta = self.graft_gate_bias[adapter_name]
+        theta = whole(self.graft_gate_bias[adapter_name])
         with torch.no_grad():
             value = (theta * self.graft_ratio[adapter_name] + family.initial_logit).clamp(
                 -family.bound, family.bound
@@ -210,8 +211,8 @@ class GatedPools(nn.Module, BaseTunerLayer):
     def strength(self, adapter_name: str) -> Float[Tensor, " adapters"]:
         """`sum_i |down_i| |up_i|` over the r hidden units of every adapter."""
         pool = self.pools[adapter_name]
-        down = self.graft_down[adapter_name].detach().float().norm(dim=1)
-        up = self.graft_up[adapter_name].detach().float().norm(dim=0)
+        down = whole(self.graft_down[adapter_name].detach()).float().norm(dim=1)
+        up = whole(self.graft_up[adapter_name].detach()).float().norm(dim=0)
         strength: Tensor = (down * up).view(pool.size, pool.rank).sum(dim=1)
         return strength
 
@@ -271,28 +272,42 @@ class GatedPools(nn.Module, BaseTunerLayer):
 
     def shrink_(self, adapter_name: str) -> None:
         """Keep only the adapters that some task uses, and drop the logits. The mask must be decided."""
-        pool = self.pools[adapter_name]
-        mask = self.graft_mask[adapter_name]
-        keep = (mask > 0).any(dim=0)
-        units = keep.repeat_interleave(pool.rank)
-        left = [int(keep[start:stop].sum()) for start, stop in pool.blocks[1:]]
-        for container, dim in ((self.graft_down, 0), (self.graft_bias, 0), (self.graft_up, 1)):
-            if adapter_name not in container:
-                continue
-            old = container[adapter_name]
-            index = units.nonzero().squeeze(1).to(old.device)
+        size, added = int(self.used(adapter_name).sum()), self.used_added(adapter_name)
+        tensors = self.used_tensors(adapter_name)
+        self.graft_mask[adapter_name] = tensors.pop("graft_mask")
+        for part, values in tensors.items():
+            container = getattr(self, part)
             container[adapter_name] = nn.Parameter(
-                old.detach().index_select(dim, index).contiguous(), requires_grad=old.requires_grad
+                values, requires_grad=container[adapter_name].requires_grad
             )
         if adapter_name in self.graft_gate_bias:
             for kept in (self.graft_gate_bias, self.graft_ratio, self.graft_state):
                 if adapter_name in kept:
                     del kept[adapter_name]
-        self.graft_mask[adapter_name] = mask[:, keep].clone()
-        self.pools[adapter_name] = replace(
-            pool, size=int(keep.sum()), added=tuple(count for count in left if count)
-        )
+        self.pools[adapter_name] = replace(self.pools[adapter_name], size=size, added=added)
         self._refresh_decided()
+
+    def used(self, adapter_name: str) -> Bool[Tensor, " adapters"]:
+        """Which adapters some task uses. The mask must be decided."""
+        used: Tensor = (self.graft_mask[adapter_name] > 0).any(dim=0)
+        return used
+
+    def used_added(self, adapter_name: str) -> tuple[int, ...]:
+        """`Pool.added` without the adapters that no task uses."""
+        used = self.used(adapter_name)
+        left = (int(used[start:stop].sum()) for start, stop in self.pools[adapter_name].blocks[1:])
+        return tuple(count for count in left if count)
+
+    def used_tensors(self, adapter_name: str) -> dict[str, Tensor]:
+        """Copies of the weights of the adapters that some task uses, and of their mask, by attribute."""
+        keep = self.used(adapter_name)
+        units = keep.repeat_interleave(self.pools[adapter_name].rank).nonzero().squeeze(1)
+        tensors = {"graft_mask": self.graft_mask[adapter_name][:, keep].clone()}
+        for part, dim in (("graft_down", 0), ("graft_bias", 0), ("graft_up", 1)):
+            if adapter_name in getattr(self, part):
+                old = whole(getattr(self, part)[adapter_name].detach())
+                tensors[part] = old.index_select(dim, units.to(old.device)).contiguous()
+        return tensors
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove one pool; PEFT's method forgets the cache of decided masks."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from graftwork.shards import whole
 from graftwork.sparsity import pool_cost
 from graftwork.view import GraftView, site_prices
 
@@ -73,7 +74,7 @@ class ImportanceControl:
             if gate.grad is None:
                 continue
             _, _, mean, uncertainty, signed = site.graft_state[view.adapter_name]
-            gradient = gate.grad.to(mean)
+            gradient = whole(gate.grad).to(mean)
             sensitivity = gradient.abs()
             signed.lerp_(gradient, 1 - MEMORY)
             mean.lerp_(sensitivity, 1 - MEMORY)

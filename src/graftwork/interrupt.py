@@ -1,9 +1,13 @@
-"""Ctrl-C that keeps what was learned: the run stops after the current step, with a checkpoint."""
+"""Ctrl-C that keeps what was learned: the run stops after the current step, with a checkpoint.
+
+Of several processes all stop after the same step, whichever of them heard of it first.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,14 +15,24 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from graftwork.processes import any_process, several
+
 __all__ = ["InterruptCallback"]
+
+
+ECHO = 2.0
+"""Seconds within which a second signal is taken for the launcher's, which passes on the terminal's."""
 
 
 class InterruptCallback(TrainerCallback):
     """Stops Trainer, with a checkpoint, after the step of the first Ctrl-C; a second one stops at once."""
 
     def __init__(self) -> None:
+        self.heard = False
+        """True after a Ctrl-C in this process."""
         self.requested = False
+        """True once the run is to stop, in all processes from the same step on."""
+        self._since = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -33,14 +47,16 @@ class InterruptCallback(TrainerCallback):
             signal.signal(signal.SIGINT, previous)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if not self.heard:
+            self.heard, self._since = True, time.monotonic()
+        elif not several() or time.monotonic() - self._since > ECHO:
             raise KeyboardInterrupt
-        self.requested = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save and stop, if asked."""
+        self.requested = any_process(self.requested or self.heard)
         if self.requested:
             control.should_save = True
             control.should_training_stop = True

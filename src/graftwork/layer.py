@@ -16,6 +16,7 @@ from graftwork.errors import RoutingError, SiteError
 from graftwork.gated import GatedPools
 from graftwork.merging import Update, linear_map, linear_update, merge_, unmerge_
 from graftwork.pool import ACTIVATIONS, CONVOLUTIONS, Pool
+from graftwork.processes import several, with_zero_gradient
 from graftwork.routing import Router
 
 __all__ = ["GraftLayer"]
@@ -110,7 +111,7 @@ class GraftLayer(GatedPools):
         pool = self.pools[name]
         rows = self._rows(pool, x)
         gates = None if self._mask(name).all_open else self._row_gates(name, rows, x.dim())
-        down, up = self.graft_down[name], self.graft_up[name]
+        down, up = self.graft_down[name], self._up(name)
         bias = None if pool.linear else self.graft_bias[name]
         if not pool.added:
             return hidden + self._bottleneck(pool, x, gates, down, bias, up).to(hidden.dtype)
@@ -132,6 +133,13 @@ class GraftLayer(GatedPools):
                 changed = torch.where(used.view(-1, *(1,) * (x.dim() - 1)), changed, hidden)
             hidden = changed
         return hidden
+
+    def _up(self, name: str) -> Tensor:
+        """`W_up`, with the logits in its graph if DDP waits for their gradient though they are decided."""
+        up: Tensor = self.graft_up[name]
+        if several() and name in self.graft_gate_bias and self._mask(name).decided:
+            up = with_zero_gradient(up, self.graft_gate_bias[name])
+        return up
 
     @staticmethod
     def _bottleneck(

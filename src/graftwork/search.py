@@ -9,6 +9,8 @@ It knows no trainer. `StructureCallback` calls it from `transformers.Trainer`; a
         search.before_step(step)      # adds the gradient of the sparsity control
         optimizer.step()
         search.after_step(step + 1)   # keeps logits in bounds, discretises when it is time
+
+Under several processes each makes the same calls, once gradients are averaged (`docs/distributed.md`).
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.compact import discretise_, structure_of
+from graftwork.compact import set_structure_, structure_of
 from graftwork.errors import TrainingError
 from graftwork.gates import gate_family
 from graftwork.layer import GraftLayer
+from graftwork.processes import equal_everywhere, from_main, several
 from graftwork.routing import find_router
+from graftwork.shards import assign_, is_sharded, whole
 from graftwork.sparsity import (
     Schedule,
     SparsityControl,
@@ -56,7 +60,7 @@ class StructureSearch:
 
     Raises:
         StructureError: the budget is smaller than one adapter.
-        TrainingError: the run has no steps.
+        TrainingError: the run has no steps, or FSDP 1 manages the model.
     """
 
     def __init__(
@@ -70,6 +74,11 @@ class StructureSearch:
     ) -> None:
         if total_steps < 1:
             raise TrainingError(f"a structure search needs at least one optimizer step, not {total_steps}.")
+        if several() and any(isinstance(module, _fsdp_1()) for module in model.modules()):
+            raise TrainingError(
+                "FSDP 1 keeps parameters as flat shards without a shape, so gates cannot be read; use FSDP 2 "
+                "(fsdp_version 2) or DDP."
+            )
         self.model = model
         self.total_steps = total_steps
         self.schedule = schedule or Schedule()
@@ -80,6 +89,7 @@ class StructureSearch:
         self.scores: dict[str, dict[str, Any]] | None = None
         """`prob_open` and `scores` [tasks, K] and `strength` [K] of every site at the discretisation."""
         self.control = self._make_control()
+        self._checked = False
         if travel < LEAST_TRAVEL:
             warnings.warn(
                 f"gates can travel only {travel:g} during the search; under {LEAST_TRAVEL:g} few of them get "
@@ -139,9 +149,40 @@ class StructureSearch:
                 _start_private_(site, self.adapter_name, place)
 
     def before_step(self, step: int) -> None:
-        """Let the sparsity control change the gates' gradients, once per optimizer step, after clipping."""
+        """Let the sparsity control change the gates' gradients, once per optimizer step, after clipping.
+
+        Raises:
+            TrainingError: several processes train, but nothing averages their gradients.
+        """
+        view = self.view
+        if several():
+            self._check_averaged(view)
+            # DDP gives a gradient of zero to gates that are decided; momentum must not move them.
+            for site in view.sites.values():
+                if self.adapter_name in site.graft_gate_bias and site.is_decided(self.adapter_name):
+                    site.graft_gate_bias[self.adapter_name].grad = None
         if self.control is not None and (self.control.always or self.phase(step) == "search"):
-            self.control.apply(self.view, self._ramped(step))
+            self.control.apply(view, self._ramped(step))
+
+    def _check_averaged(self, view: GraftView) -> None:
+        """Once: copies of a model whose gradients differ drift apart, and with them their structures."""
+        if self._checked or is_sharded(self.model):
+            return
+        self._checked = True
+        sums = [
+            torch.zeros((), dtype=torch.float64)
+            if parameter.grad is None
+            else whole(parameter.grad).double().abs().sum().cpu()
+            for site in view.sites.values()
+            for part in site.adapter_layer_names
+            if (parameter := getattr(site, part).get(self.adapter_name)) is not None
+        ]
+        if sums and not equal_everywhere(torch.stack(sums)):
+            raise TrainingError(
+                "the processes have different gradients, so their models drift apart; wrap the model in "
+                "DistributedDataParallel or fully_shard, or let Trainer or Accelerate do so, and wrap it anew"
+                " once it was made compact."
+            )
 
     def after_step(self, step: int) -> Structure | None:
         """Keep logits in bounds, anneal the gates, adapt the control, and discretise when it is time.
@@ -161,7 +202,9 @@ class StructureSearch:
             return None
         self.soft_size = float(expected_size(view, in_parameters=True).detach())
         self.scores = _scores(view)
-        self.structure = discretise_(self.model, self.adapter_name)
+        # That of the main process: the last bit of a score may differ between devices.
+        self.structure = from_main(structure_of(self.model, self.adapter_name))
+        set_structure_(self.model, self.structure, self.adapter_name)
         self.control = None
         return self.structure
 
@@ -180,7 +223,9 @@ class StructureSearch:
             "expected_parameters": float(expected_size(view, in_parameters=True)) if view.sites else 0.0,
             "realised_parameters": float(structure.parameters()),
             "pool_parameters": float(pool_parameters(view)),
-            "up_norm": sum(float(s.graft_up[self.adapter_name].norm()) ** 2 for s in view.sites.values())
+            "up_norm": sum(
+                float(whole(site.graft_up[self.adapter_name]).norm()) ** 2 for site in view.sites.values()
+            )
             ** 0.5,
         }
         if view.sites:
@@ -218,7 +263,13 @@ def _start_private_(site: GraftLayer, adapter_name: str, place: int) -> None:
     adapters = torch.arange(pool.size, device=theta.device) + place * pool.size
     others = adapters % len(pool.tasks) != torch.arange(len(pool.tasks), device=theta.device)[:, None]
     distance = PRIVATE_LOGIT - pool.family.initial_logit
-    theta.copy_(others * (distance / float(site.graft_ratio[adapter_name])))
+    assign_(theta, others * (distance / float(site.graft_ratio[adapter_name])))
+
+
+def _fsdp_1() -> type[nn.Module]:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel
 
 
 @torch.no_grad()

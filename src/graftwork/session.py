@@ -29,6 +29,7 @@ from graftwork.interrupt import InterruptCallback
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import damage_tasks, noisy_model
 from graftwork.persist import FILES, load_backbone, save_model, staged_folder
+from graftwork.processes import on_main, together
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.report import build_report, cost_figures
 from graftwork.structure import Structure
@@ -126,7 +127,7 @@ class Session:
             self.given = set_control_(model, recipe.graft.structure, seed=recipe.seed)
         if not self.baselines:
             with _timed(self.seconds, "baselines"), adapted.disable_adapter():
-                self.baselines = self._baselines()
+                self.baselines = on_main(self._baselines)
         return model
 
     def _baselines(self) -> dict[str, dict[str, float]]:
@@ -228,12 +229,7 @@ class Session:
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             with noisy_model(run.model, self.recipe.noise, "train", run.noise):
                 result = run.trainer.train(resume_from_checkpoint=checkpoint)
-        if run.interrupt.requested:
-            state = run.trainer.state
-            raise Interrupted(
-                f"interrupted at step {state.global_step} of {state.max_steps}; the checkpoint is in "
-                f"{folder}. Go on with: graftwork fit RECIPE --resume"
-            )
+        together(lambda: _check_finished(run, folder))
         run.loss = float(result.training_loss)
 
     def _test_scores(self, run: Training) -> dict[str, dict[str, float]]:
@@ -266,9 +262,20 @@ class Session:
         Returns:
             The report, and the structure with the adapters that were closed.
         """
-        model = run.model
         with _timed(run.seconds, "test"):
             scores = self._test_scores(run)
+        return on_main(lambda: self._write(run, output, scores, recipe, overwrite, further or {}))
+
+    def _write(
+        self,
+        run: Training,
+        output: Path,
+        scores: dict[str, dict[str, float]],
+        recipe: Recipe,
+        overwrite: bool,
+        further: Mapping[str, Any],
+    ) -> tuple[dict[str, Any], Structure]:
+        model = run.model
         structure = run.structure.structure or self.given or structure_of(model)
         with _timed(run.seconds, "diagnosis"):
             diagnosis = diagnose(model, structure, run.watch, validation=self.prepared.tokens["validation"])
@@ -293,7 +300,7 @@ class Session:
                 folder=folder,
             )
             report |= cost_figures(model, structure, self.budget)
-            report |= further or {}
+            report |= further
             (folder / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         return report, structure
 
@@ -306,6 +313,15 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         seconds[name] = time.perf_counter() - start
+
+
+def _check_finished(run: Training, folder: Path) -> None:
+    if run.interrupt.requested or run.interrupt.heard:
+        state = run.trainer.state
+        raise Interrupted(
+            f"interrupted at step {state.global_step} of {state.max_steps}; the checkpoint is in {folder}. "
+            "Go on with: graftwork fit RECIPE --resume"
+        )
 
 
 class _Progress(ProgressCallback):

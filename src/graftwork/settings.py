@@ -102,7 +102,7 @@ class Training:
     epochs: float = 4.0
     """Passes over all training rows."""
     batch_size: int = 32
-    """Rows of a batch, mixed over the tasks."""
+    """Rows of a batch, mixed over the tasks; several processes share them."""
     learning_rate: float = 1e-3
     """Peak learning rate of the adapters and their gates."""
     head_learning_rate: float | None = None

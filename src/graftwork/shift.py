@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graftwork.gates import ShiftedSigmoid
+from graftwork.shards import whole
 from graftwork.sparsity import expected_size, gate_parameters, pool_cost
 from graftwork.view import GraftView, site_prices
 
@@ -74,11 +75,12 @@ class ShiftControl:
         if all(gate.grad is None for gate in gates):
             return
         slopes = torch.autograd.grad(expected_size(view), gates)
-        common = torch.stack([gate.grad.sum() for gate in gates if gate.grad is not None]).sum()
+        common = torch.stack([whole(gate.grad).sum() for gate in gates if gate.grad is not None]).sum()
         # With all gates saturated there is no slope, and then no gradient to correct either.
-        whole = torch.stack([slope.sum() for slope in slopes]).sum().clamp_min(1e-30)
+        total = torch.stack([whole(slope).sum() for slope in slopes]).sum().clamp_min(1e-30)
+        share = float(common / total)
         for gate, slope in zip(gates, slopes, strict=True):
-            correction = slope * (common / whole)
+            correction = slope * share
             gate.grad = -correction if gate.grad is None else gate.grad - correction
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from graftwork.callback import StructureCallback
 from graftwork.data import TaskSampler, longest_first, row_lengths
+from graftwork.errors import TrainingError
 from graftwork.evaluate import per_task_scores
 from graftwork.multitask import MultiTaskModel
 from graftwork.persist import load_weights, save_model
@@ -44,6 +45,10 @@ class MultiTaskTrainer(Trainer):
     heads may have their own learning rate; checkpoints hold adapters and heads instead of the backbone; logs
     carry the figures of the structure search, so that every `report_to` shows them (`graftwork.tracking`).
 
+    On several processes (DDP) a global batch has the rows, and the tasks, of one batch of that size on one
+    process. The loss is the mean over the rows of each process's part, averaged over the processes; parts are
+    equally large, for which the last batch of an epoch is filled with rows from its beginning.
+
     Args:
         model: the model.
         args: Trainer's arguments.
@@ -52,6 +57,9 @@ class MultiTaskTrainer(Trainer):
         temperature: of the task sampling.
         head_learning_rate: learning rate of the heads, if not that of the adapters.
         **kwargs: for Trainer.
+
+    Raises:
+        TrainingError: FSDP is asked for.
     """
 
     # The loss is a mean over the rows of a batch. Trainer would take it for one normalised by
@@ -81,6 +89,11 @@ class MultiTaskTrainer(Trainer):
             compute_metrics=suite_scores(model.heads.heads),
             **kwargs,
         )
+        if self.is_fsdp_enabled:
+            raise TrainingError(
+                "MultiTaskTrainer trains copies of the model (DDP), not shards of one; leave FSDP out, or "
+                "use Trainer with a PeftModel (docs/distributed.md)."
+            )
         track(self)
 
     @property
@@ -92,9 +105,9 @@ class MultiTaskTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> TaskSampler:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
         tasks = np.asarray(dataset.data.column("graft_rows").to_numpy())
-        return TaskSampler(
-            row_lengths(dataset), tasks, self.args.train_batch_size, self.temperature, int(self.args.seed)
-        )
+        # Of every such batch each process takes its part, for the loader deals out consecutive ones in turn.
+        batch_size = self.args.train_batch_size * self.args.world_size
+        return TaskSampler(row_lengths(dataset), tasks, batch_size, self.temperature, int(self.args.seed))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with Trainer's decay rule, and a group for the heads if they have their own rate."""
@@ -117,6 +130,8 @@ class MultiTaskTrainer(Trainer):
         return super().evaluate(longest_first(dataset), *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.accelerator.unwrap_model(self.model), folder, backbone_name=self.backbone_name)

@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from graftwork.data import TaskData, load_task, tokenise
 from graftwork.errors import ConfigError
 from graftwork.persist import load_backbone
+from graftwork.processes import main_first, world_size
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,7 +70,9 @@ def prepare(
     """
     loaded = list(datas) if datas is not None else [load_task(task, seed) for task in tasks]
     backbone, tokenizer = load_backbone(model)
-    return Prepared(backbone, tokenizer, loaded, tokenise(loaded, tokenizer, max_length, CACHE.expanduser()))
+    # The main process makes the cache, the others find it.
+    tokens = main_first(lambda: tokenise(loaded, tokenizer, max_length, CACHE.expanduser()))
+    return Prepared(backbone, tokenizer, loaded, tokens)
 
 
 def total_steps(settings: Training, rows: int) -> int:
@@ -83,19 +86,30 @@ def training_arguments(
 ) -> TrainingArguments:
     """Trainer's arguments for the settings of a recipe: evaluation once per epoch, or every `eval_steps`.
 
+    Several processes share a batch, so that a recipe means the same steps on any number of them.
+
     Args:
         settings: the training loop.
         folder: for checkpoints.
         rows: training rows of all tasks together.
         seed: of the order of rows and all else that Trainer draws.
         changes: further arguments, or others in place of these.
+
+    Raises:
+        ConfigError: the processes cannot share a batch evenly, or a tracker is not installed.
     """
+    size, left = divmod(settings.batch_size, world_size())
+    if left:
+        raise ConfigError(
+            f"training.batch_size={settings.batch_size} cannot be shared evenly by {world_size()} processes; "
+            f"choose a multiple of {world_size()}."
+        )
     steps = total_steps(settings, rows)
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": settings.epochs,
-        "per_device_train_batch_size": settings.batch_size,
-        "per_device_eval_batch_size": 2 * settings.batch_size,
+        "per_device_train_batch_size": size,
+        "per_device_eval_batch_size": 2 * size,
         "gradient_accumulation_steps": settings.gradient_accumulation,
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,

@@ -31,13 +31,15 @@ def fit(
     """
     from graftwork.family import fit_family
     from graftwork.fit import fit as run
+    from graftwork.processes import join, together
     from graftwork.recipe import load_recipe
 
     values = overrides(set or [])
     if budgets is not None:
         values["budgets"] = budgets.split(",")
     values |= {key: value for key, value in (("output", output), ("seed", seed)) if value is not None}
-    loaded = load_recipe(recipe, values)
+    join()
+    loaded = together(lambda: load_recipe(recipe, values))
     (fit_family if loaded.budgets else run)(loaded, overwrite=overwrite, resume=resume)
 
 
