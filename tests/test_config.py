@@ -36,7 +36,6 @@ from graftwork.errors import ConfigError
         ({"gates": "fixed", "penalty": 1.0}, "needs learnable gates"),
         ({"gates": "shifted_sigmoid", "penalty": 1.0}, "work with a budget only, not with penalty=1.0"),
         ({"gate_start": "privat"}, "did you mean 'private'"),
-        ({"gates": "importance", "gate_start": "private"}, "gate_start='private' needs learned gates"),
         ({"gates": "importance", "penalty": 0.0}, "give budget= instead, or choose gates='hard_concrete'"),
     ],
 )

@@ -49,7 +49,7 @@ def test_the_budget_is_never_exceeded_and_no_further_adapter_fits(name, given_te
     try:
         structure = control_structure(name, pool, budget, prices=prices, seed=seed)
     except StructureError as error:
-        needs = "needs an adapter" in str(error) and name in ("uniform", "private_paths")
+        needs = "needs an adapter" in str(error) and name in ("uniform", "private_paths", "half_shared")
         assert needs or (budget < min(paid.values()) and name == "random_paths")
         return
     assert structure.tasks == pool.tasks
@@ -65,7 +65,7 @@ def test_the_budget_is_never_exceeded_and_no_further_adapter_fits(name, given_te
         assert all(found.used) or paid[site] > left - 1e-9
 
 
-@pytest.mark.parametrize("name", sorted(set(BY_RULE) - {"random_paths", "private_paths"}))
+@pytest.mark.parametrize("name", sorted(set(BY_RULE) - {"random_paths", "private_paths", "half_shared"}))
 def test_all_tasks_use_all_that_is_stored(name):
     structure = control_structure(name, whole(), 95)
     assert structure.parameters() == 90
@@ -130,6 +130,18 @@ def test_private_paths_are_spread_over_the_sites():
         layers = sorted(int(name.removeprefix("layer.")) for name, _ in structure.paths(task))
         assert [second - first for first, second in itertools.pairwise(layers)] == [3, 3, 3]
     assert all(sum(site.used) == 1 for site in structure.sites.values())
+
+
+@given(sites=st.integers(2, 6), pool=st.integers(2, 5), adapters=st.integers(6, 30))
+def test_half_shared_paths_have_as_much_together_as_apart(sites, pool, adapters):
+    assume(sites * pool >= adapters)
+    structure = control_structure("half_shared", whole(sites, pool), 10 * adapters)
+    paths = [structure.paths(task) for task in TASKS]
+    common = set.intersection(*paths)
+    own = [path - common for path in paths]
+    assert len(common) == adapters // 2
+    assert sum(map(len, own)) == len(set().union(*own)) == adapters - adapters // 2
+    assert max(map(len, own)) - min(map(len, own)) <= 1
 
 
 def test_private_paths_need_an_adapter_for_every_task():

@@ -6,7 +6,7 @@ from peft import get_peft_model
 from torch import nn
 
 import graftwork as gw
-from graftwork.importance import importance_scores
+from graftwork.importance import MEMORY, importance_scores
 from graftwork.search import StructureSearch
 from graftwork.view import graft_view
 from toys import graft_layers, grafted, tokens
@@ -58,7 +58,7 @@ def test_the_sensitivity_is_that_of_the_weights_behind_the_gate():
         torch.testing.assert_close(layer.graft_gate_bias["default"].grad[0], expected)
 
 
-def test_running_means_are_those_of_adalora_and_no_optimizer_moves_a_gate():
+def test_running_means_are_those_of_adalora_with_a_longer_memory_and_no_optimizer_moves_a_gate():
     model, search = searched()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     layer = graft_layers(model)[0]
@@ -68,9 +68,9 @@ def test_running_means_are_those_of_adalora_and_no_optimizer_moves_a_gate():
         optimizer.zero_grad()
         loss(model, graft_rows=ROWS).backward()
         sensitivity = gate.grad.abs()
-        signed = 0.85 * signed + 0.15 * gate.grad
-        mean = 0.85 * mean + 0.15 * sensitivity
-        uncertainty = 0.85 * uncertainty + 0.15 * (sensitivity - mean).abs()
+        signed = MEMORY * signed + (1 - MEMORY) * gate.grad
+        mean = MEMORY * mean + (1 - MEMORY) * sensitivity
+        uncertainty = MEMORY * uncertainty + (1 - MEMORY) * (sensitivity - mean).abs()
         search.before_step(step)
         assert gate.grad is None
         optimizer.step()
@@ -145,6 +145,25 @@ def test_a_task_that_an_adapter_harms_does_not_use_it():
     state[4, :, 1] = torch.tensor([-1.0, 1.0, 0.1])
     search.control.update(graft_view(model), 1.0)
     assert state[0, :, 1].tolist() == [1, 0, 1]
+
+
+def test_a_private_start_opens_what_several_tasks_need():
+    model, search = searched(budget=6 * 66, gate_start="private", pool_size=3)
+    view = graft_view(model)
+    masks = [layer.graft_state["default"][0] for layer in graft_layers(model)]
+    assert all(torch.equal(mask.sum(dim=0), torch.ones(3)) for mask in masks)
+    before = [mask.clone() for mask in masks]
+    state = graft_layers(model)[1].graft_state["default"]
+    for layer, mask in zip(graft_layers(model), before, strict=True):
+        layer.graft_state["default"][2:4] = 0.1 * mask
+    state[2:4, :, 1] = torch.tensor([[1.0], [0.9], [0.01]]).T
+    search.control.update(view, 0.0)
+    # Through the warm-up every adapter stays that of its one task.
+    assert all(torch.equal(mask, was) for mask, was in zip(masks, before, strict=True))
+    search.control.update(view, 1e-3)
+    shared = [(mask.sum(dim=0) > 1).tolist() for mask in masks]
+    assert shared == [[False] * 3, [False, True, False], [False] * 3, [False] * 3]
+    assert state[0, :, 1].tolist() == [1, 1, 0]
 
 
 class Branches(nn.Module):

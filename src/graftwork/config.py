@@ -159,11 +159,6 @@ class GraftConfig(PeftConfig):
         _choice("placement", self.placement, PLACEMENTS)
         _choice("gate_start", self.gate_start, GATE_STARTS)
         _choice("penalty_reduction", self.penalty_reduction, REDUCTIONS)
-        if self.gate_start == "private" and self.gates == "importance":
-            raise ConfigError(
-                "gate_start='private' needs learned gates, which gates='importance' has not; "
-                "choose gates='hard_concrete'."
-            )
         _choice("rank_by", self.rank_by, tuple(RANKINGS))
         check_cost(self.cost)
         self._check_sparsity()

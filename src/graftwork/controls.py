@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graftwork.errors import ConfigError, StructureError
 from graftwork.ranking import Place, SiteScores, fill
-from graftwork.structure import Structure, choose_structure, paths_structure
+from graftwork.structure import SiteStructure, Structure, choose_structure, paths_structure
 from graftwork.structure_file import adopt, named_file, read_structure_file
 
 __all__ = ["CONTROLS", "Terms", "check_control", "control_structure"]
@@ -177,6 +177,11 @@ def private_paths(terms: Terms) -> Structure:
     Raises:
         StructureError: there is not an adapter for every task.
     """
+    return _private(terms, "private_paths")
+
+
+def _private(terms: Terms, name: str) -> Structure:
+    """The part of a structure that no tasks share; `name` is the control's, for the message."""
     tasks = range(len(terms.whole.tasks))
     share = terms.budget / len(tasks)
     wishes = [[name for name, _ in _spread(terms, share, (task + 0.5) / len(tasks))] for task in tasks]
@@ -185,26 +190,47 @@ def private_paths(terms: Terms) -> Structure:
     spent = [0.0 for _ in tasks]
     left, hungry = terms.budget, set(tasks)
 
-    def fits(name: str) -> bool:
-        free = used[name] < terms.whole.sites[name].pool_size
-        return free and terms.prices[name] <= left + terms.budget * _ROUNDING
+    def fits(site: str) -> bool:
+        free = used[site] < terms.whole.sites[site].pool_size
+        return free and terms.prices[site] <= left + terms.budget * _ROUNDING
 
     while hungry:
         task = min(hungry, key=lambda task: (spent[task], task))
-        name = next(filter(fits, wishes[task]), None)
-        if name is None:
+        site = next(filter(fits, wishes[task]), None)
+        if site is None:
             hungry.discard(task)
             continue
-        wishes[task].remove(name)
-        paths[task].add((name, used[name]))
-        used[name] += 1
-        spent[task] += terms.prices[name]
-        left -= terms.prices[name]
+        wishes[task].remove(site)
+        paths[task].add((site, used[site]))
+        used[site] += 1
+        spent[task] += terms.prices[site]
+        left -= terms.prices[site]
     if not all(paths):
         raise StructureError(
-            f"structure='private_paths' needs an adapter for each of the {len(tasks)} tasks, but a budget of "
+            f"structure={name!r} needs an adapter for each of the {len(tasks)} tasks, but a budget of "
             f"{terms.budget:,.10g} has only {sum(map(len, paths))}; raise it or lower r."
         )
+    return paths_structure(terms.whole, paths)
+
+
+@_register
+def half_shared(terms: Terms) -> Structure:
+    """Half of the budget is one path for all tasks, the other half a path of its own for every task.
+
+    Raises:
+        StructureError: the second half has not an adapter for every task.
+    """
+    shared = fill(_spread(terms, terms.budget / 2), terms.prices, terms.budget / 2)
+    taken = {name: sum(place[0] == name for place in shared) for name in terms.whole.sites}
+    free = {}
+    for name, site in terms.whole.sites.items():
+        size = site.pool_size - taken[name]
+        free[name] = SiteStructure(size, site.r, site.cost, ((True,) * size,) * len(terms.whole.tasks))
+    rest = terms.budget - _price(shared, terms)
+    own = _private(replace(terms, whole=Structure(terms.whole.tasks, free), budget=rest), "half_shared")
+    paths = [
+        {*shared, *((name, k + taken[name]) for name, k in own.paths(task))} for task in terms.whole.tasks
+    ]
     return paths_structure(terms.whole, paths)
 
 

@@ -14,8 +14,8 @@ from graftwork.view import GraftView, site_prices
 
 __all__ = ["ImportanceControl", "importance_scores"]
 
-MEMORY = 0.85
-"""Of both running means, per optimizer step: AdaLoRA's beta_1 and beta_2."""
+MEMORY = 0.95
+"""Of the running means, per optimizer step. AdaLoRA's is 0.85; in mixed batches many a task has few rows."""
 
 
 def importance_scores(products: Float[Tensor, "tasks adapters"]) -> Float[Tensor, "tasks adapters"]:
@@ -55,8 +55,9 @@ class ImportanceControl:
 
     After every step the most important adapters stay open, as many as fit into
     `B + (pool - B) (1 - ramped)^3`; a task uses those of them where its score is at least `ramped / 2` of the
-    keenest task's, which ends at the rule of `choose_structure`. Until the discretisation a closed adapter
-    keeps its weights and may come back.
+    keenest task's, which ends at the rule of `choose_structure`. With `gate_start="private"` every adapter is
+    that of its one task until the ramp begins; from there on the bound is half of the keenest task's. Until
+    the discretisation a closed adapter keeps its weights and may come back.
 
     Source: Zhang et al. 2023, AdaLoRA, equations 8-12; g and the gates of single tasks are ours.
     """
@@ -97,12 +98,14 @@ class ImportanceControl:
             if costs[index] <= left:
                 stored[index] = 1.0
                 left -= costs[index]
-        mask = (scores >= 0.5 * ramped * keenest) * stored.to(scores.device)
+        least = 0.5 if view.config.gate_start == "private" else 0.5 * ramped
+        mask = (scores >= least * keenest) * stored.to(scores.device)
         for state, score, cells in zip(
             states, scores.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True
         ):
-            state[0].copy_(cells)
             state[1].copy_(score)
+            if ramped > 0:
+                state[0].copy_(cells)
 
     def target(self, view: GraftView, ramped: float) -> float:
         """Cost of the adapters stored at the moment, in the unit of the budget."""

@@ -27,7 +27,7 @@ from graftwork.gates import gate_family
 from graftwork.layer import GraftLayer
 from graftwork.processes import equal_everywhere, from_main, several
 from graftwork.routing import find_router
-from graftwork.shards import assign_, is_sharded, whole
+from graftwork.shards import is_sharded, whole
 from graftwork.sparsity import (
     Schedule,
     SparsityControl,
@@ -44,8 +44,6 @@ __all__ = ["StructureSearch"]
 TRAVEL = 12.0
 """How far a logit can move during the search: clamp to clamp is 9.2, and steps do not all point one way."""
 LEAST_TRAVEL = 8.0
-PRIVATE_LOGIT = -3.0
-"""Where `gate_start="private"` puts the gates of the other tasks: P(open) .2 for hard-concrete gates."""
 
 
 class StructureSearch:
@@ -262,8 +260,8 @@ def _start_private_(site: GraftLayer, adapter_name: str, place: int) -> None:
     theta = site.graft_gate_bias[adapter_name]
     adapters = torch.arange(pool.size, device=theta.device) + place * pool.size
     others = adapters % len(pool.tasks) != torch.arange(len(pool.tasks), device=theta.device)[:, None]
-    distance = PRIVATE_LOGIT - pool.family.initial_logit
-    assign_(theta, others * (distance / float(site.graft_ratio[adapter_name])))
+    state = site.graft_state[adapter_name] if adapter_name in site.graft_state else None
+    pool.family.start_closed_(others, theta, state, float(site.graft_ratio[adapter_name]))
 
 
 def _fsdp_1() -> type[nn.Module]:

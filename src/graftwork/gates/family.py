@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
+from graftwork.shards import assign_
+
 if TYPE_CHECKING:
     from graftwork.sparsity import SparsityControl
 
 __all__ = ["GateFamily", "Logits"]
+
+CLOSED_LOGIT = -3.0
+"""Where gates start that are nearly closed: P(open) .2 for hard-concrete gates."""
 
 Logits = Float[Tensor, "tasks adapters"]
 
@@ -52,6 +57,17 @@ class GateFamily(Protocol):
     def initial_state(self, tasks: int, adapters: int) -> Tensor | None:
         """What a pool has to keep for this family beside its logits; None if nothing."""
         return None
+
+    def start_closed_(self, gates: Tensor, theta: Tensor, state: Tensor | None, ratio: float) -> None:
+        """Let the search start with some gates nearly closed, so that they can still open.
+
+        Args:
+            gates: bool, [tasks, adapters]: those gates; all others stay open.
+            theta: the learned part of the logits, changed in place.
+            state: as made by `initial_state`; it may be changed in place.
+            ratio: logits are `initial_logit + ratio * theta`.
+        """
+        assign_(theta, gates * ((CLOSED_LOGIT - self.initial_logit) / ratio))
 
     def anneal_(self, state: Tensor | None, ramped: float) -> None:
         """Move the state along with the ramp: `ramped` goes from 0 (warm-up) to 1 (the end of the ramp)."""

@@ -36,6 +36,11 @@ class Importance(GateFamily):
         """All open, all equal, nothing measured yet."""
         return torch.cat([torch.ones(2, tasks, adapters), torch.zeros(3, tasks, adapters)])
 
+    def start_closed_(self, gates: Tensor, theta: Tensor, state: Tensor | None, ratio: float) -> None:
+        """Close them; their gradient is measured all the same, so they open once they matter."""
+        assert state is not None
+        state[0].copy_(~gates)
+
     def control(self, budget: float | None, penalty: float, reduction: str) -> SparsityControl:
         """The measurement of sensitivities, and the schedule that closes adapters."""
         from graftwork.importance import ImportanceControl
