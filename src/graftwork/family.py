@@ -13,21 +13,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from graftwork.callback import StructureCallback
 from graftwork.compact import set_structure_
 from graftwork.diagnose import DiagnosisCallback
 from graftwork.errors import StructureError, TrainingError
-from graftwork.fit import check_work_folder, open_work_folder, work_folder
+from graftwork.fit import open_work_folder, resumed_from
 from graftwork.interrupt import InterruptCallback
-from graftwork.persist import FILES, check_target, staged_folder
+from graftwork.persist import FILES
 from graftwork.ranking import SiteScores
 from graftwork.recipe import Recipe
 from graftwork.search import StructureSearch
 from graftwork.session import Session
+from graftwork.storage import check_target, output_lock, staged_folder, storage_errors, write_text
 from graftwork.structure import Structure, choose_family
 from graftwork.view import budget_cost, in_units_of_cost, site_prices
+from graftwork.workfolder import WorkFolder
 
 __all__ = ["fit_family", "nested_structures"]
 
@@ -100,19 +101,33 @@ def fit_family(
     if not recipe.budgets:
         raise TrainingError("the recipe has no budgets; give budgets such as [0.01, 0.003], or use fit.")
     console = console or Console()
-    output = Path(recipe.output).expanduser()
-    check_target(output, overwrite=overwrite)
-    check_work_folder(recipe, resume=resume, overwrite=overwrite)
-    family = _Family(recipe, console)
-    open_work_folder(recipe, resume=resume)
-    snapshot = family.search()
-    reports = {budget: family.tune(budget, snapshot) for budget in family.budgets}
-    with staged_folder(output, overwrite=overwrite) as folder:
-        for budget in family.budgets:
-            (family.work / DONE / _name(budget)).rename(folder / _name(budget))
-    shutil.rmtree(family.work, ignore_errors=True)
-    _print(reports, console, output)
+    work = WorkFolder(recipe)
+    with output_lock(work.output):
+        if resume and work.finished_reports():
+            work.check(resume=resume, overwrite=overwrite)
+            work.remove()
+            reports = {
+                budget: _report(work.output, budget) for budget in sorted(recipe.budgets, reverse=True)
+            }
+            _print(reports, console, work.output)
+            return reports
+        check_target(work.output, overwrite=overwrite)
+        work.check(resume=resume, overwrite=overwrite)
+        family = _Family(recipe, work, console)
+        open_work_folder(work, family.session, resume=resume)
+        snapshot = family.search()
+        reports = {budget: family.tune(budget, snapshot) for budget in family.budgets}
+        with staged_folder(work.output, overwrite=overwrite) as folder:
+            for budget in family.budgets:  # not moved: a process that is killed here must find them again
+                shutil.copytree(work.path / DONE / _name(budget), folder / _name(budget))
+        work.remove()
+    _print(reports, console, work.output)
     return reports
+
+
+def _report(folder: Path, budget: float) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / _name(budget) / FILES.report).read_text(encoding="utf-8"))
+    return report
 
 
 def _name(budget: float) -> str:
@@ -130,8 +145,8 @@ class _Snapshot:
 class _Family:
     """The runs of one recipe with several budgets."""
 
-    def __init__(self, recipe: Recipe, console: Console) -> None:
-        self.recipe, self.work = recipe, work_folder(recipe)
+    def __init__(self, recipe: Recipe, work: WorkFolder, console: Console) -> None:
+        self.recipe, self.folders, self.work = recipe, work, work.path
         self.budgets = sorted(recipe.budgets, reverse=True)
         self.session = Session(recipe, console)
 
@@ -146,19 +161,18 @@ class _Family:
             run = self.session.training(
                 model, folder, compact=False, further=lambda structure, _: _StopAtStructure(structure)
             )
-            self.session.train(run, get_last_checkpoint(str(folder)) if folder.is_dir() else None, self.work)
+            self.session.train(run, resumed_from(self.folders, self.session.console, SEARCH), self.work)
             search = run.structure.search
             assert search is not None
             structures = nested_structures(search, self.budgets)
-            last = get_last_checkpoint(str(folder))
+            last, _ = self.folders.checkpoint(SEARCH)
             assert last is not None, "the search ends with a checkpoint"
             found = {
                 "checkpoint": Path(last).name,
                 "structures": [structure.to_dict() for structure in structures],
             }
-            staged = path.with_name(path.name + ".new")
-            staged.write_text(json.dumps(found), encoding="utf-8")
-            staged.replace(path)
+            with storage_errors(str(path), path):
+                write_text(path, json.dumps(found))
         found = json.loads(path.read_text(encoding="utf-8"))
         structures = [Structure.from_dict(data) for data in found["structures"]]
         checkpoint = self.work / SEARCH / found["checkpoint"]
@@ -168,10 +182,9 @@ class _Family:
         """The report of one budget's model, which is trained and written unless it is done already."""
         done = self.work / DONE / _name(budget)
         if (done / FILES.report).is_file():
-            report: dict[str, Any] = json.loads((done / FILES.report).read_text(encoding="utf-8"))
-            return report
+            return _report(self.work / DONE, budget)
         folder = self.work / TUNE / _name(budget)
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        last = resumed_from(self.folders, self.session.console, f"{TUNE}/{_name(budget)}")
         structure, searched = snapshot.structures[budget], budget == self.budgets[0]
         run = self.session.training(
             self.session.build(budget),
