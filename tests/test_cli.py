@@ -248,6 +248,38 @@ def test_output_exists(trained: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "--overwrite" in fails(capsys, "fit", str(trained / "recipe.yaml"))
 
 
+def test_a_run_that_diverges_is_one_line(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["--output", str(trained / "high"), "--set", "training.learning_rate=1e30"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", str(trained / "recipe.yaml"), *changes])
+    last = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert stopped.value.code == 2
+    assert last.startswith("graftwork: training diverged at step ")
+    assert last.endswith("--resume --set training.learning_rate=3.3e+29")
+
+
+def test_two_writers_of_one_output(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fcntl
+
+    out, task = str(tmp_path / "x"), tmp_path / "add.yaml"
+    task.write_text(json.dumps({"tasks": [{"name": "hue", "train": str(trained / "data/colour")}]}))
+    model, recipe = str(trained / "out"), str(trained / "recipe.yaml")
+    with (tmp_path / ".x.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # what another process would hold
+        for command in (
+            ["fit", recipe, "--output", out],
+            ["fit", recipe, "--output", out, "--overwrite"],
+            ["fit", recipe, "--output", out, "--resume"],
+            ["fit", recipe, "--output", out, "--budgets", "0.05,0.02"],
+            ["extract", model, "colour", out],
+            ["add-task", model, str(task), "-o", out],
+            ["remove-task", model, "colour", "-o", out],
+        ):
+            assert "another process is writing" in fails(capsys, *command)
+    main(["extract", model, "colour", out])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["add.yaml", "x"]
+
+
 def test_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing to resume" in fails(capsys, "fit", str(write_run(tmp_path)), "--resume")
 

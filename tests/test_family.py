@@ -13,12 +13,13 @@ from rich.console import Console
 import graftwork as gw
 from graftwork.errors import RecipeError, StructureError, TrainingError
 from graftwork.family import fit_family, nested_structures
-from graftwork.fit import Interrupted, fit, work_folder
+from graftwork.fit import Interrupted, fit
 from graftwork.interrupt import InterruptCallback
 from graftwork.recipe import load_recipe
 from graftwork.rescore import rescore
 from graftwork.session import Session
 from graftwork.structure import Structure
+from graftwork.workfolder import WorkFolder
 from toyrun import write_run
 from toys import grafted, spread_gates
 
@@ -103,11 +104,13 @@ def test_an_interrupted_run_goes_on_and_repeats_nothing(
         with pytest.raises(Interrupted, match=r"step \d+ of 36; .*--resume"):
             fit_family(recipe, console=QUIET)
     assert not Path(recipe.output).exists()
-    done = sorted(path.name for path in (work_folder(recipe) / "done").glob("[0-9]*"))
+    done = sorted(path.name for path in (WorkFolder(recipe).path / "done").glob("[0-9]*"))
     assert len(done) == finished
     with pytest.raises(TrainingError, match="unfinished run"):
         fit_family(recipe, console=QUIET)
-    before = {path: path.stat().st_mtime_ns for path in (work_folder(recipe) / "done").glob("*/report.json")}
+    before = {
+        path: path.stat().st_mtime_ns for path in (WorkFolder(recipe).path / "done").glob("*/report.json")
+    }
     trained = []
     original = Session.train
 

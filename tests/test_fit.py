@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,14 @@ from rich.console import Console
 from transformers import AutoModel
 
 import graftwork as gw
-from graftwork.errors import StructureError, TrainingError
-from graftwork.fit import Interrupted, fit, work_folder
+from graftwork.errors import DataError, DivergenceError, StructureError, TrainingError
+from graftwork.fit import Interrupted, fit
 from graftwork.interrupt import InterruptCallback
 from graftwork.persist import load_model
-from graftwork.recipe import load_recipe
+from graftwork.recipe import Recipe, load_recipe
 from graftwork.rescore import extract, rescore
 from graftwork.structure import Structure
+from graftwork.workfolder import WorkFolder
 from toyrun import recipe_dict, write_recipe, write_run
 
 
@@ -65,8 +70,8 @@ def test_only_safetensors_and_text_on_disk(run: tuple[Path, dict[str, Any]]) -> 
     folder, _ = run
     suffixes = {path.suffix for path in (folder / "out").rglob("*") if path.is_file()}
     assert suffixes <= {".safetensors", ".json", ".yaml", ".png", ".md"}
-    assert not work_folder(load_recipe(folder / "recipe.yaml")).exists()
-    assert not list(folder.glob(".out-*"))
+    assert not (folder / "out.partial").exists()
+    assert not list(folder.glob(".out*"))
 
 
 def test_scores_can_be_reproduced_from_disk(run: tuple[Path, dict[str, Any]]) -> None:
@@ -112,31 +117,152 @@ def test_same_seed_same_result(run: tuple[Path, dict[str, Any]]) -> None:
     ).read_bytes()
 
 
-@pytest.mark.parametrize("stop_at", [7, 40])
-def test_interrupted_run_resumes_to_the_same_model(
-    run: tuple[Path, dict[str, Any]], stop_at: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, _ = run
-    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / f"stopped{stop_at}")})
+def stop(recipe: Recipe, step: int) -> None:
+    """Begin a run that is interrupted after a step."""
     original = InterruptCallback.on_step_end
 
-    def stop(self: InterruptCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.requested = self.requested or state.global_step == stop_at
+    def on_step_end(self: InterruptCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.requested = self.requested or state.global_step == step
         original(self, args, state, control, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(InterruptCallback, "on_step_end", stop)
-        with pytest.raises(Interrupted, match=rf"step {stop_at} of 54; .*--resume"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InterruptCallback, "on_step_end", on_step_end)
+        with pytest.raises(Interrupted, match=rf"step {step} of \d+; .*--resume"):
             fit(recipe, console=Console(quiet=True))
+
+
+def same_model(one: Path, other: Path) -> bool:
+    return all(
+        (one / name).read_bytes() == (other / name).read_bytes()
+        for name in ("adapter_model.safetensors", "heads.safetensors", "structure.json")
+    )
+
+
+@pytest.mark.parametrize("stop_at", [7, 40])
+def test_interrupted_run_resumes_to_the_same_model(run: tuple[Path, dict[str, Any]], stop_at: int) -> None:
+    folder, _ = run
+    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / f"stopped{stop_at}")})
+    stop(recipe, stop_at)
     assert not Path(recipe.output).exists()
     with pytest.raises(TrainingError, match="unfinished run"):
         fit(recipe, console=Console(quiet=True))
     changed = load_recipe(folder / "recipe.yaml", {"output": recipe.output, "training.epochs": 4})
     with pytest.raises(TrainingError, match="another recipe"):
         fit(changed, resume=True, console=Console(quiet=True))
-    fit(recipe, resume=True, console=Console(quiet=True))
-    for name in ("adapter_model.safetensors", "heads.safetensors"):
-        assert (Path(recipe.output) / name).read_bytes() == (folder / "out" / name).read_bytes()
+    report = fit(recipe, resume=True, console=Console(quiet=True))
+    assert same_model(Path(recipe.output), folder / "out")
+    assert report["resumed"] == [{"step": stop_at, "changes": {}}]
+    assert report["started"] < datetime.now(UTC).isoformat()
+
+
+def test_noise_goes_on_where_the_checkpoint_left_it(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = run
+    changes = {"noise": [{"kind": "embeddings", "ratio": 0.2, "when": "both"}], "training.epochs": 1}
+    whole, stopped = (
+        load_recipe(folder / "recipe.yaml", {**changes, "output": str(folder / name)})
+        for name in ("embeddings", "embeddings-stopped")
+    )
+    report = fit(whole, console=Console(quiet=True))
+    stop(stopped, 5)
+    again = fit(stopped, resume=True, console=Console(quiet=True))
+    assert same_model(Path(stopped.output), Path(whole.output))
+    assert again["noise"] == report["noise"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    run: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = run
+    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / "damaged")})
+    stop(recipe, 40)
+    work = folder / "damaged.partial"
+    assert sorted(path.name for path in work.glob("checkpoint-*")) == ["checkpoint-36", "checkpoint-40"]
+    state = work / "checkpoint-40/optimizer.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    copy = shutil.copytree(work, folder / "damaged-too.partial")
+    (copy / "checkpoint-36/adapter_model.safetensors").unlink()
+    report = fit(recipe, resume=True)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "note: checkpoint-40 is passed over: its optimizer.pt is not as it was written" in printed
+    assert report["resumed"] == [{"step": 36, "changes": {}}]
+    assert same_model(Path(recipe.output), folder / "out")
+    (copy / "recipe.yaml").unlink()  # it names the other output
+    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / "damaged-too")})
+    with pytest.raises(
+        TrainingError, match=r"no checkpoint in .* is whole \(checkpoint-40 .*; checkpoint-36 "
+    ):
+        fit(recipe, resume=True, console=Console(quiet=True))
+
+
+def test_a_run_without_a_checkpoint_is_resumed_at_its_first_step(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = run
+    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / "early")})
+    stop(recipe, 3)
+    shutil.rmtree(folder / "early.partial/checkpoint-3")
+    report = fit(recipe, resume=True, console=Console(quiet=True))
+    assert report["resumed"] == [{"step": 0, "changes": {}}]
+    assert same_model(folder / "early", folder / "out")
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    recipe = load_recipe(write_run(tmp_path), {"training.epochs": 1})
+    stop(recipe, 3)
+    data = tmp_path / "data/same/train.jsonl"
+    before = data.read_text()
+    data.write_text("".join(before.splitlines(keepends=True)[::-1]))
+    with pytest.raises(TrainingError, match=r"the data of same are not those the run in .* was started with"):
+        fit(recipe, resume=True, console=Console(quiet=True))
+    data.write_text(before)
+    file = tmp_path / "out.partial/run.json"
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps({**state, "versions": {**state["versions"], "torch": "1.0"}}))
+    console = Console(record=True, width=500, file=io.StringIO())
+    fit(recipe, resume=True, console=console)
+    assert "note: the run was started with torch 1.0 and goes on with 2." in console.export_text()
+
+
+def test_a_run_that_was_killed_when_all_was_written_is_done(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = run
+    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / "done"), "training.epochs": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkFolder, "remove", lambda self: None)
+        report = fit(recipe, console=Console(quiet=True))
+    assert (folder / "done.partial").is_dir()
+    before = (folder / "done/report.json").stat().st_mtime_ns
+    assert fit(recipe, resume=True, console=Console(quiet=True)) == report
+    assert (folder / "done/report.json").stat().st_mtime_ns == before
+    assert not (folder / "done.partial").exists()
+    stop(load_recipe(folder / "recipe.yaml", {"output": str(folder / "done2"), "training.epochs": 1}), 2)
+    shutil.copytree(folder / "done", folder / "done2")  # of an earlier run
+    recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / "done2"), "training.epochs": 1})
+    with pytest.raises(DataError, match="exists; choose another"):
+        fit(recipe, resume=True, console=Console(quiet=True))
+
+
+def test_a_run_that_diverged_goes_on_with_a_lower_rate(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = run
+    changes = {"output": str(folder / "high"), "training.epochs": 1, "training.learning_rate": 1e30}
+    high = load_recipe(folder / "recipe.yaml", changes)
+    with pytest.raises(DivergenceError) as caught:
+        fit(high, console=Console(quiet=True))
+    assert re.fullmatch(
+        r"training diverged at step \d: .*There is no checkpoint yet. Go on with: graftwork fit RECIPE "
+        r"--resume --set training.learning_rate=3.3e\+29",
+        str(caught.value),
+    )
+    low = load_recipe(folder / "recipe.yaml", {**changes, "training.learning_rate": 0.01})
+    report = fit(low, resume=True, console=Console(quiet=True))
+    assert report["resumed"] == [{"step": 0, "changes": {"training.learning_rate": [1e30, 0.01]}}]
+    assert report["recipe"]["training"]["learning_rate"] == 0.01
+    assert not (folder / "high.partial").exists()
+
+
+def test_the_report_says_which_code_made_it(run: tuple[Path, dict[str, Any]]) -> None:
+    _, report = run
+    assert set(report["git"]) == {"graftwork", "working_directory"}
+    for state in report["git"].values():
+        assert state is None or set(state) == {"commit", "dirty"}
+    assert report["resumed"] == []
 
 
 def test_noise_of_a_recipe_is_applied_and_reported(run: tuple[Path, dict[str, Any]]) -> None:

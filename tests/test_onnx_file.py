@@ -12,7 +12,7 @@ from torch import nn
 
 import graftwork as gw
 from graftwork import onnx_file
-from graftwork.errors import DataError, ExportError
+from graftwork.errors import ExportError, StorageError
 from graftwork.multitask import MultiTaskModel
 from graftwork.persist import load_backbone
 from test_multitask import HEADS
@@ -105,7 +105,7 @@ def test_a_failure_leaves_the_older_file(tmp_path, monkeypatch, stage, message):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot write beside"):
+    with pytest.raises(StorageError, match="cannot write beside"):
         gw.export_onnx(compacted(small=True), tmp_path / "file" / "model.onnx", example())
 
 

@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 import graftwork as gw
-from graftwork.errors import CheckpointError, DataError, GraftworkError, RecipeError
+from graftwork.errors import CheckpointError, RecipeError
 from graftwork.multitask import MultiTaskModel
 from graftwork.persist import (
     FILES,
@@ -22,7 +22,6 @@ from graftwork.persist import (
     read_structure,
     read_tasks,
     save_model,
-    staged_folder,
 )
 from test_multitask import HEADS
 from toys import VOCABULARY, grafted, random_structure, tiny, tokens
@@ -215,23 +214,3 @@ def test_backbones_that_cannot_be_read(tmp_path, backbone):
     with pytest.raises(RecipeError, match="cannot be loaded") as caught:
         load_backbone(str(backbone))
     assert "\n" not in str(caught.value)
-
-
-def test_a_staged_folder_takes_its_place_only_if_all_went_well(tmp_path):
-    target = tmp_path / "sub" / "out"
-    with pytest.raises(IsADirectoryError), staged_folder(target) as staged:
-        staged.write_text("fails")
-    assert list(target.parent.iterdir()) == []
-    with staged_folder(target) as staged:
-        (staged / "a").write_text("1")
-    with pytest.raises(DataError, match="exists; choose another, or pass --overwrite"), staged_folder(target):
-        pass
-    with pytest.raises(ZeroDivisionError), staged_folder(target, overwrite=True):
-        raise ZeroDivisionError
-    assert (target / "a").read_text() == "1"
-    with staged_folder(target, overwrite=True) as staged:
-        (staged / "b").write_text("2")
-    assert [path.name for path in target.iterdir()] == ["b"]
-    assert [path.name for path in target.parent.iterdir()] == ["out"]
-    with pytest.raises(GraftworkError, match="is a file; name a folder"), staged_folder(target / "b"):
-        pass

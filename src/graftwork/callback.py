@@ -7,10 +7,12 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from graftwork.compact import compact_
+from graftwork.divergence import check_finite, graft_tensors
 from graftwork.errors import TrainingError
 from graftwork.search import TRAVEL, StructureSearch
 from graftwork.shards import is_sharded
@@ -39,6 +41,9 @@ class StructureCallback(TrainerCallback, ExportableState):
 
     Raises:
         ConfigError: the fractions are not in order.
+        DivergenceError: when weights or gates are not finite: on a CPU after the step; elsewhere, where a
+            look takes time, when the step is logged, evaluated, saved or decides the structure. Plain Trainer
+            goes on, and replaces the loss in its logs (`logging_nan_inf_filter`).
         TrainingError: in `on_train_begin`, under DeepSpeed, where the gradients cannot be reached.
     """
 
@@ -62,6 +67,7 @@ class StructureCallback(TrainerCallback, ExportableState):
         self.phases: dict[str, dict[str, float]] = {}
         """Seconds (with the evaluations inside) and optimizer steps of every phase so far."""
         self._last = time.perf_counter()
+        self._witness: Tensor | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -85,11 +91,13 @@ class StructureCallback(TrainerCallback, ExportableState):
         self._last = time.perf_counter()
         if attributes.get("search_state"):
             self.search.load(attributes["search_state"])
+            self.search.set_speed(self._learning_rates(kwargs["optimizer"], kwargs["lr_scheduler"]))
             self.phases = attributes["phases"]
         else:
             self.phases = {}
             self.search.begin(self._learning_rates(kwargs["optimizer"], kwargs["lr_scheduler"]))
         self.structure = self.search.structure
+        self._witness = next((w for w in graft_tensors(self.search.view).values() if w.requires_grad), None)
 
     def _learning_rates(self, optimizer: Any, scheduler: Any) -> float:
         """Sum of the gates' learning rates over the search window, as the scheduler will set them."""
@@ -125,6 +133,7 @@ class StructureCallback(TrainerCallback, ExportableState):
         phase["seconds"] += now - self._last
         phase["steps"] += 1
         self._last = now
+        self._check_finite(state, control)
         found = self.search.after_step(state.global_step)
         if found is not None:
             self.structure = found
@@ -137,6 +146,27 @@ class StructureCallback(TrainerCallback, ExportableState):
                 f"{found.parameters():,}",
                 self.search.soft_size or 0.0,
             )
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look at the weights before they are saved."""
+        self._check_finite(state, control)
+
+    def _check_finite(self, state: TrainerState, control: TrainerControl) -> None:
+        """Look at all weights and gates if much depends on them now, else at a few if that is free.
+
+        A loss that is not finite leaves no weight as it was: its gradient goes through every site.
+        """
+        search = self.search
+        witness = self._witness
+        if search is None or witness is None:
+            return
+        step = state.global_step
+        decides = search.control is not None and (search.phase(step) == "tune" or step >= search.total_steps)
+        due = control.should_save or control.should_log or control.should_evaluate or decides
+        if due or (witness.device.type == "cpu" and not witness[:1].isfinite().all()):
+            check_finite(graft_tensors(search.view), step)
 
     def on_log(
         self,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from graftwork.compact import compact_config, discretise_, structure_of
 from graftwork.errors import ConfigError
 from graftwork.layer import GraftLayer
-from graftwork.persist import staged_folder
 from graftwork.processes import on_main
 from graftwork.shards import whole
+from graftwork.storage import staged_folder
 from graftwork.view import graft_view
 
 if TYPE_CHECKING:

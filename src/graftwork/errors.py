@@ -12,8 +12,10 @@ it and exits with code 2.
     ├── RecipeError       a recipe: unknown key, wrong type, missing value (also a ValueError)
     ├── DataError         a task's data: missing file, broken line, unknown label (also a ValueError)
     ├── CheckpointError   a saved model that cannot be read or belongs to another backbone
-    ├── TrainingError     a run that cannot start or go on
-    └── ExportError       a model that cannot be written in another format
+    ├── StorageError      a file that cannot be written: full disk, or another process writes it
+    ├── ExportError       a model that cannot be written in another format
+    └── TrainingError     a run that cannot start or go on
+        └── DivergenceError   its loss or weights are not finite any more
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DivergenceError",
     "ExportError",
     "GraftworkError",
     "MergeError",
     "RecipeError",
     "RoutingError",
     "SiteError",
+    "StorageError",
     "StructureError",
     "TrainingError",
 ]
@@ -75,8 +79,16 @@ class CheckpointError(GraftworkError, RuntimeError):
     """A saved model cannot be read, or belongs to another backbone."""
 
 
+class StorageError(GraftworkError):
+    """A file cannot be written: the disk is full, or another process is writing the same output."""
+
+
 class TrainingError(GraftworkError, RuntimeError):
     """A training run cannot start or cannot go on."""
+
+
+class DivergenceError(TrainingError):
+    """The loss or the weights of a training run are not finite any more."""
 
 
 class ExportError(GraftworkError, RuntimeError):

@@ -17,9 +17,10 @@ from graftwork.data import encode, pad
 from graftwork.errors import ExportError
 from graftwork.export import export_lora
 from graftwork.onnx_file import check_onnx_packages, export_onnx
-from graftwork.persist import FILES, check_target, load_model, read_tasks, staged_folder
+from graftwork.persist import FILES, load_model, read_tasks
 from graftwork.program import describe, save_program
 from graftwork.rescore import keep_tasks
+from graftwork.storage import check_target, staged_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -33,17 +33,17 @@ from graftwork.newtask import NewTask
 from graftwork.noise import damage_tasks, noisy_model
 from graftwork.persist import (
     FILES,
-    check_target,
     load_model,
     read_structure,
     read_tasks,
     save_model,
-    staged_folder,
 )
+from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, load_recipe, recipe_to_yaml
 from graftwork.report import versions
 from graftwork.report_tasks import extended_report, print_addition, read_report, reduced_report
 from graftwork.rescore import write_tasks
+from graftwork.storage import check_target, output_lock, staged_folder
 from graftwork.taskrecipe import TaskRecipe, load_task_recipe
 from graftwork.trainer import MultiTaskTrainer
 from graftwork.training import CACHE, remove_default_output, training_arguments
@@ -86,12 +86,18 @@ def add_task(
         `additions`.
 
     Raises:
-        GraftworkError: bad input; nothing is written.
+        GraftworkError: bad input, another process that writes the output, or a full disk; nothing is written.
     """
-    console = console or Console()
-    folder, output = Path(folder), Path(output)
-    check_target(output, overwrite=overwrite)
+    output = Path(output)
     recipe = recipe if isinstance(recipe, TaskRecipe) else load_task_recipe(recipe)
+    with output_lock(output):
+        check_target(output, overwrite=overwrite)
+        return _add_task(Path(folder), recipe, output, backbone, overwrite, console or Console())
+
+
+def _add_task(
+    folder: Path, recipe: TaskRecipe, output: Path, backbone: str | None, overwrite: bool, console: Console
+) -> dict[str, Any]:
     start = time.perf_counter()
     run = _Addition(folder, recipe, backbone, console)
     before = run.older_outputs(run.model)
@@ -124,6 +130,7 @@ def add_task(
         "noise": run.reports,
         "seed": recipe.seed,
         "versions": versions(),
+        "git": git_commits(),
     }
     merged = run.merged_recipe(output)
     with staged_folder(output, overwrite=overwrite) as staged:

@@ -13,22 +13,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from graftwork.callback import StructureCallback
 from graftwork.compact import set_structure_
 from graftwork.diagnose import DiagnosisCallback
 from graftwork.errors import StructureError, TrainingError
-from graftwork.fit import check_work_folder, open_work_folder, work_folder
+from graftwork.fit import only_writer, open_work_folder, resumed_from
 from graftwork.interrupt import InterruptCallback
-from graftwork.persist import FILES, check_target, staged_folder
+from graftwork.persist import FILES
 from graftwork.processes import is_main, join, on_main, together
 from graftwork.ranking import SiteScores
 from graftwork.recipe import Recipe
 from graftwork.search import StructureSearch
 from graftwork.session import Session, Training
+from graftwork.storage import check_target, staged_folder, storage_errors, write_text
 from graftwork.structure import Structure, choose_family
 from graftwork.view import budget_cost, in_units_of_cost, site_prices
+from graftwork.workfolder import WorkFolder
 
 __all__ = ["fit_family", "nested_structures"]
 
@@ -102,26 +103,41 @@ def fit_family(
         raise TrainingError("the recipe has no budgets; give budgets such as [0.01, 0.003], or use fit.")
     join()
     console = console or Console(quiet=not is_main())
-    output = Path(recipe.output).expanduser()
+    work = WorkFolder(recipe)
+    budgets = sorted(recipe.budgets, reverse=True)
 
-    def check() -> None:
-        check_target(output, overwrite=overwrite)
-        check_work_folder(recipe, resume=resume, overwrite=overwrite)
+    def check() -> bool:
+        """Whether the run was killed after its output was written."""
+        if resume and work.finished_reports():
+            work.check(resume=resume, overwrite=overwrite)
+            work.remove()
+            return True
+        check_target(work.output, overwrite=overwrite)
+        work.check(resume=resume, overwrite=overwrite)
+        return False
 
     def finish() -> None:
-        with staged_folder(output, overwrite=overwrite) as folder:
-            for budget in family.budgets:
-                (family.work / DONE / _name(budget)).rename(folder / _name(budget))
-        shutil.rmtree(family.work, ignore_errors=True)
+        with staged_folder(work.output, overwrite=overwrite) as folder:
+            for budget in budgets:  # not moved: a process that is killed here must find them again
+                shutil.copytree(work.path / DONE / _name(budget), folder / _name(budget))
+        work.remove()
 
-    on_main(check)
-    family = together(lambda: _Family(recipe, console))
-    on_main(lambda: open_work_folder(recipe, resume=resume))
-    snapshot = family.search()
-    reports = {budget: family.tune(budget, snapshot) for budget in family.budgets}
-    on_main(finish)
-    _print(reports, console, output)
+    with only_writer(work.output):
+        if on_main(check):
+            reports = on_main(lambda: {budget: _report(work.output, budget) for budget in budgets})
+        else:
+            family = together(lambda: _Family(recipe, work, console))
+            on_main(lambda: open_work_folder(work, family.session, resume=resume))
+            snapshot = family.search()
+            reports = {budget: family.tune(budget, snapshot) for budget in family.budgets}
+            on_main(finish)
+    _print(reports, console, work.output)
     return reports
+
+
+def _report(folder: Path, budget: float) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / _name(budget) / FILES.report).read_text(encoding="utf-8"))
+    return report
 
 
 def _name(budget: float) -> str:
@@ -139,8 +155,8 @@ class _Snapshot:
 class _Family:
     """The runs of one recipe with several budgets."""
 
-    def __init__(self, recipe: Recipe, console: Console) -> None:
-        self.recipe, self.work = recipe, work_folder(recipe)
+    def __init__(self, recipe: Recipe, work: WorkFolder, console: Console) -> None:
+        self.recipe, self.folders, self.work = recipe, work, work.path
         self.budgets = sorted(recipe.budgets, reverse=True)
         self.session = Session(recipe, console)
 
@@ -150,21 +166,21 @@ class _Family:
         if not on_main(path.is_file):
             folder = self.work / SEARCH
             run = together(lambda: self._searching(folder))
-            self.session.train(run, on_main(lambda: _last(folder)), self.work)
+            checkpoint = on_main(lambda: resumed_from(self.folders, self.session.console, SEARCH))
+            self.session.train(run, checkpoint, self.work)
             search = run.structure.search
             assert search is not None
             structures = nested_structures(search, self.budgets)
 
             def write() -> None:
-                last = _last(folder)
+                last, _ = self.folders.checkpoint(SEARCH)
                 assert last is not None, "the search ends with a checkpoint"
                 found = {
                     "checkpoint": Path(last).name,
                     "structures": [structure.to_dict() for structure in structures],
                 }
-                staged = path.with_name(path.name + ".new")
-                staged.write_text(json.dumps(found), encoding="utf-8")
-                staged.replace(path)
+                with storage_errors(str(path), path):
+                    write_text(path, json.dumps(found))
 
             on_main(write)
         found = on_main(lambda: json.loads(path.read_text(encoding="utf-8")))
@@ -183,11 +199,14 @@ class _Family:
     def tune(self, budget: float, snapshot: _Snapshot) -> dict[str, Any]:
         """The report of one budget's model, which is trained and written unless it is done already."""
         done = self.work / DONE / _name(budget)
-        finished = on_main(lambda: _read_report(done))
+        finished = on_main(
+            lambda: _report(self.work / DONE, budget) if (done / FILES.report).is_file() else None
+        )
         if finished is not None:
             return finished
-        folder = self.work / TUNE / _name(budget)
-        last = on_main(lambda: _last(folder))
+        part = f"{TUNE}/{_name(budget)}"
+        folder = self.work / part
+        last = on_main(lambda: resumed_from(self.folders, self.session.console, part))
         structure, searched = snapshot.structures[budget], budget == self.budgets[0]
         run = together(
             lambda: self.session.training(
@@ -210,16 +229,6 @@ class _Family:
         )
         on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
         return report
-
-
-def _last(folder: Path) -> str | None:
-    """The last checkpoint in a folder that may not be there."""
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
-def _read_report(folder: Path) -> dict[str, Any] | None:
-    path = folder / FILES.report
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 class _StopAtStructure(InterruptCallback):

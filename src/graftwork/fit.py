@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers.trainer_utils import get_last_checkpoint
 
 from graftwork.errors import TrainingError
-from graftwork.persist import FILES, check_target
 from graftwork.processes import is_main, join, on_main, together
-from graftwork.recipe import Recipe, recipe_to_yaml
+from graftwork.recipe import Recipe
 from graftwork.report import print_report
 from graftwork.session import Interrupted, Session
+from graftwork.storage import check_target, output_lock
+from graftwork.structure import Structure
+from graftwork.workfolder import WorkFolder
 
-__all__ = ["Interrupted", "fit", "open_work_folder", "work_folder"]
-
-
-def work_folder(recipe: Recipe) -> Path:
-    """Where the checkpoints of an unfinished run are kept: beside its output folder."""
-    output = Path(recipe.output).expanduser()
-    return output.with_name(output.name + ".partial")
+__all__ = ["Interrupted", "fit", "only_writer", "open_work_folder", "resumed_from"]
 
 
 def fit(
@@ -35,7 +32,8 @@ def fit(
     Args:
         recipe: what to train.
         overwrite: replace the output folder if it exists.
-        resume: go on from the last checkpoint of an interrupted run.
+        resume: go on from the last whole checkpoint of an unfinished run, whatever ended it, or from its
+            first step if it has none. The recipe must be the same, but for `graftwork.workfolder.MENDABLE`.
         console: where to print; default standard output.
 
     Returns:
@@ -43,6 +41,8 @@ def fit(
 
     Raises:
         GraftworkError: bad input; nothing is written.
+        StorageError: another process writes the same output, or the disk is full; checkpoints are kept.
+        DivergenceError: the loss or a weight is not finite; checkpoints from before are kept.
         Interrupted: Ctrl-C; checkpoints are kept.
     """
     if recipe.budgets:
@@ -50,61 +50,68 @@ def fit(
             "the recipe has several budgets; use graftwork.family.fit_family, or leave them out."
         )
     join()
-    console = console or Console(quiet=not is_main())
-    output, work = Path(recipe.output).expanduser(), work_folder(recipe)
+    console, work = console or Console(quiet=not is_main()), WorkFolder(recipe)
+    with only_writer(work.output):
+        finished = on_main(lambda: work.finished_reports() if resume else [])
+        if finished:
+            report = on_main(lambda: _finish(work, finished[0], overwrite=overwrite))
+            print_report(report, Structure.from_dict(report["structure"]), console, work.output)
+            return report
 
-    def check() -> str | None:
-        check_target(output, overwrite=overwrite)
-        check_work_folder(recipe, resume=resume, overwrite=overwrite)
-        return _last_checkpoint(work) if resume else None
+        def check() -> str | None:
+            check_target(work.output, overwrite=overwrite)
+            work.check(resume=resume, overwrite=overwrite)
+            return resumed_from(work, console) if resume else None
 
-    checkpoint = on_main(check)
-    session = together(lambda: Session(recipe, console))
-    run = together(lambda: session.training(session.build(), work))
-    on_main(lambda: open_work_folder(recipe, resume=resume))
-    session.train(run, checkpoint, work)
-    report, structure = session.write(run, output, recipe=recipe, overwrite=overwrite)
-    on_main(lambda: shutil.rmtree(work, ignore_errors=True))
-    print_report(report, structure, console, output)
+        checkpoint = on_main(check)
+        session = together(lambda: Session(recipe, console))
+        run = together(lambda: session.training(session.build(), work.path))
+        on_main(lambda: open_work_folder(work, session, resume=resume))
+        session.train(run, checkpoint, work.path)
+        report, structure = session.write(run, work.output, recipe=recipe, overwrite=overwrite)
+        on_main(work.remove)
+    print_report(report, structure, console, work.output)
     return report
 
 
-def _last_checkpoint(folder: Path) -> str:
-    last = get_last_checkpoint(str(folder))
-    if last is None:
-        raise TrainingError(f"nothing to resume: there is no checkpoint in {folder}; run without --resume.")
-    return str(last)
-
-
-def check_work_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to go on with another run's checkpoints, or to lose those of this one; nothing is written yet.
+@contextmanager
+def only_writer(output: Path) -> Iterator[None]:
+    """`output_lock`, held by the main process for all of them.
 
     Raises:
-        TrainingError: there is an unfinished run and it is neither resumed nor overwritten, or there is none
-            to resume, or it has another recipe.
+        StorageError: another run writes the output.
     """
-    folder = work_folder(recipe)
-    if not resume:
-        if folder.exists() and not overwrite:
-            raise TrainingError(
-                f"an unfinished run is in {folder}; pass --resume to go on with it, or --overwrite to start "
-                "anew."
-            )
-        return
-    if not folder.is_dir():
-        raise TrainingError(f"nothing to resume: there is no checkpoint in {folder}; run without --resume.")
-    saved = folder / FILES.recipe
-    if saved.is_file() and saved.read_text(encoding="utf-8") != recipe_to_yaml(recipe):
-        raise TrainingError(
-            f"the unfinished run in {folder} has another recipe (its {FILES.recipe}); resume with that one, "
-            "or pass --overwrite to start anew."
-        )
+    with ExitStack() as stack:
+        on_main(lambda: stack.enter_context(output_lock(output)))
+        yield
 
 
-def open_work_folder(recipe: Recipe, *, resume: bool) -> None:
-    """Make the folder for checkpoints, empty unless a run goes on."""
-    folder = work_folder(recipe)
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILES.recipe).write_text(recipe_to_yaml(recipe), encoding="utf-8")
+def _finish(work: WorkFolder, path: Path, *, overwrite: bool) -> dict[str, Any]:
+    """The report of a run that was killed after its output was written."""
+    work.check(resume=True, overwrite=overwrite)
+    work.remove()
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def resumed_from(work: WorkFolder, console: Console, part: str = "") -> str | None:
+    """The checkpoint to go on from, if there is one yet; what is passed over is printed.
+
+    Raises:
+        TrainingError: there are checkpoints, but none is whole.
+    """
+    checkpoint, notes = work.checkpoint(part)
+    for note in notes:
+        console.print(f"note: {note}", highlight=False)
+    return checkpoint
+
+
+def open_work_folder(work: WorkFolder, session: Session, *, resume: bool) -> None:
+    """Make the folder for checkpoints, or check that it fits the session; what differs is printed.
+
+    Raises:
+        TrainingError: the data are not those of the run that goes on.
+        StorageError: the folder cannot be written.
+    """
+    for note in work.open({data.head.name: data.sha256 for data in session.prepared.datas}, resume=resume):
+        session.console.print(f"note: {note}", highlight=False)
+    session.origin = {name: work.run[name] for name in ("started", "resumed")}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,12 +32,14 @@ class Realised:
         total: open paths, or the sum of squares of what the noise was added to.
         items: paths, vectors or weights that were looked at.
         root: the ratio is that of the roots (of squares).
+        generators: what the noise is drawn from, per device, if it is drawn anew in every pass.
     """
 
     changed: float | Tensor = 0.0
     total: float | Tensor = 0.0
     items: int = 0
     root: bool = False
+    generators: dict[str, torch.Generator] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -97,15 +99,16 @@ def embedding_noise(
         ConfigError: no module of the model names its input embeddings.
     """
     realised = Realised(root=True)
-    generators: dict[torch.device, torch.Generator] = {}
+    generators = realised.generators
 
     def hook(module: nn.Module, _: Any, output: Tensor) -> Tensor | None:
         if ratio == 0 or (training_only and not module.training):
             return None
         device = output.device
-        if device not in generators:
-            generators[device] = torch.Generator(device).manual_seed(seed)
-        normal = torch.randn(output.shape, generator=generators[device], device=device)
+        generator = generators.get(str(device))
+        if generator is None:
+            generator = generators[str(device)] = torch.Generator(device).manual_seed(seed)
+        normal = torch.randn(output.shape, generator=generator, device=device)
         signal = output.detach().float()
         noise = (ratio * signal.square().mean(dim=-1, keepdim=True).sqrt() * normal).to(output.dtype)
         realised.add_squares(noise, signal)

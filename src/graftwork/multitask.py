@@ -67,12 +67,21 @@ class TaskHeads(nn.Module):
         labels: Float[Tensor, " rows"],
         rows: Int[Tensor, " rows"],
     ) -> Float[Tensor, ""]:
-        """Mean over rows: cross-entropy for classes, squared error for standardised scores."""
+        """Mean of `row_losses`."""
+        return self.row_losses(logits, labels, rows).mean()
+
+    def row_losses(
+        self,
+        logits: Float[Tensor, "rows outputs"],
+        labels: Float[Tensor, " rows"],
+        rows: Int[Tensor, " rows"],
+    ) -> Float[Tensor, " rows"]:
+        """Of every row: cross-entropy for classes, squared error for standardised scores."""
         numeric = self.regression[rows]
         classes = labels.long().masked_fill(numeric, 0)
         cross_entropy = F.cross_entropy(logits, classes, reduction="none")
         squared = (logits[:, 0] - labels) ** 2
-        return torch.where(numeric, squared, cross_entropy).mean()
+        return torch.where(numeric, squared, cross_entropy)
 
     def count(self) -> int:
         """Parameters of all heads, without the padding."""

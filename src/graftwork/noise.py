@@ -214,10 +214,24 @@ def apply_to_task(data: TaskData, noise: Noise) -> tuple[TaskData, NoiseReport]:
     return TaskData(head, splits), report
 
 
+@dataclass(frozen=True)
+class Measure:
+    """Noise in a model; called, it says how much there was so far."""
+
+    noise: Noise
+    stage: str = ""
+    realised: Realised | None = None
+    """None: the noise concerns another stage, or no model."""
+
+    def __call__(self) -> NoiseReport:
+        """What was measured so far."""
+        if self.realised is None:
+            return NoiseReport(self.noise, {}, {})
+        return NoiseReport(self.noise, {self.stage: self.realised.ratio}, {self.stage: self.realised.items})
+
+
 @contextmanager
-def model_noise(
-    model: nn.Module, noise: Noise, stage: Literal["train", "test"]
-) -> Iterator[Callable[[], NoiseReport]]:
+def model_noise(model: nn.Module, noise: Noise, stage: Literal["train", "test"]) -> Iterator[Measure]:
     """Put noise into a model while the context is open; what is inside the context is said by `stage`.
 
     Around training, `train` noise is in passes in training mode only, so that the validation stays clean, and
@@ -230,7 +244,7 @@ def model_noise(
         stage: what happens inside the context.
 
     Yields:
-        A function that returns the noise measured so far; it may be called after the context, too.
+        What returns the noise measured so far when it is called, which it may be after the context, too.
 
     Raises:
         ConfigError: the model has no input embeddings or no graft adapter, or the stage is unknown.
@@ -238,10 +252,10 @@ def model_noise(
     if stage not in ("train", "test"):
         raise ConfigError(f"stage={stage!r} must be 'train' or 'test'.")
     if noise.target != "model" or noise.when not in (stage, "both"):
-        yield lambda: NoiseReport(noise, {}, {})
+        yield Measure(noise)
         return
     with _CONTEXTS[noise.kind](model, noise, stage == "train" and noise.when == "train") as realised:
-        yield lambda: NoiseReport(noise, {stage: realised.ratio}, {stage: realised.items})
+        yield Measure(noise, stage, realised)
 
 
 _CONTEXTS: dict[str, Callable[[nn.Module, Noise, bool], AbstractContextManager[Realised]]] = {
@@ -279,7 +293,7 @@ def damage_tasks(
 @contextmanager
 def noisy_model(
     model: nn.Module, noises: Sequence[Noise], stage: Literal["train", "test"], reports: list[dict[str, Any]]
-) -> Iterator[None]:
+) -> Iterator[list[Measure]]:
     """Put all noise that concerns a model into it, and append what was measured when the context ends."""
     with ExitStack() as stack:
         measured = [
@@ -288,6 +302,6 @@ def noisy_model(
             if noise.target == "model" and noise.when in (stage, "both")
         ]
         try:
-            yield
+            yield measured
         finally:
             reports += [report().as_dict() for report in measured]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.errors import ExportError
-from graftwork.persist import staged_file
 from graftwork.program import Axes, Tracing, describe, one_line, quiet
+from graftwork.storage import staged_file
 
 __all__ = ["METADATA", "check_onnx_packages", "export_onnx"]
 

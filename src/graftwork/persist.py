@@ -8,9 +8,6 @@ metrics, the pooling, and which backbone it was; the tokenizer's files are as Tr
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from graftwork.divergence import not_finite
 from graftwork.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    DivergenceError,
     GraftworkError,
     RecipeError,
     SiteError,
@@ -29,6 +28,7 @@ from graftwork.errors import (
 )
 from graftwork.evaluate import Pooling
 from graftwork.sources import locate
+from graftwork.storage import read_whole
 from graftwork.structure import Structure
 from graftwork.tasks import TaskHead
 
@@ -47,8 +47,6 @@ __all__ = [
     "read_structure",
     "read_tasks",
     "save_model",
-    "staged_file",
-    "staged_folder",
 ]
 
 FORMAT = 1
@@ -68,66 +66,6 @@ class _Files:
 
 FILES = _Files()
 """Names of the files in a model folder."""
-
-
-@contextmanager
-def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the context ends without an error.
-
-    Raises:
-        DataError: `target` exists and `overwrite` is False, or the folder cannot be written.
-    """
-    check_target(target, overwrite=overwrite)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise DataError(f"cannot write beside {target}: {error.strerror}.") from error
-    try:
-        yield staged
-        staged.chmod(0o755)
-        if target.exists():
-            old = staged.with_name(staged.name + ".old")
-            target.rename(old)
-            staged.rename(target)
-            shutil.rmtree(old)
-        else:
-            staged.rename(target)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-@contextmanager
-def staged_file(path: Path) -> Iterator[Path]:
-    """A path of the same name in a temporary folder beside, moved with its companions if nothing fails.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as error:
-        raise DataError(f"cannot write beside {path}: {error.strerror}.") from error
-    with folder as staged:
-        yield Path(staged) / path.name
-        # The file itself last: it names the others.
-        for part in sorted(Path(staged).iterdir(), key=lambda part: part.name == path.name):
-            os.replace(part, path.with_name(part.name))
-
-
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists, unless it may be replaced.
-
-    Raises:
-        DataError: it exists and `overwrite` is False, or it is a file.
-    """
-    if target.is_file():
-        raise DataError(f"the output {target} is a file; name a folder.")
-    if target.exists() and not overwrite:
-        raise DataError(
-            f"the output folder {target} exists; choose another, or pass --overwrite to replace it."
-        )
 
 
 def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -165,11 +103,25 @@ def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str) -> None:
-    """Write adapter, heads and tasks into an existing folder."""
+    """Write adapter, heads and tasks into an existing folder.
+
+    Raises:
+        DivergenceError: a weight is not finite; nothing is written.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import save_file
 
+    heads = model.heads.export()
+    weights = dict(heads)
+    if isinstance(model.backbone, PeftModel):
+        weights |= get_peft_model_state_dict(model.backbone, save_embedding_layers=False)
+    found = not_finite(weights)
+    if found:
+        raise DivergenceError(
+            f"{len(found)} of {len(weights)} weights are not finite, such as {found[0]}; they are not saved."
+        )
     model.backbone.save_pretrained(str(folder))  # type: ignore[operator]
-    save_file(model.heads.export(), folder / FILES.heads, metadata={"format": "pt"})
+    save_file(heads, folder / FILES.heads, metadata={"format": "pt"})
     description = {
         "format": FORMAT,
         "model": backbone_name,
@@ -216,6 +168,8 @@ def load_model(
 ) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     """A saved multi-task model in evaluation mode, with its tokenizer.
 
+    A folder that another process replaces meanwhile is read again: the model is the old one or the new one.
+
     Args:
         folder: written by `graftwork fit` or `save_model`.
         backbone: load this backbone instead of the one the model was trained on, if it has moved.
@@ -223,12 +177,15 @@ def load_model(
     Raises:
         CheckpointError: files are missing, damaged, or belong to another backbone.
     """
+    return read_whole(Path(folder), lambda: _load_model(Path(folder), backbone))
+
+
+def _load_model(folder: Path, backbone: str | None) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     from peft import PeftConfig, PeftModel
     from safetensors.torch import load_file
 
     from graftwork.multitask import MultiTaskModel
 
-    folder = Path(folder)
     described = read_tasks(folder)
     base, tokenizer = load_backbone(backbone or described["model"])
     if _fingerprint(base) != described["backbone"]:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from graftwork.errors import DataError, ExportError, GraftworkError
 from graftwork.multitask import MultiTaskModel
-from graftwork.persist import staged_file
 from graftwork.rows import ROWS_KEYWORD
+from graftwork.storage import staged_file
 from graftwork.view import graft_view
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graftwork.draw import structure_table
+from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.structure import Structure
 from graftwork.view import backbone_parameters, budget_parameters, graft_view, site_prices
@@ -100,6 +101,7 @@ def build_report(
         * (1 if sys.platform == "darwin" else 1024),
         "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))},
         "versions": versions(),
+        "git": git_commits(),
         "seed": recipe.seed,
         "recipe": yaml.safe_load(recipe_to_yaml(recipe)),
     }

@@ -12,8 +12,9 @@ from graftwork.errors import CheckpointError, DataError
 from graftwork.forward import forward_rows
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import damage_tasks, noisy_model
-from graftwork.persist import FILES, load_model, read_tasks, save_model, staged_folder
+from graftwork.persist import FILES, load_model, read_tasks, save_model
 from graftwork.recipe import load_recipe
+from graftwork.storage import staged_folder
 from graftwork.structure import Structure
 from graftwork.tasks import SPLITS
 

@@ -146,6 +146,22 @@ class StructureSearch:
             if view.config.gate_start == "private":
                 _start_private_(site, self.adapter_name, place)
 
+    @torch.no_grad()
+    def set_speed(self, learning_rates: float) -> None:
+        """Let a run go on with other learning rates than it began with: the gates stay, and keep their speed.
+
+        Args:
+            learning_rates: as for `begin`.
+        """
+        if self.control is None:
+            return
+        for site in self.view.sites.values():
+            old = site.graft_ratio[self.adapter_name]
+            new = torch.full_like(old, self.travel / learning_rates)
+            if not torch.equal(old, new):
+                site.graft_gate_bias[self.adapter_name].mul_(old / new)
+                old.copy_(new)
+
     def before_step(self, step: int) -> None:
         """Let the sparsity control change the gates' gradients, once per optimizer step, after clipping.
 

@@ -17,21 +17,24 @@ from peft import get_peft_model
 from rich.console import Console
 from rich.progress import Progress
 from transformers import TrainerCallback, set_seed
-from transformers.trainer_callback import ProgressCallback
 
 from graftwork.callback import StructureCallback
+from graftwork.checkpoints import last_checkpoint
 from graftwork.compact import set_control_, structure_of
 from graftwork.data import collate, load_task
 from graftwork.diagnose import DiagnosisCallback, diagnose
-from graftwork.errors import TrainingError
+from graftwork.errors import DivergenceError, StorageError, TrainingError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.interrupt import InterruptCallback
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import damage_tasks, noisy_model
-from graftwork.persist import FILES, load_backbone, save_model, staged_folder
+from graftwork.noise_state import NoiseState
+from graftwork.persist import FILES, load_backbone, save_model
 from graftwork.processes import on_main, together
+from graftwork.progress import TrainingBars, closed_bars
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.report import build_report, cost_figures
+from graftwork.storage import staged_folder
 from graftwork.structure import Structure
 from graftwork.structure_file import named_file, read_structure_file
 from graftwork.tracking import event_folder, keep_events
@@ -47,6 +50,8 @@ from graftwork.view import budget_cost, check_budgets
 
 __all__ = ["Interrupted", "Session", "Training"]
 
+AGAIN = "Go on with: graftwork fit RECIPE --resume"
+
 
 class Interrupted(TrainingError):
     """The user pressed Ctrl-C; the message says how to go on."""
@@ -60,6 +65,7 @@ class Training:
     structure: StructureCallback
     watch: DiagnosisCallback
     interrupt: InterruptCallback
+    draws: NoiseState
     noise: list[dict[str, Any]]
     """What noise was applied."""
     seconds: dict[str, float]
@@ -93,6 +99,8 @@ class Session:
         self.baselines: dict[str, dict[str, float]] = {}
         self.budget: float | None = None
         """In the unit of `graft.cost`."""
+        self.origin: dict[str, Any] = {}
+        """When the run was `started`, and the steps at which it was `resumed`: for the report."""
         trackers(recipe.training.report_to)  # here too, what is not installed must show at once
         source = named_file(recipe.graft.structure)
         if source is not None:
@@ -183,7 +191,7 @@ class Session:
                 "greater_is_better": True,
             },
         )
-        interrupt = InterruptCallback()
+        interrupt, draws = InterruptCallback(), NoiseState()
         schedule = recipe.schedule
         structure = StructureCallback(
             warmup=schedule.warmup, ramp=schedule.ramp, discretise=schedule.discretise, compact=compact
@@ -204,14 +212,15 @@ class Session:
             callbacks=[
                 structure,
                 watch,
+                draws,
                 *([] if further is None else [further(structure, watch)]),
                 interrupt,
             ],
         )
         keep_events(trainer, event_folder(Path(recipe.output).expanduser()))
         remove_default_output(trainer)
-        trainer.add_callback(_Progress())
-        return Training(trainer, structure, watch, interrupt, list(self.noise), dict(self.seconds))
+        trainer.add_callback(TrainingBars())
+        return Training(trainer, structure, watch, interrupt, draws, list(self.noise), dict(self.seconds))
 
     def train(self, run: Training, checkpoint: str | None, folder: Path) -> None:
         """Train until the end.
@@ -223,12 +232,22 @@ class Session:
 
         Raises:
             Interrupted: Ctrl-C; there is a checkpoint.
+            DivergenceError: the loss or a weight is not finite; the last checkpoint is from before.
+            StorageError: a checkpoint cannot be written; the one before is whole.
         """
-        with run.interrupt.listening(), warnings.catch_warnings():
-            # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
-            warnings.filterwarnings("ignore", message=".*pin_memory.*")
-            with noisy_model(run.model, self.recipe.noise, "train", run.noise):
-                result = run.trainer.train(resume_from_checkpoint=checkpoint)
+        try:
+            with closed_bars(run.trainer), run.interrupt.listening(), warnings.catch_warnings():
+                # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
+                warnings.filterwarnings("ignore", message=".*pin_memory.*")
+                with noisy_model(run.model, self.recipe.noise, "train", run.noise) as run.draws.measures:
+                    result = run.trainer.train(resume_from_checkpoint=checkpoint)
+        except DivergenceError as error:
+            rate = f"{self.recipe.training.learning_rate / 3:.2g}"
+            raise DivergenceError(
+                f"{error} {_kept(run)} {AGAIN} --set training.learning_rate={rate}"
+            ) from error
+        except StorageError as error:
+            raise StorageError(f"{error} {_kept(run)}") from error
         together(lambda: _check_finished(run, folder))
         run.loss = float(result.training_loss)
 
@@ -299,10 +318,17 @@ class Session:
                 diagnosis=diagnosis,
                 folder=folder,
             )
+            report |= self.origin
             report |= cost_figures(model, structure, self.budget)
             report |= further
             (folder / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         return report, structure
+
+
+def _kept(run: Training) -> str:
+    """Which checkpoint is left to go on from."""
+    found, _ = last_checkpoint(Path(str(run.trainer.args.output_dir)))
+    return "There is no checkpoint yet." if found is None else f"The last good checkpoint is {found}."
 
 
 @contextmanager
@@ -320,23 +346,8 @@ def _check_finished(run: Training, folder: Path) -> None:
         state = run.trainer.state
         raise Interrupted(
             f"interrupted at step {state.global_step} of {state.max_steps}; the checkpoint is in {folder}. "
-            "Go on with: graftwork fit RECIPE --resume"
+            f"{AGAIN}"
         )
-
-
-class _Progress(ProgressCallback):
-    """Trainer's bars, with loss and phase beside them instead of a dictionary per log."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.training_bar is None or not logs:
-            return
-        shown = {
-            "loss": logs.get("loss"),
-            "mean": logs.get("eval_mean"),
-            "size": logs.get("graft/expected_parameters"),
-        }
-        values = {name: float(value) for name, value in shown.items() if value is not None}
-        self.training_bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
 
 
 def _draw(structure: Structure, folder: Path) -> None:

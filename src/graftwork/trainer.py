@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from graftwork.callback import StructureCallback
+from graftwork.checkpoints import STAGING, publish
 from graftwork.data import TaskSampler, longest_first, row_lengths
-from graftwork.errors import TrainingError
+from graftwork.divergence import diverged, not_finite, offending_tasks
+from graftwork.errors import DivergenceError, TrainingError
 from graftwork.evaluate import per_task_scores
 from graftwork.multitask import MultiTaskModel
 from graftwork.persist import load_weights, save_model
+from graftwork.processes import any_process
+from graftwork.storage import storage_errors
 from graftwork.tasks import TaskHead
 from graftwork.tracking import track
 
@@ -42,8 +50,10 @@ class MultiTaskTrainer(Trainer):
     """Trains a `MultiTaskModel` on batches that mix its tasks.
 
     Differences from Trainer: tasks are drawn with a temperature and rows batched by length (`TaskSampler`);
-    heads may have their own learning rate; checkpoints hold adapters and heads instead of the backbone; logs
-    carry the figures of the structure search, so that every `report_to` shows them (`graftwork.tracking`).
+    heads may have their own learning rate; checkpoints hold adapters and heads instead of the backbone, and
+    are whole or absent (`graftwork.checkpoints`); logs carry the figures of the structure search, so that
+    every `report_to` shows them (`graftwork.tracking`); a loss that is not finite stops the run, where
+    Trainer would keep it from the logs (`logging_nan_inf_filter`); a run may go on with other learning rates.
 
     On several processes (DDP) a global batch has the rows, and the tasks, of one batch of that size on one
     process. The loss is the mean over the rows of each process's part, averaged over the processes; parts are
@@ -60,6 +70,8 @@ class MultiTaskTrainer(Trainer):
 
     Raises:
         TrainingError: FSDP is asked for.
+        DivergenceError: in `train`, when the loss or a weight is not finite.
+        StorageError: in `train`, when a checkpoint cannot be written.
     """
 
     # The loss is a mean over the rows of a batch. Trainer would take it for one normalised by
@@ -81,6 +93,8 @@ class MultiTaskTrainer(Trainer):
         self.backbone_name = backbone_name
         self.temperature = temperature
         self.head_learning_rate = head_learning_rate
+        self._staging: Path | None = None
+        self._batch: tuple[Tensor, Tensor, Tensor] | None = None
         args.label_names = ["labels", "graft_rows"]
         super().__init__(
             model=model,
@@ -128,6 +142,110 @@ class MultiTaskTrainer(Trainer):
         """Trainer's evaluation with the rows in order of their length; only `predict` must keep theirs."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         return super().evaluate(longest_first(dataset), *args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Trainer's, noting what it was computed from."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        labels, rows = inputs.get("labels"), inputs.get("graft_rows")
+        if model.training and labels is not None:
+            rows = torch.zeros_like(labels, dtype=torch.long) if rows is None else rows
+            self._batch = outputs.logits.detach(), labels, rows
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Trainer's, which ends the run at the first loss that is not finite, before the optimizer sees it.
+
+        The value is read where Trainer's own filter reads it next, so that no device waits once more.
+
+        Raises:
+            DivergenceError: names the step and the tasks.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        value = loss.item()
+        finite = math.isfinite(value)
+        # On several processes all of them have to stop, or the others would wait for this one.
+        if any_process(not finite):
+            blame = "the loss of another process is not finite" if finite else self._blame(value)
+            raise diverged(self.state.global_step + 1, blame)
+        return loss
+
+    def _blame(self, value: float) -> str:
+        """What a loss that is not finite comes from."""
+        trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        broken = not_finite(trained)
+        if broken:
+            return (
+                f"the loss is {value}, since {len(broken)} of {len(trained)} trained tensors are not finite, "
+                f"such as {broken[0]}"
+            )
+        tasks: list[str] = []
+        if self._batch is not None:
+            heads = self.model.heads
+            logits, labels, rows = self._batch
+            tasks = offending_tasks(heads, heads.row_losses(logits, labels, rows), rows)
+        if not tasks:
+            return f"the loss is {value}, though that of every row is finite"
+        return f"the loss of task{'s' * (len(tasks) > 1)} {', '.join(tasks)} is {value}"
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Trainer's, under a temporary name until all of it is written."""
+        folder, step = Path(self._get_output_dir(trial)), self.state.global_step
+        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        final, staged = folder / name, folder / STAGING / name
+        if self.args.should_save:
+            shutil.rmtree(folder / STAGING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = folder / STAGING
+        try:
+            with storage_errors(f"the checkpoint of step {step}", folder):
+                super()._save_checkpoint(model, trial)
+                if self.state.best_model_checkpoint == str(staged):
+                    self.state.best_model_checkpoint = str(final)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    self.state.save_to_json(str(staged / "trainer_state.json"))
+                    publish(staged, final)
+            self.accelerator.wait_for_everyone()
+        except DivergenceError as error:
+            raise diverged(step, str(error).rstrip(".")) from None
+        finally:
+            self._staging = None
+            if self.args.should_save:
+                shutil.rmtree(folder / STAGING, ignore_errors=True)
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(final))
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder), self.args.save_total_limit, best, use_mtime=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Not from the temporary name; `_save_checkpoint` pushes."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Trainer's, with the learning rates of this run if they are not those of the checkpoint."""
+        optimizer: Any = self.optimizer
+        scheduler: Any = self.lr_scheduler
+        rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        loaded = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        factors = getattr(scheduler, "lr_lambdas", None)
+        if checkpoint is None or rates == loaded or factors is None:
+            return
+        scheduler.base_lrs = list(rates)
+        for group, rate, factor in zip(optimizer.param_groups, rates, factors, strict=True):
+            group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from graftwork.errors import DataError
+from graftwork.storage import write_text
 
 __all__ = ["FORMAT", "Store", "hash_settings"]
 
@@ -81,15 +81,11 @@ class Store:
             DataError: the folder cannot be written.
         """
         path = self.path(str(result["key"]))
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            staged.write_text(json.dumps(_finite(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            os.replace(staged, path)
+            write_text(path, json.dumps(_finite(result), indent=1, allow_nan=False) + "\n")
         except OSError as error:
             raise DataError(f"the result {path} cannot be written: {error.strerror}.") from error
-        finally:
-            staged.unlink(missing_ok=True)
 
     def results(self) -> Iterator[dict[str, Any]]:
         """All results of the folder, in the order of their keys."""

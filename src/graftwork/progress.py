@@ -1,0 +1,46 @@
+"""Bars of a training on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer_callback import ProgressCallback
+
+__all__ = ["TrainingBars", "closed_bars"]
+
+
+class TrainingBars(ProgressCallback):
+    """Trainer's bars, with loss and phase beside them instead of a dictionary per log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show what matters."""
+        if self.training_bar is None or not logs:
+            return
+        shown = {
+            "loss": logs.get("loss"),
+            "mean": logs.get("eval_mean"),
+            "size": logs.get("graft/expected_parameters"),
+        }
+        values = {name: float(value) for name, value in shown.items() if value is not None}
+        self.training_bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+
+    def close(self) -> None:
+        """Close what is open; Trainer does so only at the end of a training that went well."""
+        for bar in (self.prediction_bar, self.training_bar):
+            if bar is not None:
+                bar.close()
+        self.prediction_bar = self.training_bar = None
+
+
+@contextmanager
+def closed_bars(trainer: Trainer) -> Iterator[None]:
+    """End the line of bars that an error leaves open, so that what is said of it has a line of its own."""
+    try:
+        yield
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TrainingBars):
+                callback.close()
