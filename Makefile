@@ -4,7 +4,7 @@ VENV ?= $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 INSTALLED := $(VENV)/.graftwork-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-faults conformance lint types check bench
+.PHONY: help install quickstart test test-slow test-faults test-fuzz conformance lint types check bench
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1: /'
@@ -27,6 +27,9 @@ test-slow: $(INSTALLED)  ## the tests that take longer
 
 test-faults: $(INSTALLED)  ## kill runs, fill their disk, crowd their output; compare what they end with
 	$(VENV)/bin/python tests/faults/run.py
+
+test-fuzz: $(INSTALLED)  ## more than 2,000 broken and hostile recipes, structures, data files and checkpoints
+	$(VENV)/bin/python -m pytest -m "" tests/fuzz --hypothesis-profile=fuzz
 
 conformance: $(INSTALLED)  ## PEFT's own test suite on this method (fetches PEFT's source distribution)
 	$(VENV)/bin/python tests/conformance/run.py

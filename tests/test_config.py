@@ -75,3 +75,28 @@ def test_round_trip_through_json(tmp_path_factory, **settings):
     again = loaded.to_dict()
     assert again == config.to_dict()
     assert "resolved_sites" not in json.loads((folder / "adapter_config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": {"a": 1}}, "tasks={'a': 1} must be a list"),
+        ({"gates": ["sigmoid"]}, r"unknown gates \['sigmoid'\]"),
+        ({"budget": 10**400}, "budget=1000.* must be a number"),
+        ({"cost": {"x": 10**400}}, "the cost of site 'x' is 1000.*; it must be a number"),
+        ({"target_modules": [["a"]]}, r"target_modules has \['a'\]; a name is a string"),
+        ({"target_modules": 3}, "target_modules=3 must be a list"),
+        ({"layers_to_transform": ["1"]}, "layers_to_transform has '1'; an index"),
+        ({"modules_to_save": "classifier"}, "modules_to_save='classifier' must be a list"),
+        ({"trainable_token_indices": {"emb": [-1]}}, "trainable_token_indices has -1; an index"),
+        ({"init_weights": "no"}, "init_weights='no' must be true or false"),
+        ({"task_type": "X"}, "task_type='X' is not known"),
+        ({"structure": {"format": 1, "tasks": ["a"], "sites": {"s": 3}}}, "structure: .* site 's' needs"),
+        ({"r": 2**31}, "r=2147483648 must be a whole number of at least 1, at most"),
+    ],
+)
+def test_values_of_a_hostile_file_are_one_clear_line(settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        gw.GraftConfig(**settings)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500

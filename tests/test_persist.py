@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 import graftwork as gw
-from graftwork.errors import CheckpointError, RecipeError
+from graftwork.errors import CheckpointError, DataError, RecipeError
 from graftwork.multitask import MultiTaskModel
 from graftwork.persist import (
     FILES,
@@ -23,6 +23,7 @@ from graftwork.persist import (
     read_tasks,
     save_model,
 )
+from graftwork.storage import check_target
 from test_multitask import HEADS
 from toys import VOCABULARY, grafted, random_structure, tiny, tokens
 
@@ -125,7 +126,7 @@ def edit(**changes):
         (FILES.adapter_weights, drop_tensor, "lacks 1 tensor"),
         (FILES.heads, truncate, "damaged or truncated safetensors"),
         (FILES.heads, Path.unlink, "heads.safetensors"),
-        (FILES.heads, drop_tensor, "of the head of task"),
+        (FILES.heads, drop_tensor, "heads.safetensors does not fit the heads: it lacks 1 tensor"),
         (FILES.adapter_config, Path.unlink, "adapter_config.json"),
         (FILES.adapter_config, lambda path: path.write_text("{"), "cannot be read"),
         (FILES.adapter_config, edit(tasks=["cats"]), "do not belong together"),
@@ -177,7 +178,9 @@ def test_another_width_inside_the_backbone_is_refused(tmp_path):
     folder.mkdir()
     save_model(MultiTaskModel(adapted, HEADS), folder, backbone_name="x")
     other = save_backbone(tmp_path / "other", intermediate_size=48)
-    with pytest.raises(CheckpointError, match=r"does not fit the backbone: .*size mismatch") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"graft_down\S* has shape \(6, 24\); \(6, 48\) is needed"
+    ) as caught:
         load_model(folder, backbone=str(other))
     assert "\n" not in str(caught.value)
 
@@ -214,3 +217,77 @@ def test_backbones_that_cannot_be_read(tmp_path, backbone):
     with pytest.raises(RecipeError, match="cannot be loaded") as caught:
         load_backbone(str(backbone))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", [".", "..", "/"])
+def test_overwrite_does_not_replace_the_folder_one_stands_in(target, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(DataError, match="holds the current or the home folder"):
+        check_target(Path(target), overwrite=True)
+    with pytest.raises(DataError, match="is no path"):
+        check_target(Path("a\0b"), overwrite=False)
+
+
+def test_gates_of_another_structure_are_refused(saved):
+    path = saved / FILES.adapter_config
+    config = json.loads(path.read_text())
+    site = next(iter(config["structure"]["sites"].values()))
+    site["open"][0] = [1 - cell for cell in site["open"][0]]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"the gates in .* task 'cats' takes another path"):
+        load_model(saved)
+
+
+def test_a_folder_without_a_configuration_is_not_looked_for_on_the_hub(saved, monkeypatch):
+    (saved / FILES.adapter_config).unlink()
+    monkeypatch.setattr("peft.config.hf_hub_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(CheckpointError, match=r"adapter_config.json is missing"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "name=''"),
+        ({"text": ["a", "a"]}, r"text=\['a', 'a'\]"),
+        ({"kind": ["x"]}, r"kind=\['x'\]"),
+        ({"metric": "pearson"}, "metric='pearson'"),
+        ({"labels": ["x", 3]}, r"labels=\['x', 3\]"),
+        ({"std": 0.0}, "std=0.0"),
+        ({"mean": 10**400}, "mean=1000"),
+    ],
+)
+def test_a_saved_head_is_checked_field_by_field(saved, changes, message):
+    path = saved / FILES.tasks
+    found = json.loads(path.read_text())
+    found["tasks"][0] |= changes
+    path.write_text(json.dumps(found))
+    with pytest.raises(
+        CheckpointError, match=rf"tasks.json is damaged: the saved head of task .* has {message}"
+    ):
+        load_model(saved)
+
+
+def test_absurd_heads_are_refused_before_they_are_made(saved):
+    path = saved / FILES.tasks
+    found = json.loads(path.read_text())
+    head = found["tasks"][0]
+    found["tasks"] = [{**head, "name": f"t{i}"} for i in range(2000)]
+    found["tasks"][0]["labels"] = [str(i) for i in range(20_000)]
+    path.write_text(json.dumps(found))
+    with pytest.raises(
+        CheckpointError, match=r"2000 heads of up to 20,000 outputs ask for 640,000,000 numbers"
+    ):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("where", ["backbone", "heads"])
+def test_weights_that_are_not_finite_are_not_served(saved, backbone, where):
+    path = backbone / "model.safetensors" if where == "backbone" else saved / FILES.heads
+    tensors = load_file(path)
+    name = "encoder.layer.1.output.dense.weight" if where == "backbone" else "dogs.weight"
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"{where}.*{name} holds NaN"):
+        load_model(saved)

@@ -366,3 +366,35 @@ def test_bad_structures_costs_and_rankings(graft, message, tmp_path):
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(write_recipe(tmp_path, raw))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["[" * 50_000, "&a [*a, *a]" * 9000, ["[" * 50_000]])
+def test_text_in_place_of_a_number_is_not_read_as_yaml_again(value, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: m\noutput: o\ntasks: [{name: a, train: x}]\n")
+    with pytest.raises(RecipeError, match=r"graft.layers_to_transform=.{,400} must be"):
+        load_recipe(path, {"graft.layers_to_transform": value})
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: m\noutput: o\nseed: 1\ntasks: [{name: a, train: x}]\nseed: 2\n")
+    with pytest.raises(
+        RecipeError, match=r"recipe.yaml: not valid YAML: the key 'seed' is given twice .*line 5"
+    ):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("output", ["/", ".", "a/..", "a\0b"])
+def test_an_output_must_end_in_a_name(output, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: m\noutput: o\ntasks: [{name: a, train: x}]\n")
+    with pytest.raises(RecipeError, match="must end in the name of a folder"):
+        load_recipe(path, {"output": output})
+
+
+def test_one_string_is_no_list_of_strings(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: m\noutput: o\ntasks: [{name: a, train: x, text: body, labels: xyz}]\n")
+    with pytest.raises(RecipeError, match="labels of task 'a'='xyz' must be"):
+        load_recipe(path)

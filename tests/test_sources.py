@@ -97,13 +97,17 @@ def test_a_csv_may_hold_a_long_document(write: Write) -> None:
         ("a.jsonl", '{"a": 1}\n[1, 2]', r"a.jsonl line 2 is not a JSON object but '\[1, 2\]'"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}', "a.jsonl line 2 is not UTF-8"),
         ("a.json", "[\n{},\n{]", r"a.json line 3 is not valid JSON"),
-        ("a.json", '[{"a": 1}, 2]', "a.json row 2 is not a JSON object but '2'"),
+        ("a.json", '[{"a": 1}, 2]', "a.json row 2 is not a JSON object but 2"),
         ("a.json", "[]", "a.json has no rows"),
         ("a.csv", "", "a.csv has no rows"),
         ("a.csv", "text,label\n", "a.csv has no rows"),
         ("a.csv", "text,label\na,b\nc\n", "a.csv line 3 has 1 fields, its header has 2"),
         ("a.csv", "text,label\na,b,c\n", "a.csv line 2 has 3 fields, its header has 2"),
         ("a.csv", 'text,label\n"a,b\nc,d\n', "a.csv line 3 cannot be read"),
+        ("a.csv", "text,label,text\na,b,c\n", "a.csv line 1 names the field 'text' twice"),
+        ("a.jsonl", "[" * 100_000, r"a.jsonl line 1 is not valid JSON \(it is nested too deeply\)"),
+        ("a.json", "[" * 100_000, r"a.json is not valid JSON \(it is nested too deeply\)"),
+        ("a.jsonl", '{"a": ' + "9" * 5000 + "}", r"a.jsonl line 1 .* more than 4,300 digits"),
         ("a.parquet", "no", "a.parquet is not a Parquet file"),
         (
             "a.xlsx",
@@ -117,6 +121,30 @@ def test_a_broken_file_is_one_clear_line(write: Write, name: str, content: str |
         read_rows(write(name, content), task="t", split="test")
     assert str(caught.value).startswith("test of task 't': ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inside", ["../x", "a/../../x", "/etc/passwd"])
+def test_a_source_does_not_leave_its_package(inside: str) -> None:
+    with pytest.raises(DataError, match="must stay inside the package"):
+        read_rows(f"package:json/{inside}")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "a/..", "./a", "a:../b", "", "a//b"])
+def test_a_hub_dataset_is_no_path(name: str) -> None:
+    with pytest.raises(DataError, match="give hub:NAMESPACE/NAME"):
+        read_rows(f"hub:{name}")
+
+
+@pytest.mark.parametrize("source", ["a\0b.jsonl", "a" * 5000 + ".jsonl", "~nobody-of-this-name/a.jsonl"])
+def test_what_cannot_be_a_path_does_not_exist(source: str) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_rows(source)
+
+
+def test_a_device_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"a.jsonl is not a regular file"):
+        read_rows(str(tmp_path / "a.jsonl"))
 
 
 def test_a_missing_file_names_the_nearest(write: Write, tmp_path: Path) -> None:
@@ -217,3 +245,29 @@ def test_a_hub_source_that_cannot_be_loaded_is_one_line() -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="give hub:NAMESPACE/NAME"):
         read_rows("hub:a/b/c/d")
+
+
+@pytest.mark.parametrize("split", ["train[:10%]", "train[:100]+test[-50:]", "train.a-b"])
+def test_a_hub_split_may_have_slices(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = []
+
+    def load(name: str, config: str | None, split: str) -> datasets.Dataset:
+        asked.append((name, config, split))
+        return datasets.Dataset.from_dict({"a": [1]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert read_rows(f"hub:some/name/conf:{split}") == [{"a": 1}]
+    assert asked == [("some/name", "conf", split)]
+
+
+def test_a_parquet_file_whose_own_description_is_broken_is_refused(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": ["a"]}).replace_schema_metadata({b"huggingface": b"{"})
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(DataError, match=r"a.parquet is not a Parquet file"):
+        read_rows(str(path))

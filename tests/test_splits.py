@@ -239,3 +239,9 @@ def test_too_few_texts_to_carve_and_no_source_are_refused(write: Write) -> None:
         load_task(Task("t", write("a", toy(3) * 9)))
     with pytest.raises(DataError, match="task 't' has no training source"):
         load_task(Task("t"))
+
+
+def test_a_score_that_no_float_holds_is_refused(write: Write) -> None:
+    rows = [{"text": f"t{i}", "label": 10**400 if i == 3 else i} for i in range(20)]
+    with pytest.raises(DataError, match=r"line 4: 'label' is .*, not a finite number"):
+        load_task(Task("t", train=write("a.jsonl", rows), kind="regression"))

@@ -150,8 +150,11 @@ def test_without_a_budget_gates_of_at_least_a_half_open():
         ("{", "must be JSON"),
         ("[]", "not a structure of format 1: found 'list'"),
         ('{"format": 7}', "not a structure of format 1: found 7"),
-        ('{"format": 1, "tasks": ["a"]}', "not a structure: KeyError at 'sites'"),
-        ('{"format": 1, "tasks": ["a"], "sites": []}', "not a structure: AttributeError"),
+        ('{"format": 1, "tasks": ["a"]}', "not a structure: it needs a list `tasks` and a mapping `sites`"),
+        (
+            '{"format": 1, "tasks": ["a"], "sites": []}',
+            "not a structure: it needs a list `tasks` and a mapping `sites`",
+        ),
         (
             '{"format": 1, "tasks": ["a"], '
             '"sites": {"s": {"pool_size": 2, "r": 1, "cost": 1, "open": [[1]]}}}',

@@ -105,3 +105,13 @@ def test_what_is_no_label_is_refused(value: object) -> None:
 def test_integer_labels_sort_by_value() -> None:
     assert sort_labels({"10", "9", "-1"}) == ("-1", "9", "10")
     assert sort_labels({"10", "9", "b"}) == ("10", "9", "b")
+
+
+def test_labels_of_thousands_of_digits_sort_as_text() -> None:
+    names = ["9" * 5000, "1" * 5000]
+    assert sort_labels(names) == tuple(sorted(names))
+
+
+def test_half_a_surrogate_pair_in_a_label_is_replaced() -> None:
+    assert label_name("a\ud800") == "a\ufffd"
+    assert label_name("\ud83d\ude00") == "\U0001f600"

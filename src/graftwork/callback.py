@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 
 from graftwork.compact import compact_
 from graftwork.divergence import check_finite, graft_tensors
-from graftwork.errors import TrainingError
+from graftwork.errors import CheckpointError, TrainingError
 from graftwork.search import TRAVEL, StructureSearch
 from graftwork.shards import is_sharded
 from graftwork.sparsity import Schedule
@@ -41,6 +41,7 @@ class StructureCallback(TrainerCallback, ExportableState):
 
     Raises:
         ConfigError: the fractions are not in order.
+        CheckpointError: in `on_train_begin`, if the checkpoint's state of the search is damaged.
         DivergenceError: when weights or gates are not finite: on a CPU after the step; elsewhere, where a
             look takes time, when the step is logged, evaluated, saved or decides the structure. Plain Trainer
             goes on, and replaces the loss in its logs (`logging_nan_inf_filter`).
@@ -87,17 +88,29 @@ class StructureCallback(TrainerCallback, ExportableState):
         )
         stateful: Any = state.stateful_callbacks
         saved = stateful.get(type(self).__name__)
-        attributes = saved.get("attributes", {}) if state.global_step > 0 and isinstance(saved, dict) else {}
+        attributes = saved.get("attributes") if state.global_step > 0 and isinstance(saved, dict) else None
         self._last = time.perf_counter()
-        if attributes.get("search_state"):
-            self.search.load(attributes["search_state"])
+        if attributes and (not isinstance(attributes, dict) or attributes.get("search_state")):
+            self._resume(self.search, attributes)
             self.search.set_speed(self._learning_rates(kwargs["optimizer"], kwargs["lr_scheduler"]))
-            self.phases = attributes["phases"]
         else:
             self.phases = {}
             self.search.begin(self._learning_rates(kwargs["optimizer"], kwargs["lr_scheduler"]))
         self.structure = self.search.structure
         self._witness = next((w for w in graft_tensors(self.search.view).values() if w.requires_grad), None)
+
+    def _resume(self, search: StructureSearch, attributes: Any) -> None:
+        """Go on from what `state` wrote into a checkpoint."""
+        try:
+            search.load(attributes["search_state"])
+            self.phases = {
+                name: {"seconds": float(phase["seconds"]), "steps": int(phase["steps"])}
+                for name, phase in attributes["phases"].items()
+            }
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the state of the search in trainer_state.json is damaged: {type(error).__name__}: {error}"
+            ) from error
 
     def _learning_rates(self, optimizer: Any, scheduler: Any) -> float:
         """Sum of the gates' learning rates over the search window, as the scheduler will set them."""

@@ -10,9 +10,9 @@ import difflib
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from graftwork.errors import ConfigError, StructureError
+from graftwork.files import user_path
 from graftwork.ranking import Place, SiteScores, fill
 from graftwork.structure import SiteStructure, Structure, choose_structure, paths_structure
 from graftwork.structure_file import adopt, named_file, read_structure_file
@@ -91,7 +91,7 @@ def control_structure(
     else:
         prefix, path = named_file(name) or ("", "")
         task = prefix[len("task:") : -1] or None
-        structure = adopt(read_structure_file(Path(path).expanduser()), whole, path, task)
+        structure = adopt(read_structure_file(user_path(path)), whole, path, task)
     _check_budgets(name, structure, prices, budget, task_budget)
     return structure
 

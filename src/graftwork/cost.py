@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import json
-import math
-import numbers
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import ConfigError
+from graftwork.files import is_finite, read_json, shown, user_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,15 +34,16 @@ def check_cost(cost: Any) -> None:
         near = difflib.get_close_matches(cost, COSTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"cost={cost!r} is not known{hint} Allowed: {', '.join(COSTS)}, file:TABLE.json, or a mapping of "
-            "sites to the cost of one adapter."
+            f"cost={shown(cost)} is not known{hint} Allowed: {', '.join(COSTS)}, file:TABLE.json, or a "
+            "mapping of sites to the cost of one adapter."
         )
     if not isinstance(cost, Mapping) or not cost:
-        raise ConfigError(f"cost={cost!r} must map names of sites to the cost of one adapter.")
+        raise ConfigError(f"cost={shown(cost)} must map names of sites to the cost of one adapter.")
     for site, price in cost.items():
-        number = isinstance(price, numbers.Real) and not isinstance(price, bool)
-        if not number or not math.isfinite(price) or price <= 0:
-            raise ConfigError(f"the cost of site {site!r} is {price!r}; it must be a number above 0.")
+        if not is_finite(price) or price <= 0:
+            raise ConfigError(
+                f"the cost of site {shown(site)} is {shown(price)}; it must be a number above 0."
+            )
 
 
 def read_cost(cost: str | dict[str, float]) -> str | dict[str, float]:
@@ -56,9 +54,9 @@ def read_cost(cost: str | dict[str, float]) -> str | dict[str, float]:
     """
     if not isinstance(cost, str) or not cost.startswith(_FILE):
         return cost
-    path = Path(cost.removeprefix(_FILE)).expanduser()
+    path = user_path(cost.removeprefix(_FILE))
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except FileNotFoundError:
         raise ConfigError(
             f"cost={cost!r}: there is no file {path}; make one with benchmarks/site_latency.py, or write a "
@@ -67,7 +65,7 @@ def read_cost(cost: str | dict[str, float]) -> str | dict[str, float]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cost={cost!r}: the file cannot be read as JSON ({error}).") from error
     if isinstance(found, str):
-        raise ConfigError(f"cost={cost!r}: the file holds {found!r}, not a mapping of sites to costs.")
+        raise ConfigError(f"cost={cost!r}: the file holds {shown(found)}, not a mapping of sites to costs.")
     try:
         check_cost(found)
     except ConfigError as error:

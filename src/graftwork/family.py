@@ -296,4 +296,5 @@ def _print(reports: dict[float, dict[str, Any]], console: Console, output: Path)
         shown = [f"{score:.3f}" for score in (*scores, sum(scores) / len(scores))]
         table.add_row(_name(budget), f"{report['parameters']['stored']:,}", *shown)
     console.print(table)
-    console.print(f"written to {', '.join(str(output / _name(budget)) for budget in reports)}")
+    places = ", ".join(str(output / _name(budget)) for budget in reports)
+    console.print(f"written to {places}", markup=False)

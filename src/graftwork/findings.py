@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["find", "print_diagnosis"]
+__all__ = ["figures", "find", "print_diagnosis"]
 
 GAP_POINTS = 1.0
 MOST = 0.9
@@ -117,22 +117,24 @@ def _ablation(diagnosis: Mapping[str, Any]) -> Iterator[str]:
 
 
 def print_diagnosis(diagnosis: Mapping[str, Any], console: Console, title: str) -> None:
-    """Findings first, then the figures."""
+    """Findings first, then the figures. Names may have brackets, which are not markup."""
+    from rich.markup import escape
     from rich.table import Table
 
     findings = diagnosis["findings"]
-    console.print(f"{title}: " + ("nothing is off" if not findings else f"{len(findings)} finding(s)"))
+    console.print(escape(f"{title}: {f'{len(findings)} finding(s)' if findings else 'nothing is off'}"))
     for sentence in findings:
-        console.print(f"  - {sentence}", highlight=False)
+        console.print(f"  - {sentence}", highlight=False, markup=False)
     table = Table(show_header=False)
     table.add_column("what", no_wrap=True)
     table.add_column("figures")
-    for what, figures in _figures(diagnosis):
-        table.add_row(what, figures)
+    for what, text in figures(diagnosis):
+        table.add_row(what, escape(text))
     console.print(table)
 
 
-def _figures(diagnosis: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def figures(diagnosis: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is printed of a diagnosis, by name."""
     gap, size, gates = diagnosis["gap"], diagnosis["size"], diagnosis["gates"]
     if gap is not None:
         yield (

@@ -18,6 +18,7 @@ from graftwork.errors import SiteError, StructureError
 from graftwork.pool import CONVOLUTIONS, Pool, site_widths
 from graftwork.routing import Router
 from graftwork.shards import whole
+from graftwork.weights import check_pools
 
 __all__ = ["UNDECIDED", "GatedPools"]
 
@@ -63,6 +64,7 @@ class GatedPools(nn.Module, BaseTunerLayer):
         if any(True for _ in base_layer.parameters(recurse=False)):
             self.in_features, self.out_features = site_widths(base_layer)
         self._disable_adapters = False
+        self.register_load_state_dict_pre_hook(check_pools)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(GatedPools._after_load)  # type: ignore[no-untyped-call]
 
     def add_pool(

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from graftwork.errors import CheckpointError, ConfigError, DataError
 from graftwork.evaluate import Pooling, pool
+from graftwork.pool import check_size
 from graftwork.routing import find_router
 from graftwork.rows import ROWS_KEYWORD
 from graftwork.tasks import TaskHead
@@ -141,7 +142,11 @@ class MultiTaskModel(nn.Module):
         self.backbone = backbone
         self.pooling: Pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.heads = TaskHeads(heads, hidden_width(backbone))
+        width = hidden_width(backbone)
+        largest = max(head.size for head in heads)
+        # One tensor holds all heads, each as large as the largest.
+        check_size(len(heads) * largest * width, backbone, f"{len(heads)} heads of up to {largest:,} outputs")
+        self.heads = TaskHeads(heads, width)
         self.routed = find_router(backbone) is not None
         if self.routed:
             _check_order([head.name for head in heads], graft_view(backbone).config.tasks)

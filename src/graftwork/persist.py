@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -18,23 +16,21 @@ from typing import TYPE_CHECKING, Any, get_args
 from graftwork.divergence import not_finite
 from graftwork.errors import (
     CheckpointError,
-    ConfigError,
     DataError,
     DivergenceError,
-    GraftworkError,
     RecipeError,
-    SiteError,
-    StructureError,
 )
 from graftwork.evaluate import Pooling
+from graftwork.files import exists, listed, read_json, read_regular, shown
 from graftwork.sources import locate
 from graftwork.storage import read_whole
 from graftwork.structure import Structure
 from graftwork.tasks import TaskHead
+from graftwork.weights import as_checkpoint_error, check_values, read_shapes, read_weights
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.multitask import MultiTaskModel
@@ -76,25 +72,25 @@ def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Raises:
         RecipeError: there is no such model, or it cannot be read.
     """
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    local = name.startswith(("package:", ".", "/", "~")) or Path(name).exists()
+    local = name.startswith(("package:", ".", "/", "~")) or exists(Path(name))
     try:
         path = str(locate(name)) if local else name
     except DataError as error:
         raise RecipeError(f"model: {error}") from error
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(path)
+        # False instead of the default, which asks whoever sits at the terminal whether to run a model's code.
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        model = auto.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, SafetensorError) as error:
+        model = auto.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # Transformers raises anything at all at files that it did not write
         reason = " ".join(str(error).split())
         raise RecipeError(
-            f"model {name!r} cannot be loaded; give a hub id, a folder with config.json, or "
+            f"model {shown(name)} cannot be loaded; give a hub id, a folder with config.json, or "
             f"package:NAME/folder. ({reason[:300]})"
         ) from error
     finally:
@@ -148,18 +144,27 @@ def read_tasks(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a model saved by `graftwork fit`: it has no {FILES.tasks}.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if found["format"] != FORMAT:
-            raise CheckpointError(f"{path} has format {found['format']!r}; this version reads {FORMAT}.")
+            raise CheckpointError(f"{path} has format {shown(found['format'])}; this version reads {FORMAT}.")
         heads = [TaskHead.from_dict(head) for head in found["tasks"]]
         described = {**{key: found[key] for key in ("model", "backbone", "pooling")}, "tasks": heads}
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+    except CheckpointError as error:
+        raise CheckpointError(
+            str(error) if str(path) in str(error) else f"{path} is damaged: {error}."
+        ) from error
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {shown(str(error))}.") from error
     if not heads or described["pooling"] not in get_args(Pooling):
         raise CheckpointError(
-            f"{path} is damaged: it has {len(heads)} tasks and the pooling {described['pooling']!r}; at "
+            f"{path} is damaged: it has {len(heads)} tasks and the pooling {shown(described['pooling'])}; at "
             f"least one task and one of {', '.join(get_args(Pooling))} are needed."
         )
+    names = [head.name for head in heads]
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{path} is damaged: it has a task twice ({listed(names)}).")
+    if not isinstance(described["model"], str) or not isinstance(described["backbone"], dict):
+        raise CheckpointError(f"{path} is damaged: model must be a string, and backbone a mapping.")
     return described
 
 
@@ -182,28 +187,48 @@ def load_model(
 
 def _load_model(folder: Path, backbone: str | None) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     from peft import PeftConfig, PeftModel
-    from safetensors.torch import load_file
 
+    from graftwork.compact import structure_of
+    from graftwork.config import GraftConfig
     from graftwork.multitask import MultiTaskModel
 
     described = read_tasks(folder)
     base, tokenizer = load_backbone(backbone or described["model"])
     if _fingerprint(base) != described["backbone"]:
         raise CheckpointError(
-            f"{folder} was trained on a backbone with {described['backbone']}, but "
+            f"{folder} was trained on a backbone with {shown(described['backbone'])}, but "
             f"{backbone or described['model']} has {_fingerprint(base)}; give the backbone it was trained on."
         )
-    with _as_checkpoint_error(folder):
-        _read_header(folder / FILES.adapter_weights)
-        config = PeftConfig.from_pretrained(str(folder))
+    floating = {name: value for name, value in base.named_parameters() if value.is_floating_point()}
+    check_values(floating, f"the backbone {backbone or described['model']}")
+    with as_checkpoint_error(folder):
+        read_shapes(folder / FILES.adapter_weights)
+        config_file = folder / FILES.adapter_config
+        # Else PEFT would look for a model of this name on the hub.
+        if not config_file.is_file():
+            raise CheckpointError(f"{config_file} is missing; the folder is not complete.")
+        with as_checkpoint_error(config_file):
+            config = PeftConfig.from_pretrained(str(folder))
         with warnings.catch_warnings():
             # PEFT warns of tensors it does not find, and leaves them random.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             peft_model: PeftModel = PeftModel.from_pretrained(base, str(folder), config=config)
-        _check_complete(peft_model, load_file(folder / FILES.adapter_weights))
+        read_weights(folder / FILES.adapter_weights, _adapter_shapes(peft_model), "adapter")
         model = MultiTaskModel(peft_model, described["tasks"], pooling=described["pooling"])
+        if isinstance(config, GraftConfig) and config.structure is not None:
+            _check_paths(Structure.from_dict(config.structure), structure_of(peft_model))
         load_heads(model, folder)
     return model.eval(), tokenizer
+
+
+def _check_paths(described: Structure, loaded: Structure) -> None:
+    """Refuse weights whose gates are not those of the configuration."""
+    changes = described.diff(loaded)
+    if changes:
+        raise CheckpointError(
+            f"the gates in {FILES.adapter_weights} are not those that {FILES.adapter_config} says: task "
+            f"{next(iter(changes))!r} takes another path; the files do not belong together."
+        )
 
 
 def read_structure(folder: Path) -> Structure:
@@ -218,80 +243,34 @@ def read_structure(folder: Path) -> Structure:
             f"{folder} is not a model saved by `graftwork fit`: it has no {FILES.structure}."
         )
     try:
-        return Structure.from_json(path.read_text(encoding="utf-8"))
-    except (StructureError, UnicodeDecodeError) as error:
+        return Structure.from_json(read_regular(path).decode("utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def load_heads(model: MultiTaskModel, folder: Path) -> None:
     """Read the heads of a saved model."""
-    from safetensors.torch import load_file
-
-    model.heads.load(load_file(folder / FILES.heads))
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.heads.export().items()}
+    model.heads.load(read_weights(folder / FILES.heads, wanted, "heads"))
 
 
 def load_weights(model: MultiTaskModel, folder: Path) -> None:
     """Load a checkpoint into a model of the same shape, during training.
 
     Raises:
-        CheckpointError: files are missing, damaged, or have other shapes.
+        CheckpointError: files are missing, damaged, or have other shapes or values that are not finite.
     """
     from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
 
-    with _as_checkpoint_error(folder):
-        _read_header(folder / FILES.adapter_weights)
-        tensors = load_file(folder / FILES.adapter_weights)
-        _check_complete(model.backbone, tensors)
+    with as_checkpoint_error(folder):
+        tensors = read_weights(folder / FILES.adapter_weights, _adapter_shapes(model.backbone), "adapter")
         set_peft_model_state_dict(model.backbone, tensors)
         load_heads(model, folder)
 
 
-def _check_complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a file with other tensors than the adapter has; PEFT would skip them.
-
-    Raises:
-        CheckpointError: a tensor is missing, or one too many.
-    """
+def _adapter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what an adapter is saved as."""
     from peft import get_peft_model_state_dict
 
-    wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    for what, names in (("lacks", wanted - tensors.keys()), ("has", tensors.keys() - wanted)):
-        if names:
-            raise CheckpointError(
-                f"{FILES.adapter_weights} does not fit the adapter: it {what} {len(names)} "
-                f"tensor{'s' * (len(names) > 1)}, such as {min(names)}."
-            )
-
-
-def _read_header(path: Path) -> None:
-    """Open a safetensors file, so that a missing or truncated one is noticed before anything is built."""
-    from safetensors import safe_open
-
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; the folder is not a complete saved model.")
-    with safe_open(path, framework="pt") as tensors:
-        tensors.keys()
-
-
-@contextmanager
-def _as_checkpoint_error(folder: Path) -> Iterator[None]:
-    """Turn what PEFT, safetensors and torch say about a bad file into one line that names it."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder} holds a damaged or truncated safetensors file: {error}.") from error
-    except SiteError as error:
-        raise CheckpointError(f"{folder} does not fit the backbone: {error}") from error
-    except ConfigError as error:
-        raise CheckpointError(f"{folder} cannot be used: {error}") from error
-    except (CheckpointError, GraftworkError):
-        raise
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder} does not fit the backbone: {reason[:300]}") from error
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder} cannot be read: {type(error).__name__}: {reason[:300]}") from error
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in found.items()}

@@ -12,13 +12,18 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import _get_in_out_features
 from torch import Tensor, nn
 
-from graftwork.errors import SiteError
+from graftwork.errors import ConfigError, SiteError
 from graftwork.gates import GateFamily
 
-__all__ = ["ACTIVATIONS", "CONVOLUTIONS", "Pool", "site_widths"]
+__all__ = ["ACTIVATIONS", "CONVOLUTIONS", "Pool", "check_size", "site_widths"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Modules that write their features behind the rows instead of last."""
+
+TIMES = 4
+"""Numbers of a pool, or of all heads, per parameter of the backbone that are allowed."""
+ALWAYS = 2**24
+"""Numbers that are allowed whatever the backbone."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -74,6 +79,25 @@ class Pool:
     def cost(self) -> int:
         """Parameters of one adapter: `r (d_in + d_out + 1)`, without the bias `r (d_in + d_out)`."""
         return self.rank * (self.width_in + self.width_out + (not self.linear))
+
+
+def check_size(numbers: int, backbone: nn.Module, what: str) -> None:
+    """Refuse to make tensors far beyond the size of the backbone that they belong to.
+
+    Args:
+        numbers: numbers in all of them.
+        backbone: the model.
+        what: what asks for them, for the message.
+
+    Raises:
+        ConfigError: they are more than `TIMES` the parameters of the backbone, and more than `ALWAYS`.
+    """
+    whole = sum(parameter.numel() for parameter in backbone.parameters())
+    if numbers > max(ALWAYS, TIMES * whole):
+        raise ConfigError(
+            f"{what} ask for {numbers:,} numbers, more than {TIMES} times the {whole:,} parameters of the "
+            "backbone; lower them."
+        )
 
 
 def site_widths(module: nn.Module, name: str = "") -> tuple[int, int]:

@@ -12,6 +12,7 @@ import torch
 
 from graftwork.data import encode, pad
 from graftwork.errors import DataError
+from graftwork.files import listed, mended, shown
 from graftwork.persist import load_model
 from graftwork.tasks import TaskHead
 
@@ -103,16 +104,18 @@ class Predictor:
 
     def _task_of(self, row: Mapping[str, Any], number: int, task: str | None) -> str:
         if not isinstance(row, Mapping):
-            raise DataError(f"row {number} is {row!r}, not an object with text fields.")
+            raise DataError(f"row {number} is {shown(row)}, not an object with text fields.")
         name = task or row.get("task") or (next(iter(self.heads)) if len(self.heads) == 1 else None)
         if name is None:
             raise DataError(
                 f"row {number} names no task; pass --task or give each row a field `task` "
                 f"({', '.join(self.heads)})."
             )
-        if name not in self.heads:
-            raise DataError(f"unknown task {name!r} (row {number}); the model has {', '.join(self.heads)}.")
-        return str(name)
+        if not isinstance(name, str) or name not in self.heads:
+            raise DataError(
+                f"unknown task {shown(name)} (row {number}); the model has {', '.join(self.heads)}."
+            )
+        return name
 
     def _tokenise(
         self, chunk: list[tuple[int, Mapping[str, Any]]], names: list[str]
@@ -138,11 +141,11 @@ def _text(row: Mapping[str, Any], field: str, number: int, task: str) -> str:
     if field not in row:
         raise DataError(
             f"row {number} has no field {field!r}, which task {task!r} reads; its fields: "
-            f"{', '.join(map(str, row)) or 'none'}."
+            f"{listed(row) or 'none'}."
         )
     if not isinstance(row[field], str):
-        raise DataError(f"row {number}: field {field!r} is {row[field]!r}, not a text.")
-    return str(row[field])
+        raise DataError(f"row {number}: field {field!r} is {shown(row[field])}, not a text.")
+    return mended(row[field])
 
 
 def _describe(head: TaskHead, outputs: torch.Tensor) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
+from graftwork.files import parse_yaml, read_yaml_text, shown
 from graftwork.noise import Noise
-from graftwork.schema import expand, read_fields
+from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
 from graftwork.sparsity import Schedule
 from graftwork.structure_file import named_file
@@ -69,11 +70,12 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check what concerns several values at once."""
         faults = [f"{name} is empty" for name in ("model", "output") if not getattr(self, name).strip()]
+        faults += self._output_faults()
         if not self.tasks:
             faults.append("tasks is empty; give at least one")
         counts = Counter(task.name for task in self.tasks)
         faults += [
-            f"task name {name!r} is given {count} times; names must differ"
+            f"task name {shown(name)} is given {count} times; names must differ"
             for name, count in counts.items()
             if count > 1
         ]
@@ -86,7 +88,12 @@ class Recipe:
             except ConfigError as error:
                 faults.append(f"graft: {str(error).rstrip('.')}")
         if faults:
-            raise RecipeError("; ".join(faults))
+            raise RecipeError(together(faults))
+
+    def _output_faults(self) -> list[str]:
+        if self.output.strip() and (Path(self.output).name in ("", "..") or "\0" in self.output):
+            return [f"output={shown(self.output)} must end in the name of a folder"]
+        return []
 
     def _budget_faults(self) -> list[str]:
         faults = [
@@ -160,7 +167,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
             return Recipe(tasks=tasks, noise=noise, **settings)
         except RecipeError as error:
             faults.append(str(error))
-    raise RecipeError(f"{path}: {'; '.join(faults)}")
+    raise RecipeError(f"{path}: {together(faults)}")
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
@@ -189,13 +196,13 @@ def read_yaml(path: Path, what: str = "recipe", least: str = "model, tasks and o
         RecipeError: There is no such file, or it holds no mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(read_yaml_text(path))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such file; give the path of a YAML {what}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as text ({error})") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path}: cannot be read as text ({error})") from error
     if not isinstance(raw, dict):
         found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
         raise RecipeError(f"{path}: {found}; a {what} is a mapping with at least {least}")
@@ -234,14 +241,14 @@ def read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
         faults.append("tasks is missing; give a list of at least one task")
         return ()
     if not isinstance(raw, list):
-        faults.append(f"tasks={raw!r} must be a list of tasks, each with at least a name")
+        faults.append(f"tasks={shown(raw)} must be a list of tasks, each with at least a name")
         return ()
     tasks = []
     for i, entry in enumerate(raw):
         if not isinstance(entry, dict):
-            faults.append(f"tasks[{i}]={entry!r} must be a mapping with at least a name")
+            faults.append(f"tasks[{i}]={shown(entry)} must be a mapping with at least a name")
             continue
-        where = f"task {entry['name']!r}" if isinstance(entry.get("name"), str) else f"tasks[{i}]"
+        where = f"task {shown(entry['name'])}" if isinstance(entry.get("name"), str) else f"tasks[{i}]"
         entry = dict(entry)
         for split in ("train", "validation", "test"):
             if isinstance(entry.get(split), str):
@@ -265,7 +272,7 @@ def read_noise(raw: Any, faults: list[str]) -> tuple[Noise, ...]:
     found = []
     for i, entry in enumerate(raw if isinstance(raw, list) else [raw]):
         if not isinstance(entry, Mapping):
-            faults.append(f"noise[{i}]={entry!r} must be a mapping with kind and ratio")
+            faults.append(f"noise[{i}]={shown(entry)} must be a mapping with kind and ratio")
             continue
         before = len(faults)
         settings = read_fields(Noise, entry, f"noise[{i}]", faults)

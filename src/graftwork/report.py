@@ -158,4 +158,4 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
         console.print(f"note: {finding}", highlight=False)
     spent = ", ".join(f"{name} {phase['seconds']:.0f} s" for name, phase in report["phases"].items())
     console.print(f"time: {spent}")
-    console.print(f"written to {folder}")
+    console.print(f"written to {folder}", markup=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from graftwork.errors import CheckpointError
-from graftwork.findings import print_diagnosis
+from graftwork.files import read_json, shown
+from graftwork.findings import figures, print_diagnosis
 from graftwork.persist import FILES
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.view import backbone_parameters
@@ -36,8 +36,8 @@ def read_report(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        report = read_json(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
     if not isinstance(report, dict):
         raise CheckpointError(f"{path} is damaged: it holds a {type(report).__name__}, not a mapping.")
@@ -48,12 +48,23 @@ def read_diagnoses(folder: Path) -> dict[str, dict[str, Any]]:
     """The diagnosis of the search of a saved model, and of the search of every task added since.
 
     Raises:
-        CheckpointError: the folder has none.
+        CheckpointError: the folder has none, or a damaged one.
     """
     report = read_report(folder)
     found = {"search": report["diagnosis"]} if "diagnosis" in report else {}
-    for addition in report.get("additions", []):
-        found[f"addition of {addition['task']}"] = addition["diagnosis"]
+    try:
+        for addition in report.get("additions", []):
+            found[f"addition of {addition['task']}"] = addition["diagnosis"]
+        for what, diagnosis in found.items():
+            if not all(isinstance(sentence, str) for sentence in diagnosis["findings"]):
+                raise TypeError(f"a finding of the {what} is no sentence")
+            list(figures(diagnosis))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Only this program writes diagnoses, so that any other form is damage.
+        raise CheckpointError(
+            f"the diagnosis in {folder / FILES.report} is damaged: {type(error).__name__}: "
+            f"{shown(str(error))}."
+        ) from error
     if not found:
         raise CheckpointError(
             f"{folder} has no diagnosis: no {FILES.report}, or one without; it is written by `graftwork fit` "
@@ -141,4 +152,4 @@ def print_addition(report: Mapping[str, Any], task: str, console: Console, folde
         + (f"changed by up to {change:.2g}" if change else "unchanged to the bit")
     )
     print_diagnosis(addition["diagnosis"], console, f"search for the path of {task}")
-    console.print(f"written to {folder}")
+    console.print(f"written to {folder}", markup=False)

@@ -8,17 +8,24 @@ import functools
 import os
 import re
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from graftwork.errors import GraftworkError
+from graftwork.files import exists, shown
 
-__all__ = ["expand", "read_fields"]
+__all__ = ["expand", "read_fields", "together"]
 
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}|\$(?P<bare>\w+)")
+MOST_FAULTS = 20
+"""Faults of a file that are named one by one."""
+LONGEST = 1000
+"""Characters of a string that is converted, or stands in a list."""
+MOST_UNKNOWN = 10
+"""Unknown keys that are named one by one."""
 _PREFIXES = ("package:", "hub:")
 _ALLOWED = {
     str: "a string",
@@ -39,15 +46,21 @@ def read_fields(
         cls: A dataclass; a field whose type is a dataclass is read as a nested section.
         raw: Keys and plain values, as YAML gives them.
         where: Where the mapping stands, for messages: a section, a task, or "" for the top level.
-        faults: Every fault is appended as one phrase.
+        faults: Every fault is appended as one phrase; `raw` may be no mapping at all.
         given: Fields that the caller fills.
 
     Returns:
         The arguments that `raw` gives and that are right.
     """
+    if not isinstance(raw, Mapping):
+        faults.append(f"{where}={shown(raw)} must be a mapping; allowed keys: {', '.join(_names(cls))}")
+        return {}
     hints = get_type_hints(cls)
     fields = {item.name: item for item in dataclasses.fields(cls) if item.init and item.name not in given}
-    faults += [_unknown_key(key, fields, hints, where) for key in raw if key not in fields]
+    unknown = [key for key in raw if key not in fields]
+    faults += [_unknown_key(key, fields, hints, where) for key in unknown[:MOST_UNKNOWN]]
+    if len(unknown) > MOST_UNKNOWN:
+        faults.append(f"{len(unknown) - MOST_UNKNOWN:,} more unknown keys in {where or 'the recipe'}")
     arguments: dict[str, Any] = {}
     for name, item in fields.items():
         label = f"{where}.{name}" if where and " " not in where else f"{name} of {where}" if where else name
@@ -63,6 +76,12 @@ def read_fields(
             except ValueError:
                 faults.append(_wrong_type(label, raw[name], hints[name]))
     return arguments
+
+
+def together(faults: Sequence[str]) -> str:
+    """All faults as one line; of very many the first."""
+    line = "; ".join(faults[:MOST_FAULTS])
+    return line + (f"; and {len(faults) - MOST_FAULTS:,} more" if len(faults) > MOST_FAULTS else "")
 
 
 def expand(value: str, folder: Path | None, where: str, faults: list[str]) -> str:
@@ -88,16 +107,13 @@ def expand(value: str, folder: Path | None, where: str, faults: list[str]) -> st
     if value.startswith(_PREFIXES):
         return value
     value = os.path.expanduser(value)
-    if folder is not None and value and (folder / value).exists():
+    if folder is not None and value and exists(folder / value):
         return str(folder / value)
     return value
 
 
 def _read_section(cls: Any, raw: Any, name: str, faults: list[str], arguments: dict[str, Any]) -> None:
     if raw is None:  # a section whose settings are all commented out
-        return
-    if not isinstance(raw, Mapping):
-        faults.append(f"{name}={raw!r} must be a mapping; allowed keys: {', '.join(_names(cls))}")
         return
     before = len(faults)
     settings = read_fields(cls, raw, name, faults)
@@ -120,10 +136,25 @@ def _convert(value: Any, hint: Any) -> Any:
         return None
     if type(value) is hint and hint in (str, int, float, bool):
         return value
+    union = get_origin(hint) in (Union, types.UnionType)
+    if isinstance(value, str) and union and str in get_args(hint):
+        return value
+    # jsonargparse reads a string where it wants none as YAML of its own, without limits.
+    if not _short(value):
+        raise ValueError
     try:
         return _parser(hint).parse_object({"value": value}).value
     except ArgumentError as error:
         raise ValueError from error
+
+
+def _short(value: Any) -> bool:
+    """Whether no string in a value is longer than a number or a name can be."""
+    if isinstance(value, str):
+        return len(value) <= LONGEST
+    if isinstance(value, Mapping):
+        return all(_short(key) and _short(item) for key, item in value.items())
+    return all(map(_short, value)) if isinstance(value, list | tuple) else True
 
 
 @functools.cache
@@ -139,7 +170,7 @@ def _names(cls: Any) -> list[str]:
 
 
 def _unknown_key(key: object, fields: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> str:
-    message = f"unknown key {key!r} in {where or 'the recipe'}"
+    message = f"unknown key {shown(key)} in {where or 'the recipe'}"
     near = difflib.get_close_matches(str(key), fields, n=1)
     if near:
         return f"{message}; did you mean {near[0]!r}?"
@@ -150,7 +181,7 @@ def _unknown_key(key: object, fields: Mapping[str, Any], hints: Mapping[str, Any
 
 
 def _wrong_type(label: str, value: Any, hint: Any) -> str:
-    message = f"{label}={value!r} must be {_allowed(hint)}"
+    message = f"{label}={shown(value)} must be {_allowed(hint)}"
     values = value if isinstance(value, list) else [value]
     if "string" in message.removeprefix(label) and any(
         isinstance(item, bool | int | float) for item in values

@@ -260,9 +260,14 @@ class StructureSearch:
     def load(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint whose tensors are already in the model."""
         self._mark_driven()
-        self.soft_size = state["soft_size"]
+        self.soft_size = None if state["soft_size"] is None else float(state["soft_size"])
         self.structure = None if state["structure"] is None else Structure.from_dict(state["structure"])
         self.scores = state.get("scores")
+        for site, layer in self.view.sites.items() if self.scores is not None else ():
+            shape = tuple(layer.graft_mask[self.adapter_name].shape)
+            for name, wanted in (("prob_open", shape), ("scores", shape), ("strength", shape[1:])):
+                if tuple(torch.tensor(self.scores[site][name]).shape) != wanted:  # type: ignore[index]
+                    raise ValueError(f"{name} of site {site} has another shape than its pool")
         if state["control"] is None:
             self.control = None
         elif self.control is not None:

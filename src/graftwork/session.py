@@ -25,6 +25,7 @@ from graftwork.data import collate, load_task
 from graftwork.diagnose import DiagnosisCallback, diagnose
 from graftwork.errors import DivergenceError, StorageError, TrainingError
 from graftwork.evaluate import embed, linear_probe, majority_score
+from graftwork.files import user_path
 from graftwork.interrupt import InterruptCallback
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import damage_tasks, noisy_model
@@ -104,7 +105,7 @@ class Session:
         trackers(recipe.training.report_to)  # here too, what is not installed must show at once
         source = named_file(recipe.graft.structure)
         if source is not None:
-            read_structure_file(Path(source[1]).expanduser())  # before the tasks are read, which takes longer
+            read_structure_file(user_path(source[1]))  # before the tasks are read, which takes longer
         with _timed(self.seconds, "prepare"), console.status("reading and tokenising the tasks"):
             clean = [load_task(task, recipe.seed) for task in recipe.tasks]
             datas, self.noise = damage_tasks(clean, recipe.noise)
@@ -217,7 +218,7 @@ class Session:
                 interrupt,
             ],
         )
-        keep_events(trainer, event_folder(Path(recipe.output).expanduser()))
+        keep_events(trainer, event_folder(user_path(recipe.output)))
         remove_default_output(trainer)
         trainer.add_callback(TrainingBars())
         return Training(trainer, structure, watch, interrupt, draws, list(self.noise), dict(self.seconds))

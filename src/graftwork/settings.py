@@ -9,6 +9,7 @@ from typing import Literal
 
 from graftwork.controls import CONTROLS, check_control
 from graftwork.errors import ConfigError, RecipeError
+from graftwork.files import shown
 
 __all__ = ["LATER", "GraftSettings", "Training"]
 
@@ -157,7 +158,7 @@ class Training:
 
 
 def _unknown_trackers(report_to: str | tuple[str, ...]) -> list[str]:
-    """A fault for every name that Transformers does not know; what is not installed shows when it is used."""
+    """A fault for names that Transformers does not know; what is not installed shows when it is used."""
     names = [report_to] if isinstance(report_to, str) else list(report_to)
     if names in (["none"], ["all"], []):
         return []
@@ -166,7 +167,7 @@ def _unknown_trackers(report_to: str | tuple[str, ...]) -> list[str]:
 
     allowed = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
     return [
-        f"training.report_to={name!r} must be none, all, or among {allowed}"
-        for name in names
+        f"training.report_to={shown(name)} must be none, all, or among {allowed}"
+        for name in dict.fromkeys(names)
         if name not in INTEGRATION_TO_CALLBACK
-    ]
+    ][:3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from graftwork.config import PLACEMENTS, GraftConfig
 from graftwork.errors import SiteError
+from graftwork.patterns import matching
 
 __all__ = ["DEFAULT_SITES", "resolve_sites"]
 
@@ -89,19 +91,32 @@ def resolve_sites(model: nn.Module, config: GraftConfig) -> list[str]:
     names = [name for name, _ in model.named_modules() if name and not _inside_adapter(name)]
     if config.structure is not None:
         return _present(list(config.structure["sites"]), names, "structure")
+    given, modules = config, names
+    if isinstance(config.exclude_modules, str) and config.exclude_modules:
+        excluded = set(matching("exclude_modules", config.exclude_modules, names))
+        names = [name for name in names if name not in excluded]
+        config = copy.copy(config)
+        config.exclude_modules = None
+    found = _targets(model, config, names, set(modules))
+    if not found:
+        raise _no_match(config.target_modules or f"placement={config.placement!r}", modules, given)
+    return found
+
+
+def _targets(model: nn.Module, config: GraftConfig, names: list[str], known: set[str]) -> list[str]:
+    """The sites among `names`, which are those of the `known` modules that no pattern excludes."""
     targets = config.target_modules
     if not targets:
         return _by_placement(model, config, names)
     if isinstance(targets, str) and targets.lower() == "all-linear":
         linear = [name for name in names if _is_linear(model.get_submodule(name))]
-        found = [name for name in linear if _allowed(config, name, model)]
-    elif isinstance(targets, set) and targets <= set(names):
-        found = [name for name in names if name in targets and not _excluded(config, name)]
-    else:
-        found = [name for name in names if _matches(config, name)]
-    if not found:
-        raise _no_match(targets, names, config)
-    return found
+        return [name for name in linear if _allowed(config, name, model)]
+    if isinstance(targets, str):
+        probe = _with_targets(config, set())
+        return [name for name in matching("target_modules", targets, names) if not _excluded(probe, name)]
+    if isinstance(targets, set) and targets <= known:
+        return [name for name in names if name in targets and not _excluded(config, name)]
+    return [name for name in names if _matches(config, name)]
 
 
 def _by_placement(model: nn.Module, config: GraftConfig, names: list[str]) -> list[str]:
@@ -131,10 +146,7 @@ def _by_placement(model: nn.Module, config: GraftConfig, names: list[str]) -> li
     }[config.placement]
     pattern = r"(.*\.)?(" + "|".join(patterns) + ")"
     probe = _with_targets(config, pattern)
-    found = [name for name in names if _matches(probe, name) and _in_layers(config, name)]
-    if not found:
-        raise _no_match(f"placement={config.placement!r}", names, config)
-    return found
+    return [name for name in names if _matches(probe, name) and _in_layers(config, name)]
 
 
 def _with_targets(config: GraftConfig, targets: str | set[str]) -> GraftConfig:

@@ -10,13 +10,16 @@ import difflib
 import importlib.util
 import io
 import json
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import DataError
+from graftwork.files import exists, parse_json, read_regular, shown, user_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["Table", "locate", "read_rows", "read_table", "split_file"]
 
 Row = dict[str, Any]
+_HUB_PART = re.compile(r"\w[\w.-]*")
+"""A part of a hub id. No path: `datasets` would take one for a folder."""
+_HUB_SPLIT = re.compile(r"[\w.+%:\[\]-]+")
+"""A split, perhaps with slices and sums."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,10 @@ def locate(path: str) -> Path:
     """
     if path.startswith("package:"):
         return _in_package(path)
-    found = Path(path).expanduser()
-    if not found.exists():
+    found = user_path(path)
+    if not exists(found):
         near = _near(found)
-        raise DataError(f"{path} does not exist" + (f"; did you mean {near}?" if near else ""))
+        raise DataError(f"{_short(path)} does not exist" + (f"; did you mean {near}?" if near else ""))
     return found
 
 
@@ -82,7 +89,9 @@ def read_table(source: str, *, task: str = "", split: str = "train") -> Table:
     except DataError as error:
         raise DataError(f"{split} of task {task!r}: {error}" if task else str(error)) from None
     except OSError as error:
-        raise DataError(f"{split} of task {task!r}: cannot read {source}: {error.strerror}") from None
+        raise DataError(
+            f"{split} of task {task!r}: cannot read {_short(source)}: {error.strerror or error}"
+        ) from None
     return table
 
 
@@ -98,25 +107,39 @@ def split_file(source: str, split: str) -> str | None:
 def _in_package(path: str) -> Path:
     name, _, inside = path.removeprefix("package:").partition("/")
     if not name.isidentifier():
-        raise DataError(f"{path}: give package:NAME/sub/path, NAME as in 'import NAME'")
+        raise DataError(f"{_short(path)}: give package:NAME/sub/path, NAME as in 'import NAME'")
+    if Path(inside).is_absolute() or ".." in Path(inside).parts:
+        raise DataError(
+            f"{_short(path)}: the path must stay inside the package; leave out '..' and a leading '/'"
+        )
     try:
         spec = importlib.util.find_spec(name)
-    except ValueError:  # a module without a spec, such as __main__
+    except (ValueError, ImportError):  # a module without a spec, such as __main__
         spec = None
     if spec is None:
-        raise DataError(f"{path}: package {name} is not installed; pip install {name.replace('_', '-')}")
+        raise DataError(
+            f"{_short(path)}: package {name} is not installed; pip install {name.replace('_', '-')}"
+        )
     # A namespace package may lie in several folders.
     roots = [Path(root) for root in spec.submodule_search_locations or ()]
     for root in roots:
-        if (root / inside).exists():
+        if exists(root / inside):
             return root / inside
     near = next((match for root in roots if (match := _near(root / inside))), None)
-    raise DataError(f"{path}: package {name} has no {inside}" + (f"; did you mean {near}?" if near else ""))
+    raise DataError(
+        f"{_short(path)}: package {name} has no {_short(inside)}"
+        + (f"; did you mean {near}?" if near else "")
+    )
+
+
+def _short(text: str) -> str:
+    """A path or a source for a message."""
+    return text if len(text) <= 300 and text.isprintable() else shown(text)
 
 
 def _near(path: Path) -> Path | None:
     """Find the entry beside a missing path whose name is nearest."""
-    if not path.parent.is_dir():
+    if not exists(path.parent) or not path.parent.is_dir() or len(path.name) > 255:
         return None
     names = [entry.name for entry in path.parent.iterdir()]
     match = difflib.get_close_matches(path.name, names, n=1)
@@ -148,7 +171,7 @@ def _decode(path: Path) -> str:
     Windows-1252 is Latin-1 with the printable characters people use; its few undefined bytes become
     U+FFFD, which `drop_broken` finds.
     """
-    content = path.read_bytes()
+    content = read_regular(path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -156,7 +179,7 @@ def _decode(path: Path) -> str:
 
 
 def _jsonl(path: Path) -> Table:
-    content = path.read_bytes()
+    content = read_regular(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -171,9 +194,11 @@ def _jsonl(path: Path) -> Table:
         if not line or line.isspace():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            what = f"{error.msg} at column {error.colno}"
+            row = parse_json(line)
+        except ValueError as error:
+            what = (
+                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            )
             raise DataError(f"{path} line {number} is not valid JSON ({what})") from None
         if not isinstance(row, dict):
             raise DataError(f"{path} line {number} is not a JSON object but {line.strip()[:40]!r}")
@@ -184,12 +209,14 @@ def _jsonl(path: Path) -> Table:
 
 def _json_list(path: Path, text: str) -> Table:
     try:
-        rows = json.loads(text)
+        rows = parse_json(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno} is not valid JSON ({error.msg})") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error})") from None
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise DataError(f"{path} row {number} is not a JSON object but {str(row)[:40]!r}")
+            raise DataError(f"{path} row {number} is not a JSON object but {shown(row)[:60]}")
     return Table(rows, str(path), "row", range(1, len(rows) + 1))
 
 
@@ -209,6 +236,11 @@ def _delimited(path: Path, **style: Any) -> Table:
     reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True, **style)
     try:
         header = next(_long_fields(reader), [])
+        twice = [name for name, count in Counter(header).items() if count > 1]
+        if twice:
+            raise DataError(
+                f"{path} line 1 names the field {shown(twice[0])} twice; give each a name of its own"
+            )
         for cells in _long_fields(reader):
             if not cells:
                 continue
@@ -233,15 +265,16 @@ def _long_fields(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 
 
 def _parquet(path: Path) -> Table:
-    import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
     from datasets import Dataset
 
+    if not path.is_file():
+        raise DataError(f"{path} is not a regular file")
     try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a Parquet file ({str(error).splitlines()[0]})") from None
-    return _from_dataset(Dataset(table), str(path))
+        return _from_dataset(Dataset(pyarrow.parquet.read_table(path)), str(path))
+    except Exception as error:  # the types of the columns are JSON inside the file, read by `datasets`
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is not a Parquet file ({reason[:200]})") from None
 
 
 _READERS: dict[str, Callable[[Path], Table]] = {
@@ -259,8 +292,9 @@ def _hub(source: str, split: str) -> Table:
 
     name, _, wanted = source.removeprefix("hub:").partition(":")
     parts = name.split("/")
-    if not all(parts) or len(parts) > 3:
-        raise DataError(f"{source}: give hub:NAMESPACE/NAME, and if need be /CONFIG and :SPLIT")
+    named = len(parts) <= 3 and all(map(_HUB_PART.fullmatch, parts))
+    if not named or not _HUB_SPLIT.fullmatch(wanted or split):
+        raise DataError(f"{_short(source)}: give hub:NAMESPACE/NAME, and if need be /CONFIG and :SPLIT")
     config = parts[2] if len(parts) == 3 else None
     try:
         dataset = load_dataset("/".join(parts[:2]), config, split=wanted or split)

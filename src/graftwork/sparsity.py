@@ -247,10 +247,20 @@ class BudgetControl:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore multipliers and moments."""
+        """Restore multipliers and moments.
+
+        Raises:
+            ValueError: the state is not that of two multipliers.
+        """
+        multipliers = torch.tensor(state["multipliers"], dtype=torch.float32)
+        moments = {key: torch.tensor(value, dtype=torch.float32) for key, value in state["adam"].items()}
+        shapes = {key: tuple(value.shape) for key, value in {**moments, "multipliers": multipliers}.items()}
+        pairs = ("multipliers", "exp_avg", "exp_avg_sq") if moments else ("multipliers",)
+        if shapes != {**dict.fromkeys(pairs, (2,)), **({"step": ()} if moments else {})}:
+            raise ValueError(f"the multipliers and their moments have the shapes {shapes}")
+        if not all(torch.isfinite(value).all() for value in (multipliers, *moments.values())):
+            raise ValueError("the multipliers or their moments are not finite")
         with torch.no_grad():
-            self.multipliers.copy_(torch.tensor(state["multipliers"]))
-        if state["adam"]:
-            self.optimizer.state[self.multipliers] = {
-                key: torch.tensor(value) for key, value in state["adam"].items()
-            }
+            self.multipliers.copy_(multipliers)
+        if moments:
+            self.optimizer.state[self.multipliers] = moments

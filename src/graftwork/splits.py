@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graftwork.errors import DataError
+from graftwork.files import listed, mended, shown
 from graftwork.sources import Table, read_table, split_file
 from graftwork.tasks import SPLITS, Task, TaskHead, label_name, sort_labels
 
@@ -146,11 +147,11 @@ class _Columns:
         found = np.fromiter((index.get(name, -1) for name in self.labels), np.int64, len(self.labels))
         if found.min() < 0:
             i = int(found.argmin())
-            allowed = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
+            allowed = listed(labels, 20)
             origin = "given by the task" if task.labels else "found in the train rows"
             place = self.table.where(self.keep[i])
             raise DataError(
-                f"{what}: {place} has the label {self.labels[i]!r}; allowed ({origin}): {allowed}"
+                f"{what}: {place} has the label {shown(self.labels[i])}; allowed ({origin}): {allowed}"
             )
         return found.astype(np.float64)
 
@@ -160,7 +161,7 @@ def _column(table: Table, field: str, what: str) -> list[Any]:
         return [row[field] for row in table.rows]
     except KeyError:
         i = next(i for i, row in enumerate(table.rows) if field not in row)
-    fields = ", ".join(map(str, table.rows[i])) or "none"
+    fields = listed(table.rows[i], 20) or "none"
     raise DataError(f"{what}: {table.where(i)} has no field {field!r}; its fields: {fields}")
 
 
@@ -168,14 +169,9 @@ def _text_column(table: Table, field: str, what: str) -> list[str]:
     column = _column(table, field, what)
     if not all(isinstance(text, str) for text in column):
         i = next(i for i, text in enumerate(column) if not isinstance(text, str))
-        given = "null" if column[i] is None else f"{column[i]!r} ({type(column[i]).__name__})"
+        given = "null" if column[i] is None else f"{shown(column[i])} ({type(column[i]).__name__})"
         raise DataError(f"{what}: {table.where(i)}: the text in {field!r} is {given[:80]}, not a string")
-    try:
-        "".join(column).encode()
-    except UnicodeEncodeError:
-        # JSON can carry half of a surrogate pair, which no tokenizer accepts.
-        column = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in column]
-    return column
+    return list(map(mended, column))
 
 
 def _numbers(
@@ -193,19 +189,19 @@ def _numbers(
     try:
         numbers = np.array([np.nan if isinstance(value, bool) else float(value) for value in column])
         good = ~np.isnan(numbers) if empty is not None else np.isfinite(numbers)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers, good = np.zeros(0), np.array([_is_number(value) for value in column])
     if not good.all():
         i = int(good.argmin())
         place = table.where(i if keep is None else keep[i])
-        raise DataError(f"{what}: {place}: {field!r} is {column[i]!r}, not a finite number")
+        raise DataError(f"{what}: {place}: {field!r} is {shown(column[i])}, not a finite number")
     return numbers
 
 
 def _is_number(value: Any) -> bool:
     try:
         return not isinstance(value, bool) and not np.isnan(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

@@ -114,6 +114,7 @@ def _findings(result: Mapping[str, Any]) -> Iterator[str]:
 
 def print_stability(result: Mapping[str, Any], console: Console) -> None:
     """Findings first, then a row for what is stored and for every task."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"structures of {len(result['runs'])} runs: Jaccard index of open adapters per site")
@@ -121,7 +122,7 @@ def print_stability(result: Mapping[str, Any], console: Console) -> None:
         table.add_column(column, justify="right" if column else "left")
     for what, entry in {"stored": result["stored"], **result["tasks"]}.items():
         chance = "unknown" if entry["chance"] is None else f"{entry['chance']:.2f}"
-        table.add_row(what, f"{entry['mean']:.2f}", f"{entry['least']:.2f}", chance)
+        table.add_row(escape(what), f"{entry['mean']:.2f}", f"{entry['least']:.2f}", chance)
     for sentence in result["findings"]:
-        console.print(f"  - {sentence}", highlight=False)
+        console.print(f"  - {sentence}", highlight=False, markup=False)
     console.print(table)

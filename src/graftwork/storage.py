@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from graftwork.errors import DataError, GraftworkError, StorageError
+from graftwork.files import shown
 
 __all__ = [
     "check_target",
@@ -41,8 +42,14 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse an output folder that exists, unless it may be replaced.
 
     Raises:
-        DataError: it exists and `overwrite` is False, or it is a file.
+        DataError: it exists and `overwrite` is False; it is a file; or the home or current folder is in it.
     """
+    try:
+        place = target.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"the output {shown(str(target))} is no path ({error}).") from error
+    if overwrite and any(place == here or place in here.parents for here in (Path.cwd(), Path.home())):
+        raise DataError(f"the output {target} holds the current or the home folder; it is not replaced.")
     if target.is_file():
         raise DataError(f"the output {target} is a file; name a folder.")
     if target.exists() and not overwrite:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graftwork.errors import StructureError
+from graftwork.files import listed, parse_json, shown
 from graftwork.ranking import Place, SiteScores, choose_paths
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
 
 FORMAT = 1
 """Version of the JSON form."""
+LARGEST = 2**53
+"""Of the sizes of a site: what JSON carries everywhere."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class SiteStructure:
 
     def __post_init__(self) -> None:
         """Freeze the table and check its shape."""
-        object.__setattr__(self, "open", tuple(tuple(bool(cell) for cell in row) for row in self.open))
         for name in ("pool_size", "r", "cost"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise StructureError(f"{name}={value!r} of a site must be a whole number of at least 0.")
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
+                raise StructureError(
+                    f"{name}={shown(value)} of a site must be a whole number from 0 to {LARGEST:,}."
+                )
+        object.__setattr__(self, "open", tuple(tuple(bool(cell) for cell in row) for row in self.open))
         for row in self.open:
             if len(row) != self.pool_size:
                 raise StructureError(f"a site with a pool of {self.pool_size} has a row of {len(row)} gates.")
@@ -74,16 +79,21 @@ class Structure:
     def __post_init__(self) -> None:
         """Check that every site has a row per task."""
         object.__setattr__(self, "tasks", tuple(self.tasks))
+        faults = [shown(task) for task in self.tasks if not isinstance(task, str) or not task]
+        if faults:
+            raise StructureError(f"the structure names the task {faults[0]}; a name is a non-empty string.")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise StructureError(f"the structure names a task twice: {listed(self.tasks)}.")
         for name, site in self.sites.items():
             if len(site.open) != len(self.tasks):
                 raise StructureError(
-                    f"site {name!r} has gates for {len(site.open)} tasks, but the structure names "
+                    f"site {shown(name)} has gates for {len(site.open)} tasks, but the structure names "
                     f"{len(self.tasks)}."
                 )
 
     def _row(self, task: str) -> int:
         if task not in self.tasks:
-            raise StructureError(f"unknown task {task!r}; the structure has {', '.join(self.tasks)}.")
+            raise StructureError(f"unknown task {task!r}; the structure has {listed(self.tasks)}.")
         return self.tasks.index(task)
 
     def parameters(self, task: str | None = None) -> int:
@@ -173,15 +183,13 @@ class Structure:
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise StructureError(f"not a structure of format {FORMAT}: found {found!r}.")
-        try:
-            sites = {
-                str(name): SiteStructure(site["pool_size"], site["r"], site["cost"], site["open"])
-                for name, site in data["sites"].items()
-            }
-            return cls(tuple(data["tasks"]), sites)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise StructureError(f"not a structure: {type(error).__name__} at {error}.") from error
+            raise StructureError(f"not a structure of format {FORMAT}: found {shown(found)}.")
+        tasks, sites = data.get("tasks"), data.get("sites")
+        if not isinstance(tasks, list | tuple) or not isinstance(sites, Mapping):
+            raise StructureError("not a structure: it needs a list `tasks` and a mapping `sites`.")
+        if sites and not tasks:
+            raise StructureError("not a structure: it has sites, but no task.")
+        return cls(tuple(tasks), {str(name): _site_from(name, site) for name, site in sites.items()})
 
     def to_json(self) -> str:
         """The JSON form; `from_json` gives an equal structure."""
@@ -195,10 +203,24 @@ class Structure:
             StructureError: the text is not JSON or not a structure.
         """
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise StructureError(f"a structure must be JSON: {error}.") from error
         return cls.from_dict(data)
+
+
+def _site_from(name: object, data: Any) -> SiteStructure:
+    keys = ("pool_size", "r", "cost", "open")
+    if not isinstance(data, Mapping) or not all(key in data for key in keys):
+        raise StructureError(f"not a structure: site {shown(name)} needs {', '.join(keys)}.")
+    table = data["open"]
+    rows = table if isinstance(table, list | tuple) else [None]
+    if not all(isinstance(row, list | tuple) and all(cell in (0, 1) for cell in row) for row in rows):
+        raise StructureError(f"not a structure: `open` of site {shown(name)} must be rows of 0 and 1.")
+    try:
+        return SiteStructure(data["pool_size"], data["r"], data["cost"], table)
+    except StructureError as error:
+        raise StructureError(f"site {shown(name)}: {error}") from None
 
 
 def choose_structure(

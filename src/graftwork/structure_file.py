@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from graftwork.errors import StructureError
+from graftwork.files import listed, read_json, shown
 from graftwork.structure import Structure, paths_structure
 
 __all__ = ["adopt", "named_file", "read_structure_file"]
@@ -24,9 +24,9 @@ def read_structure_file(path: Path) -> Structure:
     Raises:
         StructureError: there is no such file, or it holds no structure.
     """
-    path = path / "structure.json" if path.is_dir() else path
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        path = path / "structure.json" if path.is_dir() else path
+        found = read_json(path)
     except FileNotFoundError:
         raise StructureError(
             f"there is no structure file {path}; give a structure.json or report.json of a finished run, "
@@ -57,11 +57,11 @@ def adopt(found: Structure, whole: Structure, path: str, task: str | None = None
     _check_sites(path, found, whole)
     if task is not None:
         if task not in found.tasks:
-            raise StructureError(f"{path} has no task {task!r}; it has {', '.join(found.tasks)}.")
+            raise StructureError(f"{path} has no task {task!r}; it has {listed(found.tasks)}.")
         return paths_structure(whole, [found.paths(task)] * len(whole.tasks))
     if set(found.tasks) != set(whole.tasks):
         raise StructureError(
-            f"{path} is for the tasks {', '.join(found.tasks)}, this run has {', '.join(whole.tasks)}; use "
+            f"{path} is for the tasks {listed(found.tasks)}, this run has {listed(whole.tasks)}; use "
             "task:NAME:PATH to give all tasks the path of one."
         )
     return paths_structure(whole, [found.paths(task) for task in whole.tasks])
@@ -72,7 +72,7 @@ def _check_sites(path: str, found: Structure, whole: Structure) -> None:
     for name, site in found.sites.items():
         if name not in whole.sites:
             raise StructureError(
-                f"{path} has the site {name!r}, which this run has not; it has "
+                f"{path} has the site {shown(name)}, which this run has not; it has "
                 f"{', '.join(list(whole.sites)[:3])}, ..."
             )
         mine = whole.sites[name]

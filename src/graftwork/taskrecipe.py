@@ -14,7 +14,7 @@ from typing import Any
 from graftwork.errors import RecipeError
 from graftwork.newtask import Extension
 from graftwork.recipe import override, read_tasks, read_yaml
-from graftwork.schema import read_fields
+from graftwork.schema import read_fields, together
 from graftwork.settings import Training
 from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
@@ -80,4 +80,4 @@ def load_task_recipe(path: str | Path, overrides: Mapping[str, Any] | None = Non
             return TaskRecipe(task=tasks[0], **settings)
         except RecipeError as error:
             faults.append(str(error))
-    raise RecipeError(f"{path}: {'; '.join(faults)}")
+    raise RecipeError(f"{path}: {together(faults)}")

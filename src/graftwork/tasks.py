@@ -9,11 +9,12 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from graftwork.errors import CheckpointError, RecipeError
+from graftwork.files import is_finite, listed, mended, shown
 
 __all__ = ["METRICS", "SPLITS", "Kind", "Metric", "Task", "TaskHead", "label_name", "sort_labels"]
 
@@ -40,7 +41,7 @@ def label_name(value: object) -> str:
         name = value.strip()
         if not name:
             raise ValueError("an empty label")
-        return name
+        return mended(name)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -48,7 +49,7 @@ def label_name(value: object) -> str:
     if isinstance(value, float):
         if math.isfinite(value) and value.is_integer():
             return str(int(value))
-        raise ValueError(f"the label {value!r}: classes are strings, integers or booleans")
+        raise ValueError(f"the label {shown(value)}: classes are strings, integers or booleans")
     if value is None:
         raise ValueError("no label (null)")
     raise ValueError(f"a label of type {type(value).__name__}: classes are strings, integers or booleans")
@@ -56,7 +57,7 @@ def label_name(value: object) -> str:
 
 def sort_labels(names: Sequence[str] | set[str]) -> tuple[str, ...]:
     """Sort distinct label names: by value if all are integers, else alphabetically."""
-    if all(re.fullmatch(r"-?[0-9]+", name) for name in names):
+    if all(re.fullmatch(r"-?[0-9]{1,4000}", name) for name in names):  # Python converts up to 4,300 digits
         return tuple(sorted(set(names), key=int))
     return tuple(sorted(set(names)))
 
@@ -107,7 +108,7 @@ class Task:
         self._normalise()
         faults = list(self._faults())
         if faults:
-            raise RecipeError(f"task {self.name!r}: " + "; ".join(faults))
+            raise RecipeError(f"task {shown(self.name)}: " + "; ".join(faults))
         if self.metric is None:
             object.__setattr__(self, "metric", METRICS[self.kind][0])
 
@@ -131,20 +132,22 @@ class Task:
         for split in SPLITS:
             source = getattr(self, split)
             if source is not None and (not isinstance(source, str) or not source.strip()):
-                faults.append(f"{split} is {source!r}, not a path, 'package:NAME/path' or 'hub:ID'")
+                faults.append(f"{split} is {shown(source)}, not a path, 'package:NAME/path' or 'hub:ID'")
             most = getattr(self, f"max_{split}")
             if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
-                faults.append(f"max_{split} is {most!r}, not a whole number of at least 1")
+                faults.append(f"max_{split} is {shown(most)}, not a whole number of at least 1")
         names = (*self.text_fields, self.label)
         if not 1 <= len(self.text_fields) <= 2:
             faults.append(f"text names {len(self.text_fields)} fields; give one, or two for a pair")
         elif not all(isinstance(name, str) and name for name in names):
-            faults.append(f"text is {self.text!r} and label is {self.label!r}; both are names of fields")
+            faults.append(
+                f"text is {shown(self.text)} and label is {shown(self.label)}; both are names of fields"
+            )
         elif len(set(names)) < len(names):
-            faults.append(f"text and label name a field twice ({', '.join(names)})")
+            faults.append(f"text and label name a field twice ({listed(names)})")
         faults += self._scoring_faults()
-        if not isinstance(self.minimum, Mapping) or not all(map(_is_number, self.minimum.values())):
-            faults.append(f"minimum is {self.minimum!r}, not field names with numbers")
+        if not isinstance(self.minimum, Mapping) or not all(map(is_finite, self.minimum.values())):
+            faults.append(f"minimum is {shown(self.minimum)}, not field names with numbers")
         if not isinstance(self.drop_broken, bool):
             faults.append(f"drop_broken is {self.drop_broken!r}, not true or false")
         return faults
@@ -161,9 +164,9 @@ class Task:
         if self.kind == "regression":
             faults.append("a regression task has no labels; remove them or set kind to classification")
         elif not isinstance(self.labels, tuple):
-            faults.append(f"labels is {self.labels!r}, not a list of names")
+            faults.append(f"labels is {shown(self.labels)}, not a list of names")
         elif len(set(self.labels)) < len(self.labels) or len(self.labels) < 2:
-            faults.append(f"labels has {', '.join(self.labels) or 'none'}; give two or more, each once")
+            faults.append(f"labels has {listed(self.labels) or 'none'}; give two or more, each once")
         return faults
 
     @property
@@ -230,16 +233,39 @@ class TaskHead:
             CheckpointError: A key is unknown or missing.
         """
         known = {item.name for item in fields(cls)}
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"a saved head is {shown(values)}, not a mapping")
+        name = shown(values.get("name", "?"))
         if set(values) != known:
-            odd = ", ".join(sorted(set(values) ^ known))
-            raise CheckpointError(f"the saved head of task {values.get('name', '?')!r} does not fit ({odd})")
+            odd = listed(sorted(map(str, set(values) ^ known)))
+            raise CheckpointError(f"the saved head of task {name} does not fit ({odd})")
+        faults = [key for key, right in _RIGHT.items() if not right(values[key])]
+        if not faults and values["metric"] not in METRICS[values["kind"]]:
+            faults = ["metric"]
+        if faults:
+            given = ", ".join(f"{key}={shown(values[key])}" for key in faults)
+            raise CheckpointError(f"the saved head of task {name} has {given}")
         return cls(**{**values, "text": tuple(values["text"]), "labels": tuple(values["labels"])})
+
+
+def _distinct(value: object) -> bool:
+    """Whether a value is a list of different strings."""
+    strings = isinstance(value, list | tuple) and all(isinstance(part, str) and part for part in value)
+    return strings and len(set(value)) == len(value)  # type: ignore[call-overload, arg-type]
+
+
+_RIGHT: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str) and value != "",
+    "text": lambda value: _distinct(value) and 1 <= len(value) <= 2,
+    "label": lambda value: isinstance(value, str),
+    "kind": lambda value: isinstance(value, str) and value in METRICS,
+    "labels": _distinct,
+    "mean": is_finite,
+    "std": lambda value: is_finite(value) and value > 0,
+}
+"""What the fields of a saved head may be."""
 
 
 def _plain(item: Task | TaskHead) -> dict[str, Any]:
     values = {entry.name: getattr(item, entry.name) for entry in fields(item)}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

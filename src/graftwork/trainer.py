@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from graftwork.evaluate import per_task_scores
 from graftwork.multitask import MultiTaskModel
 from graftwork.persist import load_weights, save_model
 from graftwork.processes import any_process
+from graftwork.resume import check_trainer_files, loading
 from graftwork.storage import storage_errors
 from graftwork.tasks import TaskHead
 from graftwork.tracking import track
@@ -237,7 +239,8 @@ class MultiTaskTrainer(Trainer):
         optimizer: Any = self.optimizer
         scheduler: Any = self.lr_scheduler
         rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with loading(Path(checkpoint or ".")):
+            super()._load_optimizer_and_scheduler(checkpoint)
         loaded = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
         factors = getattr(scheduler, "lr_lambdas", None)
         if checkpoint is None or rates == loaded or factors is None:
@@ -253,6 +256,24 @@ class MultiTaskTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.accelerator.unwrap_model(self.model), folder, backbone_name=self.backbone_name)
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's training, after a look at the files that it would go on from.
+
+        Raises:
+            CheckpointError: one of them is damaged, or holds more than numbers.
+        """
+        if isinstance(resume_from_checkpoint, str | os.PathLike):
+            check_trainer_files(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with loading(Path(checkpoint or ".")):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with loading(Path(checkpoint or ".")):
+            super()._load_rng_state(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model, Path(resume_from_checkpoint))

@@ -15,12 +15,13 @@ from peft.utils import AuxiliaryTrainingWrapper, register_peft_method
 from torch import Tensor, nn
 
 from graftwork.config import GraftConfig
-from graftwork.cost import read_cost
+from graftwork.cost import COSTS, read_cost
 from graftwork.errors import CheckpointError, RoutingError, SiteError
+from graftwork.files import shown
 from graftwork.gates import gate_family
 from graftwork.layer import GraftLayer
 from graftwork.peft_type import GRAFT
-from graftwork.pool import Pool, site_widths
+from graftwork.pool import Pool, check_size, site_widths
 from graftwork.routing import Router
 from graftwork.sites import resolve_sites
 
@@ -48,10 +49,16 @@ class GraftModel(BaseTuner):
             # to wrap another. One in inference mode came with a checkpoint: it is the model's own.
             config = copy.copy(config)
             self.peft_config[adapter_name] = config
+        if config.inference_mode and isinstance(config.cost, str) and config.cost not in COSTS:
+            raise CheckpointError(
+                f"the saved configuration has cost={shown(config.cost)}; a saved model holds its table "
+                "itself."
+            )
         config.cost = read_cost(config.cost)  # so that a saved model does not need the file
         sites = resolve_sites(model, config)
         config.resolved_sites = frozenset(sites)
         if sites:
+            self._check_size(model, config, sites)
             config.target_modules = set(sites)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             # PEFT shortens long target lists to suffixes, which may match more than these sites in another
@@ -59,6 +66,17 @@ class GraftModel(BaseTuner):
             config.target_modules = set(sites)
         else:
             self._freeze(model)
+
+    def _check_size(self, model: nn.Module, config: GraftConfig, sites: list[str]) -> None:
+        """Refuse a pool of absurd size before any of it is made; configurations may come from a file."""
+        total = 0
+        for name in sites:
+            site = model.get_submodule(name)
+            base = site.get_base_layer() if isinstance(site, GraftLayer) else site
+            pool, _ = self._pool(config, base, name)
+            total += pool.size * pool.cost + 2 * pool.size * len(pool.tasks)
+        tasks = f"{len(config.tasks):,} tasks at {len(sites)} sites"
+        check_size(total, model, f"pool_size={config.pool_size}, r={config.r} and {tasks}")
 
     def _freeze(self, model: nn.Module) -> None:
         """What injection does to a backbone, for a structure without a single open adapter."""
@@ -87,24 +105,7 @@ class GraftModel(BaseTuner):
             site.train(target.training)
             self._leave_fast_path(current_key, parent, site)
         config = _graft_config(peft_config)
-        size, rank, mask = config.pool_size, config.r, None
-        added: tuple[int, ...] = ()
-        if config.structure is not None:
-            found = config.structure["sites"][current_key]
-            size, rank, mask, added = _check_structure(found, current_key, len(config.tasks))
-        width_in, width_out = site_widths(site.get_base_layer(), current_key)
-        parallel = config.position == "parallel"
-        pool = Pool(
-            tasks=tuple(config.tasks),
-            size=size,
-            rank=rank,
-            activation=config.activation,
-            parallel=parallel,
-            family=gate_family(config.gates),
-            width_in=width_in if parallel else width_out,
-            width_out=width_out,
-            added=added,
-        )
+        pool, mask = self._pool(config, site.get_base_layer(), current_key)
         site.add_pool(
             adapter_name,
             pool,
@@ -117,6 +118,29 @@ class GraftModel(BaseTuner):
                 site.requires_grad_(False)
             # Not PEFT's `_replace_module`, which wants a base module with a `.weight`.
             setattr(parent, target_name, site)
+
+    @staticmethod
+    def _pool(config: GraftConfig, module: nn.Module, name: str) -> tuple[Pool, Tensor | None]:
+        """The pool of a site, and its mask if the structure is given."""
+        size, rank, mask = config.pool_size, config.r, None
+        added: tuple[int, ...] = ()
+        if config.structure is not None:
+            found = config.structure["sites"][name]
+            size, rank, mask, added = _check_structure(found, name, len(config.tasks))
+        width_in, width_out = site_widths(module, name)
+        parallel = config.position == "parallel"
+        pool = Pool(
+            tasks=tuple(config.tasks),
+            size=size,
+            rank=rank,
+            activation=config.activation,
+            parallel=parallel,
+            family=gate_family(config.gates),
+            width_in=width_in if parallel else width_out,
+            width_out=width_out,
+            added=added,
+        )
+        return pool, mask
 
     def _leave_fast_path(self, name: str, parent: nn.Module, site: GraftLayer) -> None:
         """Have `nn.TransformerEncoder` call a site, where in evaluation it would read the weights alone.
@@ -209,11 +233,12 @@ def _check_structure(
             f"the saved structure of site {site!r} has shape {tuple(mask.shape)}, but the configuration "
             f"names {tasks} tasks and a pool of {found['pool_size']}; the files do not belong together."
         )
-    added = tuple(int(count) for count in found.get("added", ()))
-    if min(added, default=1) < 1 or sum(added) > mask.shape[1]:
+    given = found.get("added", ())
+    added = tuple(given) if isinstance(given, list | tuple) else (0,)
+    if not all(type(count) is int and count >= 1 for count in added) or sum(added) > mask.shape[1]:
         raise CheckpointError(
             f"the saved structure of site {site!r} has a pool of {mask.shape[1]}, but additions of "
-            f"{list(added)}; the file is damaged."
+            f"{shown(given)}; the file is damaged."
         )
     return int(found["pool_size"]), int(found["r"]), mask, added
 

@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from graftwork.checkpoints import last_checkpoint, remove_faulty, step_of
 from graftwork.errors import TrainingError
+from graftwork.files import user_path
 from graftwork.persist import FILES
 from graftwork.recipe import Recipe, plain, recipe_to_yaml
 from graftwork.report import versions
@@ -43,7 +44,7 @@ class WorkFolder:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.output = Path(recipe.output).expanduser()
+        self.output = user_path(recipe.output)
         self.path = self.output.with_name(self.output.name + ".partial")
         self.run: dict[str, Any] = {}
 

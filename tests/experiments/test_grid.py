@@ -159,6 +159,15 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "noise ratio": ({"noise": [{"kind": "ocr", "ratio": 2}]}, "at most 1"),
     "key": ({"seed": [3]}, "did you mean 'seeds'"),
     "no seeds": ({"seeds": []}, "seeds is empty"),
+    "a section that is a list": ({"training": [["x"]]}, r"training=\[\['x'\]\] must be a mapping"),
+    "a method's section that is none": (
+        {"methods": [{"name": "lora", "training": [1]}]},
+        "training of method 'lora' must be a mapping",
+    ),
+    "swept noise that is none": (
+        {"noise": [[1]], "vary": {"noise.ratio": [0.1]}},
+        r"noise\[0\]=\[1\] must be",
+    ),
     "paths": ({"noise": [{"kind": "path_drop", "ratio": 0.1}]}, "no adapter paths"),
 }
 

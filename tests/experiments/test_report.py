@@ -413,6 +413,9 @@ def test_report_replaces_a_report_and_nothing_else(
         ("[]", "is not a run of format 1: found 'list'"),
         ({"format": 2}, "found 2"),
         ({"seed": "0", "method": None}, "is not a run: method, seed missing or wrong"),
+        ({"settings": {"vary": [1]}}, "is not a run: settings.vary missing or wrong"),
+        ({"tasks": {"a": 3}}, "is not a run: tasks missing or wrong"),
+        ("[" * 100_000, "is not valid JSON (it is nested too deeply)"),
         ({"key": "0" * 16}, "holds run '0000000000000000'"),
     ],
 )

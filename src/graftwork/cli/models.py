@@ -39,7 +39,7 @@ def show(folders: list[Path], png: Path | None = None, as_json: bool = False, di
 
     for folder, structure in zip(folders, structures, strict=True):
         if len(folders) > 1:
-            Console().print(f"[bold]{folder}[/bold]")
+            Console().print(str(folder), style="bold", markup=False, highlight=False)
         Console().print(structure_table(structure))
 
 

@@ -103,6 +103,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
     import yaml
 
     from graftwork.errors import RecipeError
+    from graftwork.files import parse_yaml
 
     values = {}
     for pair in pairs:
@@ -110,7 +111,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise RecipeError(f"--set {pair!r} must be KEY=VALUE, such as training.epochs=2.")
         try:
-            values[key] = yaml.safe_load(value)
+            values[key] = parse_yaml(value)
         except yaml.YAMLError:
             values[key] = value
     return values

@@ -28,13 +28,14 @@ def evaluate(folder: Path, backbone: str | None = None, split: str = "test", as_
         print(json.dumps(scores))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{split} scores of {folder}")
+    table = Table(title=escape(f"{split} scores of {folder}"))
     for column in ("task", "metric", "score", "rows"):
         table.add_column(column, justify="right" if column in ("score", "rows") else "left")
     for name, task in scores["tasks"].items():
-        table.add_row(name, task["metric"], f"{task['score']:.3f}", f"{task['rows']:,}")
+        table.add_row(escape(name), task["metric"], f"{task['score']:.3f}", f"{task['rows']:,}")
     Console().print(table)
 
 
@@ -77,11 +78,12 @@ def predict(
 
 def _stdin_rows() -> Iterator[dict[str, Any]]:
     from graftwork.errors import DataError
+    from graftwork.files import parse_json
 
     for number, line in enumerate(sys.stdin, start=1):
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"standard input line {number} is not valid JSON ({error.msg}).") from error
+            yield parse_json(line)
+        except ValueError as error:
+            raise DataError(f"standard input line {number} is not valid JSON ({error}).") from error

@@ -6,7 +6,6 @@ Groups that may be compared pairwise (same tasks, data and schedule) are a `Comp
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from graftwork.errors import DataError
 from graftwork.experiments.names import display, distinct, natural, short_names
+from graftwork.files import read_json, shown
 
 __all__ = ["Comparison", "Group", "Run", "agreed", "compare", "read_runs"]
 
@@ -168,21 +168,26 @@ def read_runs(folder: Path) -> list[Run]:
 
 def _read(path: Path) -> Run:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); delete it and run it again.") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise DataError(f"{path} is not a run of format {FORMAT}: found {found!r}.")
+        raise DataError(f"{path} is not a run of format {FORMAT}: found {shown(found)}.")
     faults = [name for name in _TEXTS if not isinstance(data.get(name), str)]
     faults += ["seed"] if not isinstance(data.get("seed"), int) else []
     faults += ["settings"] if not isinstance(data.get("settings"), dict) else []
+    settings = data.get("settings")
+    swept = settings.get("vary") if isinstance(settings, dict) else None
+    faults += [] if isinstance(swept, dict | None) else ["settings.vary"]
     faults += ["status"] if data.get("status") not in ("done", "failed") else []
-    faults += ["tasks"] if data.get("status") == "done" and not isinstance(data.get("tasks"), dict) else []
+    tasks = data.get("tasks") if data.get("status") == "done" else {}
+    whole = isinstance(tasks, dict) and all(isinstance(task, dict) for task in tasks.values())
+    faults += [] if whole else ["tasks"]
     if faults:
         raise DataError(f"{path} is not a run: {', '.join(dict.fromkeys(faults))} missing or wrong.")
     if data["key"] != path.stem:
-        raise DataError(f"{path} holds run {data['key']!r}; a run file is named after its key.")
+        raise DataError(f"{path} holds run {shown(data['key'])}; a run file is named after its key.")
     return Run(data, key=data["key"], method=data["method"], label=data["label"], seed=data["seed"])
 
 

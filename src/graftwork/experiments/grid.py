@@ -15,7 +15,7 @@ from graftwork.experiments import adalora, adapters, baselines, grafts  # noqa: 
 from graftwork.experiments.methods import Method, method_class
 from graftwork.noise import Noise
 from graftwork.recipe import find_files, override, read_noise, read_tasks
-from graftwork.schema import expand, read_fields
+from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
 from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
@@ -190,7 +190,9 @@ def make_run(
         if key in grid.vary and key.partition(".")[0] in ("training", "tasks", "noise"):
             _set(common, key, value, faults)
     for section, settings in cell.entry.sections.items():
-        raw[section] = {**(raw.get(section) or {}), **settings}
+        whole = raw.get(section) or {}
+        if isinstance(whole, Mapping):  # anything else is refused when it is read
+            raw[section] = {**whole, **settings}
     raw["method"] = dict(cell.entry.method)
     for key, value in cell.vary.items():
         if key == "budget":
@@ -212,7 +214,7 @@ def make_run(
     options = read_fields(cls, raw["method"], f"method {cell.entry.name}", faults)
     model = expand(str(raw["model"]), folder, "model", faults)
     if faults:
-        raise RecipeError(f"{grid.path}: {'; '.join(dict.fromkeys(faults))}")
+        raise RecipeError(f"{grid.path}: {together(list(dict.fromkeys(faults)))}")
     return Run(
         purpose=purpose,
         method=cls(**options),
@@ -235,7 +237,8 @@ def _set(raw: dict[str, Any], key: str, value: Any, faults: list[str]) -> None:
     entries = raw.get(section)
     if isinstance(entries, list) and "." not in name:
         for entry in entries:
-            entry[name] = value
+            if isinstance(entry, dict):  # others are refused when they are read
+                entry[name] = value
     else:
         override(raw, key, value, faults)
 

@@ -11,8 +11,9 @@ from typing import Any, get_args
 from graftwork.errors import ConfigError, RecipeError
 from graftwork.experiments.grid import SECTIONS, Arrangement, Entry, Grid, Tune, make_run
 from graftwork.experiments.methods import method_class
+from graftwork.files import shown
 from graftwork.recipe import override, read_tasks, read_yaml
-from graftwork.schema import expand, read_fields
+from graftwork.schema import expand, read_fields, together
 
 __all__ = ["load_grid"]
 
@@ -62,7 +63,7 @@ def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> G
         if key in found and not found[key]:
             faults.append(f"{key} is empty")
     if faults:
-        raise RecipeError(f"{path}: {'; '.join(faults)}")
+        raise RecipeError(f"{path}: {together(faults)}")
     results = found.get("results") or f"results/{path.stem}"
     grid = Grid(
         path=path,
@@ -90,8 +91,12 @@ def _entries(raw: Any, faults: list[str]) -> tuple[Entry, ...]:
         given: dict[str, Any] = (
             {"name": item} if isinstance(item, str) else dict(item) if isinstance(item, Mapping) else {}
         )
-        where = f"method {given.get('name', item)!r}"
+        where = f"method {shown(given.get('name', item))}"
         own = {key: given.pop(key, None) or {} for key in ("method", *SECTIONS, "vary")}
+        wrong = [key for key in ("method", *SECTIONS) if not isinstance(own[key], Mapping)]
+        if wrong:
+            faults += [f"{key} of {where} must be a mapping, not {shown(own[key])}" for key in wrong]
+            continue
         settings = read_fields(Entry, given, where, faults, given=("method", "sections", "vary"))
         if "name" not in settings:
             continue

@@ -14,6 +14,7 @@ from graftwork.data import TaskData, load_task
 from graftwork.errors import DataError
 from graftwork.experiments.grid import Run
 from graftwork.experiments.store import hash_settings
+from graftwork.files import user_path
 from graftwork.recipe import plain
 from graftwork.sources import locate
 from graftwork.structure_file import named_file
@@ -63,7 +64,7 @@ def _hashed(settings: Any) -> dict[str, Any]:
 def _content(value: Any) -> Any:
     """A hash in place of the path of a file that a setting names: its content matters, not its place."""
     prefix, path = named_file(value) or ("", "")
-    file = Path(path).expanduser()
+    file = user_path(path)
     file = file / "structure.json" if file.is_dir() else file
     if not prefix or not file.is_file():
         return value

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.errors import DataError
+from graftwork.files import read_json, user_path
 from graftwork.storage import write_text
 
 __all__ = ["FORMAT", "Store", "hash_settings"]
@@ -47,7 +48,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = user_path(folder)
 
     def path(self, key: str) -> Path:
         """File of a run."""
@@ -61,10 +62,10 @@ class Store:
         """
         path = self.path(key)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise DataError(
                 f"{path} cannot be read as a result ({error}); delete it to run it again."
             ) from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 
 from graftwork.errors import ConfigError
+from graftwork.files import shown
 from graftwork.gates.family import GateFamily
 from graftwork.gates.fixed import Fixed
 from graftwork.gates.gumbel import Gumbel
@@ -45,8 +46,8 @@ def gate_family(name: str) -> GateFamily:
     Raises:
         ConfigError: there is no such family; the message lists those there are.
     """
-    if name not in GATE_FAMILIES:
+    if not isinstance(name, str) or name not in GATE_FAMILIES:
         near = difflib.get_close_matches(str(name), GATE_FAMILIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown gates {name!r}{hint} Allowed: {', '.join(sorted(GATE_FAMILIES))}.")
+        raise ConfigError(f"unknown gates {shown(name)}{hint} Allowed: {', '.join(sorted(GATE_FAMILIES))}.")
     return GATE_FAMILIES[name]
