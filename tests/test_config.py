@@ -90,6 +90,8 @@ def test_round_trip_through_json(tmp_path_factory, **settings):
         ({"modules_to_save": "classifier"}, "modules_to_save='classifier' must be a list"),
         ({"trainable_token_indices": {"emb": [-1]}}, "trainable_token_indices has -1; an index"),
         ({"init_weights": "no"}, "init_weights='no' must be true or false"),
+        ({"base_model_name_or_path": ["x"]}, r"base_model_name_or_path=\['x'\] must be a string"),
+        ({"auto_mapping": "x"}, "auto_mapping='x' must be a mapping"),
         ({"task_type": "X"}, "task_type='X' is not known"),
         ({"structure": {"format": 1, "tasks": ["a"], "sites": {"s": 3}}}, "structure: .* site 's' needs"),
         ({"r": 2**31}, "r=2147483648 must be a whole number of at least 1, at most"),

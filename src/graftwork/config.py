@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -233,6 +234,12 @@ class GraftConfig(PeftConfig):
         for name in ("init_weights", "inference_mode"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={shown(getattr(self, name))} must be true or false.")
+        for name in ("base_model_name_or_path", "revision", "peft_version"):
+            value = getattr(self, name)
+            if not isinstance(value, str | os.PathLike | None):
+                raise ConfigError(f"{name}={shown(value)} must be a string.")
+        if not isinstance(self.auto_mapping, dict | None):
+            raise ConfigError(f"auto_mapping={shown(self.auto_mapping)} must be a mapping.")
         if self.structure is not None:
             try:
                 Structure.from_dict(self.structure)

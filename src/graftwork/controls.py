@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graftwork.errors import ConfigError, StructureError
-from graftwork.files import user_path
+from graftwork.files import shown, user_path
 from graftwork.ranking import Place, SiteScores, fill
 from graftwork.structure import SiteStructure, Structure, choose_structure, paths_structure
 from graftwork.structure_file import adopt, named_file, read_structure_file
@@ -85,7 +85,7 @@ def control_structure(
     if name in CONTROLS:
         if budget is None:
             raise ConfigError(
-                f"structure={name!r} needs a budget, to be of the size of what it is compared with."
+                f"structure={shown(name)} needs a budget, to be of the size of what it is compared with."
             )
         structure = CONTROLS[name](Terms(whole, budget, prices, task_budget, seed))
     else:
@@ -107,7 +107,8 @@ def check_control(name: str) -> None:
     near = difflib.get_close_matches(name, CONTROLS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(
-        f"structure={name!r} is not known{hint} Allowed: {', '.join(CONTROLS)}, file:PATH, task:NAME:PATH."
+        f"structure={shown(name)} is not known{hint} Allowed: {', '.join(CONTROLS)}, file:PATH, "
+        "task:NAME:PATH."
     )
 
 
@@ -283,13 +284,13 @@ def _check_budgets(
     stored = structure.total(prices)
     if budget is not None and stored > budget * (1 + _ROUNDING):
         raise StructureError(
-            f"structure={name!r} takes {stored:,.10g}, more than the budget of {budget:,.10g}; raise it or "
-            "leave it out."
+            f"structure={shown(name)} takes {stored:,.10g}, more than the budget of {budget:,.10g}; raise it "
+            "or leave it out."
         )
     for task in structure.tasks if task_budget is not None else ():
         active = structure.total(prices, task)
         if task_budget is not None and active > task_budget * (1 + _ROUNDING):
             raise StructureError(
-                f"structure={name!r} takes {active:,.10g} for task {task!r}, more than the task budget of "
-                f"{task_budget:,.10g}; raise it, or use random_paths or private_paths."
+                f"structure={shown(name)} takes {active:,.10g} for task {task!r}, more than the task budget "
+                f"of {task_budget:,.10g}; raise it, or use random_paths or private_paths."
             )

@@ -87,13 +87,13 @@ class GraftSettings:
             raise RecipeError(f"graft.{str(error).rstrip('.')}") from None
         if self.penalty is not None:
             raise RecipeError(
-                f"graft.structure={structure!r} leaves nothing to learn for graft.penalty={self.penalty:g}; "
-                "give one of them"
+                f"graft.structure={shown(structure)} leaves nothing to learn for "
+                f"graft.penalty={self.penalty:g}; give one of them"
             )
         if structure in CONTROLS and self.budget is None:
             raise RecipeError(
-                f"graft.structure={structure!r} needs graft.budget, to be of the size of what it is compared "
-                "with"
+                f"graft.structure={shown(structure)} needs graft.budget, to be of the size of what it is "
+                "compared with"
             )
 
 
