@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from toyrun import write_lines
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -37,6 +39,17 @@ def shell(command: str, folder: Path) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quickstart")
     shell(f"graftwork fit {ROOT}/recipes/quickstart.yaml", folder)
+    # The task that the README adds later.
+    for split, size in (("train", 64), ("validation", 16), ("test", 16)):
+        rows = [
+            {"text": f"{word} number {row}", "label": label}
+            for row in range(size // 2)
+            for word, label in (("apple", "fruit"), ("hammer", "tool"))
+        ]
+        write_lines(folder / "objects" / f"{split}.jsonl", rows)
+    (folder / "new-task.yaml").write_text(
+        "tasks: [{name: objects, train: objects}]\ntraining: {epochs: 1}\n", encoding="utf-8"
+    )
     return folder
 
 
