@@ -168,6 +168,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"noise": [[1]], "vary": {"noise.ratio": [0.1]}},
         r"noise\[0\]=\[1\] must be",
     ),
+    "size": (
+        {"vary": {"training.epochs": list(range(1, 99)), "training.batch_size": list(range(1, 99))}},
+        r"come to [\d,]+ places",
+    ),
     "paths": ({"noise": [{"kind": "path_drop", "ratio": 0.1}]}, "no adapter paths"),
 }
 

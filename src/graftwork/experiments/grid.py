@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,13 +120,22 @@ class Grid:
     vary: Mapping[str, tuple[Any, ...]]
     tune: Tune | None
 
+    def _swept(self, entry: Entry) -> dict[str, tuple[Any, ...]]:
+        cls = method_class(entry.name)
+        return {key: values for key, values in self.vary.items() if _concerns(key, cls)} | dict(entry.vary)
+
+    def size(self) -> int:
+        """Places of the grid, counted without making them, and those that a method has too few tasks for."""
+        groups = sum(
+            1 if arrangement == "multi" else len(self.task_names) for arrangement in self.arrangements
+        )
+        return groups * sum(math.prod(map(len, self._swept(entry).values())) for entry in self.methods)
+
     def cells(self) -> Iterator[Cell]:
         """Every place of the grid that the method has settings and tasks for, each once."""
         for entry, arrangement in itertools.product(self.methods, self.arrangements):
             cls = method_class(entry.name)
-            swept = {key: values for key, values in self.vary.items() if _concerns(key, cls)} | dict(
-                entry.vary
-            )
+            swept = self._swept(entry)
             groups = [self.task_names] if arrangement == "multi" else [(name,) for name in self.task_names]
             for values in itertools.product(*swept.values()):
                 vary = dict(zip(swept, values, strict=True))

@@ -17,6 +17,9 @@ from graftwork.schema import expand, read_fields, together
 
 __all__ = ["load_grid"]
 
+MOST_CELLS = 1000
+"""Places of a grid, each of which has runs for every seed and rate."""
+
 
 @dataclass(frozen=True)
 class _File:
@@ -77,6 +80,11 @@ def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> G
         vary=vary,
         tune=found.get("tune", Tune()) if tuned else None,
     )
+    if grid.size() > MOST_CELLS:
+        raise RecipeError(
+            f"{path}: methods, swept values and tasks come to {grid.size():,} places of the grid; at most "
+            f"{MOST_CELLS:,} are allowed, split it"
+        )
     for cell in grid.cells():
         make_run(grid, cell, seed=0, purpose="final")
     return grid
