@@ -13,6 +13,7 @@ from graftwork.errors import RecipeError
 from graftwork.gates import GATE_FAMILIES
 from graftwork.pool import ACTIVATIONS
 from graftwork.recipe import Recipe, load_recipe, recipe_to_yaml
+from graftwork.schema import together
 from graftwork.settings import GraftSettings, Training
 from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
@@ -398,3 +399,13 @@ def test_one_string_is_no_list_of_strings(tmp_path):
     path.write_text("model: m\noutput: o\ntasks: [{name: a, train: x, text: body, labels: xyz}]\n")
     with pytest.raises(RecipeError, match="labels of task 'a'='xyz' must be"):
         load_recipe(path)
+
+
+def test_of_very_many_long_faults_the_first_are_named_once(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    entry = str(["a" * 100] * 8)
+    path.write_text(f"model: m\noutput: o\ntasks: [{', '.join([entry] * 30)}]\n")
+    with pytest.raises(RecipeError, match=r"tasks\[0\]=.*; and 2\d more$") as caught:
+        load_recipe(path)
+    assert len(str(caught.value)) < 4000
+    assert together(["x", "y", "x"]) == "x; y"

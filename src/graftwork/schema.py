@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import itertools
 import os
 import re
 import types
@@ -20,8 +21,8 @@ from graftwork.files import exists, shown
 __all__ = ["expand", "read_fields", "together"]
 
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}|\$(?P<bare>\w+)")
-MOST_FAULTS = 20
-"""Faults of a file that are named one by one."""
+MOST_FAULTS, MOST_TEXT = 20, 3000
+"""Faults of a file that are named one by one, and characters that they may take."""
 LONGEST = 1000
 """Characters of a string that is converted, or stands in a list."""
 MOST_UNKNOWN = 10
@@ -79,9 +80,11 @@ def read_fields(
 
 
 def together(faults: Sequence[str]) -> str:
-    """All faults as one line; of very many the first."""
-    line = "; ".join(faults[:MOST_FAULTS])
-    return line + (f"; and {len(faults) - MOST_FAULTS:,} more" if len(faults) > MOST_FAULTS else "")
+    """All faults as one line, each once; of very many the first."""
+    named = list(dict.fromkeys(faults))
+    lengths = itertools.accumulate(map(len, named))
+    some = max(1, sum(length <= MOST_TEXT for length in itertools.islice(lengths, MOST_FAULTS)))
+    return "; ".join(named[:some]) + (f"; and {len(named) - some:,} more" if len(named) > some else "")
 
 
 def expand(value: str, folder: Path | None, where: str, faults: list[str]) -> str:

@@ -224,7 +224,7 @@ def make_run(
     options = read_fields(cls, raw["method"], f"method {cell.entry.name}", faults)
     model = expand(str(raw["model"]), folder, "model", faults)
     if faults:
-        raise RecipeError(f"{grid.path}: {together(list(dict.fromkeys(faults)))}")
+        raise RecipeError(f"{grid.path}: {together(faults)}")
     return Run(
         purpose=purpose,
         method=cls(**options),
