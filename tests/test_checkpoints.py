@@ -74,3 +74,17 @@ def test_what_is_left_half_written_or_half_removed_goes(tmp_path: Path) -> None:
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     (write(tmp_path, 1) / "optimizer.pt").unlink()
     assert fault_of(write(tmp_path, 1)) is None
+
+
+def test_a_link_to_itself_is_named(tmp_path):
+    checkpoint = tmp_path / "checkpoint-5"
+    staged = tmp_path / "staged"
+    staged.mkdir()
+    (staged / "optimizer.pt").write_bytes(b"numbers")
+    publish(staged, checkpoint)
+    (checkpoint / "optimizer.pt").unlink()
+    (checkpoint / "optimizer.pt").symlink_to(checkpoint / "optimizer.pt")
+    assert "optimizer.pt" in str(fault_of(checkpoint))
+    (checkpoint / "optimizer.pt").unlink()
+    (checkpoint / "optimizer.pt").symlink_to("/dev/zero")
+    assert fault_of(checkpoint) == "its optimizer.pt is not as it was written"

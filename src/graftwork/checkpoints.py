@@ -57,7 +57,9 @@ def fault_of(checkpoint: Path) -> str | None:
         best = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["best_model_checkpoint"]
     except FileNotFoundError as error:
         return f"it has no {Path(error.filename).name}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        return f"its {Path(error.filename or checkpoint).name} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it cannot be read ({type(error).__name__})"
     if (
         best is not None
