@@ -28,6 +28,7 @@ Arrangement = Literal["multi", "single"]
 SECTIONS = {"training": Training, "graft": GraftSettings, "schedule": Schedule}
 PATH_NOISE = ("path_drop", "path_redraw", "weights")
 RATE = "training.learning_rate"
+EPOCHS = "training.epochs"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ class Tune:
     """Each rate is tried with these seeds."""
     every_value: bool = False
     """Tune at every value of the swept settings; else once, with every swept setting at its first value."""
+    epochs: float | None = None
+    """Epochs of a tuning run, above 0; null: those of a final run."""
+
+    def __post_init__(self) -> None:
+        """Check the range.
+
+        Raises:
+            RecipeError: the tuning runs have no steps.
+        """
+        if self.epochs is not None and not (math.isfinite(self.epochs) and self.epochs > 0):
+            raise RecipeError(f"tune.epochs={self.epochs!r} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -210,6 +222,8 @@ def make_run(
         _set(raw, key, value, faults)
     if rate is not None:
         _set(raw, RATE, rate, faults)
+    if purpose == "tune" and grid.tune is not None and grid.tune.epochs is not None:
+        _set(raw, EPOCHS, grid.tune.epochs, faults)
     folder = grid.path.parent
     for name in ("graft", "method"):
         find_files(raw.get(name), folder, faults)
