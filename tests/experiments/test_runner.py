@@ -66,7 +66,9 @@ def test_tuning_runs_may_be_shorter_than_final_ones(make_grid: MakeGrid) -> None
 
 def test_a_search_tells_what_its_discretisation_cost(make_grid: MakeGrid) -> None:
     methods = ["graft", {"name": "fixed_structure", "method": {"structure": "shared_path"}}]
-    grid = make_grid(methods=methods, seeds=[0], training=FAST, graft={"budget": 0.05, "pool_size": 2, "r": 1})
+    grid = make_grid(
+        methods=methods, seeds=[0], training=FAST, graft={"budget": 0.05, "pool_size": 2, "r": 1}
+    )
     quiet(grid)
     found = {run["method"]: run["search"] for run in results(grid)}
     assert found["fixed_structure"] is None
