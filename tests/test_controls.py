@@ -14,7 +14,9 @@ from graftwork.errors import ConfigError, StructureError
 from graftwork.structure import SiteStructure, Structure
 
 TASKS = ("a", "b", "c")
+GROUPS = [["a", "c"], ["b"]]
 BY_RULE = sorted(CONTROLS)
+DIVIDED = {"random_paths", "private_paths", "grouped_paths", "half_shared"}
 
 
 def whole(sites: int = 6, pool: int = 4, cost: int = 10, tasks: tuple[str, ...] = TASKS) -> Structure:
@@ -47,9 +49,13 @@ def test_the_budget_is_never_exceeded_and_no_further_adapter_fits(name, given_te
     pool, prices, budget = given_terms
     paid = prices or {site: found.cost for site, found in pool.sites.items()}
     try:
-        structure = control_structure(name, pool, budget, prices=prices, seed=seed)
+        groups = [[task for task in group if task in pool.tasks] for group in GROUPS]
+        groups = [group for group in groups if group]
+        structure = control_structure(name, pool, budget, prices=prices, seed=seed, groups=groups)
     except StructureError as error:
-        needs = "needs an adapter" in str(error) and name in ("uniform", "private_paths", "half_shared")
+        needs = "needs an adapter" in str(error) and (
+            name in ("uniform", "private_paths", "grouped_paths", "half_shared")
+        )
         assert needs or (budget < min(paid.values()) and name == "random_paths")
         return
     assert structure.tasks == pool.tasks
@@ -65,7 +71,7 @@ def test_the_budget_is_never_exceeded_and_no_further_adapter_fits(name, given_te
         assert all(found.used) or paid[site] > left - 1e-9
 
 
-@pytest.mark.parametrize("name", sorted(set(BY_RULE) - {"random_paths", "private_paths", "half_shared"}))
+@pytest.mark.parametrize("name", sorted(set(BY_RULE) - DIVIDED))
 def test_all_tasks_use_all_that_is_stored(name):
     structure = control_structure(name, whole(), 95)
     assert structure.parameters() == 90
@@ -74,7 +80,9 @@ def test_all_tasks_use_all_that_is_stored(name):
 
 @pytest.mark.parametrize("name", BY_RULE)
 def test_the_same_seed_gives_the_same_structure(name):
-    first, again, other = (control_structure(name, whole(), 120, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (
+        control_structure(name, whole(), 120, seed=seed, groups=GROUPS) for seed in (3, 3, 4)
+    )
     assert first == again
     assert (first != other) == name.startswith("random")
 

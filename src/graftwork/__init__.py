@@ -12,6 +12,7 @@ from graftwork.callback import StructureCallback
 from graftwork.compact import compact_, discretise_, set_structure_, structure_of
 from graftwork.config import GraftConfig
 from graftwork.errors import GraftworkError
+from graftwork.grouping import group_tasks, input_distances
 from graftwork.layer import GraftLayer
 from graftwork.routing import route
 from graftwork.search import StructureSearch
@@ -56,6 +57,8 @@ __all__ = [
     "export_lora",
     "export_onnx",
     "export_program",
+    "group_tasks",
+    "input_distances",
     "keep_tasks_",
     "remove_task",
     "route",

@@ -152,6 +152,7 @@ def set_control_(model: nn.Module, name: str, *, seed: int = 0, adapter_name: st
         prices=site_prices(view),
         task_budget=budget_cost(model, adapter_name, of="task_budget"),
         seed=seed,
+        groups=view.config.groups,
     )
     set_structure_(model, structure, adapter_name)
     return structure
@@ -236,6 +237,9 @@ def _select_tasks(view: GraftView, tasks: Sequence[str]) -> None:
     for layer in view.sites.values():
         layer.select_tasks_(view.adapter_name, rows)
     view.config.tasks = list(tasks)
+    if view.config.groups is not None:
+        left = ([task for task in group if task in tasks] for group in view.config.groups)
+        view.config.groups = [group for group in left if group]
 
 
 def _remove(backbone: nn.Module, site: str, layer: GraftLayer, adapter_name: str) -> None:

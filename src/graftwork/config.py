@@ -26,7 +26,7 @@ __all__ = ["PLACEMENTS", "POSITIONS", "GraftConfig"]
 PLACEMENTS = ("attention+ffn", "ffn", "attention", "block")
 POSITIONS = ("sequential", "parallel")
 REDUCTIONS = ("mean", "sum")
-GATE_STARTS = ("shared", "private")
+GATE_STARTS = ("shared", "private", "grouped")
 DEFAULT_BUDGET = 0.003
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[\w.-]+")
@@ -55,6 +55,15 @@ def _names(name: str, value: object, *, plain: bool = True) -> None:
             raise ConfigError(
                 f"{name} has {shown(item)}; a name of a module is made of letters, digits, '_', '-' and '.'."
             )
+
+
+def _groups(groups: object) -> None:
+    right = groups is None or (
+        isinstance(groups, list)
+        and all(isinstance(group, list) and all(isinstance(name, str) for name in group) for group in groups)
+    )
+    if not right:
+        raise ConfigError(f"groups={shown(groups)} must be lists of task names.")
 
 
 def _indices(name: str, value: object) -> None:
@@ -96,7 +105,15 @@ class GraftConfig(PeftConfig):
         default="shared",
         metadata={
             "help": "`shared`: every gate starts open. `private`: every adapter starts as that of one task, "
-            "in turn; the other tasks' gates start nearly closed, and open where sharing pays."
+            "in turn; the other tasks' gates start nearly closed, and open where sharing pays. `grouped`: "
+            "likewise for the `groups` of tasks."
+        },
+    )
+    groups: list[list[str]] | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks that start with the same adapters, for `gate_start='grouped'`: lists of task "
+            "names, as `graftwork.group_tasks` finds them."
         },
     )
     budget: float | None = field(
@@ -189,6 +206,7 @@ class GraftConfig(PeftConfig):
         _choice("position", self.position, POSITIONS)
         _choice("placement", self.placement, PLACEMENTS)
         _choice("gate_start", self.gate_start, GATE_STARTS)
+        _groups(self.groups)
         _choice("penalty_reduction", self.penalty_reduction, REDUCTIONS)
         _choice("rank_by", self.rank_by, tuple(RANKINGS))
         check_cost(self.cost)

@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 
 from graftwork.errors import ConfigError, StructureError
 from graftwork.files import shown, user_path
+from graftwork.grouping import check_groups
 from graftwork.ranking import Place, SiteScores, fill
 from graftwork.structure import SiteStructure, Structure, choose_structure, paths_structure
 from graftwork.structure_file import adopt, named_file, read_structure_file
 
-__all__ = ["CONTROLS", "Terms", "check_control", "control_structure"]
+__all__ = ["CONTROLS", "GROUPED", "Terms", "check_control", "control_structure"]
 
+GROUPED = "grouped_paths"
+"""The one that needs groups of tasks."""
 _ROUNDING = 1e-12
 
 
@@ -32,6 +35,7 @@ class Terms:
         prices: site name -> what one adapter takes of the budget.
         task_budget: sum of the prices of one task's adapters allowed, or None.
         seed: of what is drawn.
+        groups: the tasks that share a path in `grouped_paths`, as lists of names; or None.
     """
 
     whole: Structure
@@ -39,6 +43,7 @@ class Terms:
     prices: Mapping[str, float]
     task_budget: float | None = None
     seed: int = 0
+    groups: Sequence[Sequence[str]] | None = None
 
     def places(self) -> list[Place]:
         """All adapters, site by site."""
@@ -62,6 +67,7 @@ def control_structure(
     prices: Mapping[str, float] | None = None,
     task_budget: float | None = None,
     seed: int = 0,
+    groups: Sequence[Sequence[str]] | None = None,
 ) -> Structure:
     """The control called `name`.
 
@@ -74,9 +80,10 @@ def control_structure(
         prices: site name -> what one adapter takes of the budgets; default its parameters.
         task_budget: the same for what one task uses.
         seed: of what is drawn.
+        groups: the tasks that share a path in `grouped_paths`.
 
     Raises:
-        ConfigError: there is no such control, or it needs a budget.
+        ConfigError: there is no such control, or it needs a budget or groups.
         StructureError: the structure does not fit the budgets, the tasks or the sites.
     """
     check_control(name)
@@ -87,7 +94,7 @@ def control_structure(
             raise ConfigError(
                 f"structure={shown(name)} needs a budget, to be of the size of what it is compared with."
             )
-        structure = CONTROLS[name](Terms(whole, budget, prices, task_budget, seed))
+        structure = CONTROLS[name](Terms(whole, budget, prices, task_budget, seed, groups))
     else:
         prefix, path = named_file(name) or ("", "")
         task = prefix[len("task:") : -1] or None
@@ -178,40 +185,55 @@ def private_paths(terms: Terms) -> Structure:
     Raises:
         StructureError: there is not an adapter for every task.
     """
-    return _private(terms, "private_paths")
+    return _divided(terms, "private_paths", [[task] for task in range(len(terms.whole.tasks))])
 
 
-def _private(terms: Terms, name: str) -> Structure:
-    """The part of a structure that no tasks share; `name` is the control's, for the message."""
-    tasks = range(len(terms.whole.tasks))
-    share = terms.budget / len(tasks)
-    wishes = [[name for name, _ in _spread(terms, share, (task + 0.5) / len(tasks))] for task in tasks]
+@_register
+def grouped_paths(terms: Terms) -> Structure:
+    """A path of its own for every group of tasks, as `private_paths`; a group's part goes by its tasks.
+
+    Raises:
+        ConfigError: the groups are missing, or no partition of the tasks.
+        StructureError: there is not an adapter for every group.
+    """
+    return _divided(terms, "grouped_paths", check_groups(terms.groups, terms.whole.tasks))
+
+
+def _divided(terms: Terms, name: str, groups: Sequence[Sequence[int]]) -> Structure:
+    """A path for every group of tasks, none of it shared with others; `name` is for the message."""
+    tasks = len(terms.whole.tasks)
+    wishes = []
+    for index, group in enumerate(groups):
+        share = terms.budget * len(group) / tasks
+        wishes.append([site for site, _ in _spread(terms, share, (index + 0.5) / len(groups))])
     used = dict.fromkeys(terms.whole.sites, 0)
-    paths: list[set[Place]] = [set() for _ in tasks]
-    spent = [0.0 for _ in tasks]
-    left, hungry = terms.budget, set(tasks)
+    paths: list[set[Place]] = [set() for _ in groups]
+    spent = [0.0 for _ in groups]
+    left, hungry = terms.budget, set(range(len(groups)))
 
     def fits(site: str) -> bool:
         free = used[site] < terms.whole.sites[site].pool_size
         return free and terms.prices[site] <= left + terms.budget * _ROUNDING
 
     while hungry:
-        task = min(hungry, key=lambda task: (spent[task], task))
-        site = next(filter(fits, wishes[task]), None)
+        poorest = min(hungry, key=lambda index: (spent[index] / len(groups[index]), index))
+        site = next(filter(fits, wishes[poorest]), None)
         if site is None:
-            hungry.discard(task)
+            hungry.discard(poorest)
             continue
-        wishes[task].remove(site)
-        paths[task].add((site, used[site]))
+        wishes[poorest].remove(site)
+        paths[poorest].add((site, used[site]))
         used[site] += 1
-        spent[task] += terms.prices[site]
+        spent[poorest] += terms.prices[site]
         left -= terms.prices[site]
     if not all(paths):
+        who = "tasks" if len(groups) == tasks else "groups"
         raise StructureError(
-            f"structure={name!r} needs an adapter for each of the {len(tasks)} tasks, but a budget of "
+            f"structure={name!r} needs an adapter for each of the {len(groups)} {who}, but a budget of "
             f"{terms.budget:,.10g} has only {sum(map(len, paths))}; raise it or lower r."
         )
-    return paths_structure(terms.whole, paths)
+    owner = {task: index for index, group in enumerate(groups) for task in group}
+    return paths_structure(terms.whole, [paths[owner[task]] for task in range(tasks)])
 
 
 @_register
@@ -228,7 +250,8 @@ def half_shared(terms: Terms) -> Structure:
         size = site.pool_size - taken[name]
         free[name] = SiteStructure(size, site.r, site.cost, ((True,) * size,) * len(terms.whole.tasks))
     rest = terms.budget - _price(shared, terms)
-    own = _private(replace(terms, whole=Structure(terms.whole.tasks, free), budget=rest), "half_shared")
+    other = replace(terms, whole=Structure(terms.whole.tasks, free), budget=rest)
+    own = _divided(other, "half_shared", [[task] for task in range(len(terms.whole.tasks))])
     paths = [
         {*shared, *((name, k + taken[name]) for name, k in own.paths(task))} for task in terms.whole.tasks
     ]

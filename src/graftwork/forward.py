@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,11 @@ class RowSample:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)
+
+    def batches(self) -> Iterator[Batch]:
+        """The rows, padded."""
+        for start in range(0, len(self), BATCH):
+            yield self._make_batch(self.rows[start : start + BATCH])
 
     def run(self, model: MultiTaskModel, tasks: Sequence[int] | None = None) -> Outputs | None:
         """Outputs of the rows of these tasks (default all); None if they have no row."""

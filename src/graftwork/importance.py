@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from graftwork.grouping import starting_paths
 from graftwork.shards import whole
 from graftwork.sparsity import pool_cost
 from graftwork.view import GraftView, site_prices
@@ -18,7 +19,9 @@ MEMORY = 0.95
 """Of the running means, per optimizer step. AdaLoRA's is 0.85; in mixed batches many a task has few rows."""
 
 
-def importance_scores(products: Float[Tensor, "tasks adapters"]) -> Float[Tensor, "tasks adapters"]:
+def importance_scores(
+    products: Float[Tensor, "tasks adapters"], own: Bool[Tensor, "tasks adapters"] | None = None
+) -> Float[Tensor, "tasks adapters"]:
     r"""Importance in [0, 1] that compares adapters over the whole model and tasks at one adapter.
 
     .. math::
@@ -29,14 +32,23 @@ def importance_scores(products: Float[Tensor, "tasks adapters"]) -> Float[Tensor
     importance spans orders of magnitude, which rounding to 3 decimals would wipe out; equal importance has
     equal rank. At one adapter the tasks keep their proportions.
 
+    If it is known which adapters are whose, an adapter is worth the sum of its tasks' shares, and its tasks
+    have the same score:
+
+    .. math::
+        \text{score}_{t k} = o_{t k} \frac{\operatorname{rank}_k(\sum_t q_{t k})}{N}, \quad
+        q_{t k} = o_{t k} I_{t k} / \sum_j o_{t j} I_{t j}
+
     Args:
         products: I, for every adapter of the model.
+        own: o, which adapters are open to each task.
     """
     tiny = torch.finfo(products.dtype).tiny
+    products = products if own is None else products * own
     shares = products / products.sum(dim=1, keepdim=True).clamp_min(tiny)
-    keenest = shares.amax(dim=0)
-    ranks = torch.searchsorted(keenest.sort().values, keenest) + 1
-    return shares / keenest.clamp_min(tiny) * (ranks / len(keenest))
+    worth = shares.amax(dim=0) if own is None else shares.sum(dim=0)
+    ranks = (torch.searchsorted(worth.sort().values, worth) + 1) / len(worth)
+    return shares / worth.clamp_min(tiny) * ranks if own is None else own * ranks
 
 
 class ImportanceControl:
@@ -59,6 +71,9 @@ class ImportanceControl:
     that of its one task until the ramp begins; from there on the bound is half of the keenest task's. Until
     the discretisation a closed adapter keeps its weights and may come back.
 
+    With `gate_start="grouped"` who may use what is settled (`graftwork.grouping`): every adapter is dealt to
+    a group of tasks and open to all of it, and to nobody else. What is stored goes by the sum of its shares.
+
     Source: Zhang et al. 2023, AdaLoRA, equations 8-12; g and the gates of single tasks are ours.
     """
 
@@ -66,6 +81,7 @@ class ImportanceControl:
 
     def __init__(self, budget: float) -> None:
         self.budget = budget
+        self._own: Bool[Tensor, "tasks adapters"] | None = None
 
     @torch.no_grad()
     def apply(self, view: GraftView, ramped: float) -> None:
@@ -87,25 +103,37 @@ class ImportanceControl:
         """Score the adapters, and open those that fit the size of the moment."""
         name = view.adapter_name
         states = [site.graft_state[name] for site in view.sites.values()]
+        products = torch.cat([_importance(state) for state in states], dim=1)
+        if view.config.gate_start == "grouped" and self._own is None:
+            self._own = torch.cat(starting_paths(view), dim=1).to(products.device)
+        scores = importance_scores(products, self._own)
+        worth = scores.amax(dim=0)
+        if self._own is None:
+            least = 0.5 if view.config.gate_start == "private" else 0.5 * ramped
+            users = scores >= least * worth
+        else:
+            users = self._own
+        mask = users * self._stored(view, worth, ramped).to(products.device)
         sizes = [state.shape[-1] for state in states]
-        scores = importance_scores(torch.cat([_importance(state) for state in states], dim=1))
-        keenest = scores.amax(dim=0)
-        prices = site_prices(view)
-        costs = [prices[site] for site, layer in view.sites.items() for _ in range(layer.pools[name].size)]
-        left = self.target(view, ramped)
-        stored = torch.zeros(len(costs))
-        for index in keenest.argsort(descending=True, stable=True).tolist():
-            if costs[index] <= left:
-                stored[index] = 1.0
-                left -= costs[index]
-        least = 0.5 if view.config.gate_start == "private" else 0.5 * ramped
-        mask = (scores >= least * keenest) * stored.to(scores.device)
         for state, score, cells in zip(
             states, scores.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True
         ):
             state[1].copy_(score)
             if ramped > 0:
                 state[0].copy_(cells)
+
+    def _stored(self, view: GraftView, worth: Float[Tensor, " adapters"], ramped: float) -> Tensor:
+        """1 for the adapters that are worth most, as many as fit into the size of the moment."""
+        prices = site_prices(view)
+        name = view.adapter_name
+        costs = [prices[site] for site, layer in view.sites.items() for _ in range(layer.pools[name].size)]
+        left = self.target(view, ramped)
+        stored = torch.zeros(len(costs))
+        for index in worth.argsort(descending=True, stable=True).tolist():
+            if costs[index] <= left:
+                stored[index] = 1.0
+                left -= costs[index]
+        return stored
 
     def target(self, view: GraftView, ramped: float) -> float:
         """Cost of the adapters stored at the moment, in the unit of the budget."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from graftwork.controls import GROUPED
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
 from graftwork.files import parse_yaml, read_yaml_text, shown
 from graftwork.noise import Noise
@@ -115,23 +116,36 @@ class Recipe:
             ]
         return faults
 
+    @property
+    def finds_groups(self) -> bool:
+        """The groups of tasks are to be found from the rows."""
+        return finds_groups(self.graft)
+
     def graft_config(self) -> GraftConfig:
         """The PEFT settings of this run; of several budgets, the largest is searched."""
         changes = {"budget": max(self.budgets)} if self.budgets else {}
         return graft_config(tuple(task.name for task in self.tasks), self.graft, **changes)
 
 
+def finds_groups(settings: GraftSettings) -> bool:
+    """The groups of tasks are to be found from the rows."""
+    learned = settings.structure is None and settings.gates != "fixed"
+    needed = settings.structure == GROUPED or (learned and settings.gate_start == "grouped")
+    return needed and settings.groups is None
+
+
 def graft_config(tasks: Sequence[str], settings: GraftSettings, **changes: Any) -> GraftConfig:
     """The PEFT settings of a section `graft`; with a structure given, no gate is learned."""
     from graftwork.config import GraftConfig
 
-    plain = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(settings).items()
-    }
+    plain = {name: _lists(value) for name, value in dataclasses.asdict(settings).items()}
     if plain.pop("structure") is not None:
         plain["gates"] = "fixed"
     return GraftConfig(tasks=list(tasks), **{**plain, **changes})
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -200,6 +200,8 @@ def _allowed(hint: Any) -> str:
         return " or ".join(_allowed(arg) for arg in args)
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
+    if origin is tuple and get_origin(args[0]) is tuple:
+        return f"a list of lists of {_PLURAL[get_args(args[0])[0]]}"
     if origin is tuple:
         return f"a list of {_PLURAL[args[0]]}"
     if origin is dict:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from graftwork.compact import set_structure_, structure_of
 from graftwork.errors import TrainingError
 from graftwork.gates import gate_family
+from graftwork.grouping import starting_paths
 from graftwork.layer import GraftLayer
 from graftwork.processes import equal_everywhere, from_main, several
 from graftwork.routing import find_router
@@ -130,6 +131,7 @@ class StructureSearch:
         """Set the speed of the gates, `ratio = travel / sum of the rates over `window``, and their start.
 
         Raises:
+            ConfigError: the groups of tasks are missing, or no partition of the tasks.
             TrainingError: the learning rates sum to nothing.
         """
         self._mark_driven()
@@ -141,10 +143,10 @@ class StructureSearch:
                 "raise the learning rate or lengthen the search."
             )
         view = self.view
-        for place, site in enumerate(view.sites.values()):
+        for site, paths in zip(view.sites.values(), starting_paths(view), strict=True):
             site.graft_ratio[self.adapter_name].fill_(self.travel / learning_rates)
-            if view.config.gate_start == "private":
-                _start_private_(site, self.adapter_name, place)
+            if not paths.all():
+                _start_closed_(site, self.adapter_name, ~paths)
 
     @torch.no_grad()
     def set_speed(self, learning_rates: float) -> None:
@@ -275,14 +277,12 @@ class StructureSearch:
 
 
 @torch.no_grad()
-def _start_private_(site: GraftLayer, adapter_name: str, place: int) -> None:
-    """Leave every adapter to one task, in turn; which task comes first goes round from site to site."""
-    pool = site.pools[adapter_name]
+def _start_closed_(site: GraftLayer, adapter_name: str, gates: Tensor) -> None:
+    """Let these gates, bool [tasks, K], start nearly closed."""
     theta = site.graft_gate_bias[adapter_name]
-    adapters = torch.arange(pool.size, device=theta.device) + place * pool.size
-    others = adapters % len(pool.tasks) != torch.arange(len(pool.tasks), device=theta.device)[:, None]
     state = site.graft_state[adapter_name] if adapter_name in site.graft_state else None
-    pool.family.start_closed_(others, theta, state, float(site.graft_ratio[adapter_name]))
+    family = site.pools[adapter_name].family
+    family.start_closed_(gates.to(theta.device), theta, state, float(site.graft_ratio[adapter_name]))
 
 
 def _fsdp_1() -> type[nn.Module]:

@@ -41,6 +41,8 @@ from graftwork.structure_file import named_file, read_structure_file
 from graftwork.tracking import event_folder, keep_events
 from graftwork.trainer import MultiTaskTrainer
 from graftwork.training import (
+    Grouping,
+    find_groups,
     prepare,
     remove_default_output,
     split_scores,
@@ -98,6 +100,8 @@ class Session:
         self.given: Structure | None = None
         """The structure of `graft.structure`."""
         self.baselines: dict[str, dict[str, float]] = {}
+        self.grouping: Grouping | None = None
+        """The groups of tasks, if they were found from the rows."""
         self.budget: float | None = None
         """In the unit of `graft.cost`."""
         self.origin: dict[str, Any] = {}
@@ -127,6 +131,9 @@ class Session:
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             config = recipe.graft_config()
             config.budget = config.budget if budget is None else budget
+            if recipe.finds_groups:
+                self.grouping = self.grouping or find_groups(prepared, recipe.seed)
+                config.groups = self.grouping.groups
             adapted = get_peft_model(backbone, config)
         heads = [data.head for data in prepared.datas]
         model = MultiTaskModel(adapted, heads, pooling=recipe.training.pooling)
@@ -319,6 +326,7 @@ class Session:
                 diagnosis=diagnosis,
                 folder=folder,
             )
+            report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
             report |= self.origin
             report |= cost_figures(model, structure, self.budget)
             report |= further

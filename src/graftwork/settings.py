@@ -34,9 +34,12 @@ class GraftSettings:
     )
     """Gate family: hard_concrete, sigmoid, gumbel, shifted_sigmoid, importance (sensitivity instead of
     learned gates) or fixed. shifted_sigmoid and importance need a budget, not a penalty."""
-    gate_start: Literal["shared", "private"] = field(default="shared", metadata=LATER)
+    gate_start: Literal["shared", "private", "grouped"] = field(default="shared", metadata=LATER)
     """`shared`: every gate starts open. `private`: every adapter starts as that of one task, in turn; the
-    other tasks' gates start nearly closed, and open where sharing pays."""
+    other tasks' gates start nearly closed, and open where sharing pays. `grouped`: likewise for groups of
+    tasks whose inputs look alike to the backbone."""
+    groups: tuple[tuple[str, ...], ...] | None = field(default=None, metadata=LATER)
+    """The groups of gate_start: grouped, as lists of task names; null: found from the rows."""
     budget: float | None = None
     """Stored adapter parameters as a fraction of the backbone's, above 0 and below 1. Without `budget` and
     `penalty`, learnable gates get 0.003."""
@@ -55,8 +58,8 @@ class GraftSettings:
     budget is a fraction of the whole pool."""
     structure: str | None = field(default=None, metadata=LATER)
     """A structure instead of a search: random, random_paths, uniform, top_layers, shared_path, private_paths,
-    half_shared, `file:PATH` (of another run) or `task:NAME:PATH` (all tasks take the path of one task of that
-    run)."""
+    grouped_paths, half_shared, `file:PATH` (of another run) or `task:NAME:PATH` (all tasks take the path of
+    one task of that run)."""
     placement: Literal["attention+ffn", "ffn", "attention", "block"] = "attention+ffn"
     """Sites by name. `target_modules` overrides it."""
     target_modules: str | tuple[str, ...] | None = None

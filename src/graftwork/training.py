@@ -14,8 +14,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from graftwork.data import TaskData, load_task, longest_first, tokenise
 from graftwork.errors import ConfigError
+from graftwork.forward import RowSample
+from graftwork.grouping import ROWS, group_tasks, input_distances
 from graftwork.persist import load_backbone
-from graftwork.processes import main_first, world_size
+from graftwork.processes import main_first, on_main, world_size
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CACHE",
+    "Grouping",
     "Prepared",
+    "find_groups",
     "prepare",
     "remove_default_output",
     "split_scores",
@@ -73,6 +77,39 @@ def prepare(
     # The main process makes the cache, the others find it.
     tokens = main_first(lambda: tokenise(loaded, tokenizer, max_length, CACHE.expanduser()))
     return Prepared(backbone, tokenizer, loaded, tokens)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Which tasks share adapters from the start, and the distances between their inputs that say so."""
+
+    groups: list[list[str]]
+    distances: list[list[float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For reports."""
+        rounded = [[round(value, 4) for value in row] for row in self.distances]
+        return {"groups": self.groups, "distances": rounded}
+
+
+def find_groups(prepared: Prepared, seed: int) -> Grouping:
+    """Group the tasks by a few of their training rows, on the main process.
+
+    Args:
+        prepared: with the backbone as it was loaded.
+        seed: of the choice of rows.
+
+    Raises:
+        DataError: a task has fewer than two rows.
+    """
+    names = [data.head.name for data in prepared.datas]
+
+    def work() -> Grouping:
+        sample = RowSample(prepared.tokens["train"], prepared.tokenizer, most=ROWS * len(names), seed=seed)
+        distances = input_distances(prepared.backbone, sample.batches(), names)
+        return Grouping(group_tasks(distances, names), distances.tolist())
+
+    return on_main(work)
 
 
 def total_steps(settings: Training, rows: int) -> int:

@@ -128,7 +128,7 @@ def test_a_budget_below_rank_one_is_refused(make_grid: MakeGrid) -> None:
 
 def adapt(name: str, toy: Any, steps: int = 20, **options: Any) -> tuple[MultiTaskModel, Adapted]:
     backbone, _ = load_backbone(str(toy / "backbone"))
-    setup = Setup(("a", "b"), steps, 0, GraftSettings(), Schedule(), lambda task, adapted: 0.0)
+    setup = Setup(("a", "b"), steps, 0, GraftSettings(), Schedule(), list, lambda task, adapted: 0.0)
     adapted = METHODS[name](**options).adapt(backbone, setup)
     heads = [TaskHead(task, ("text",), "label", "classification", "accuracy", ("x", "y")) for task in "ab"]
     model = MultiTaskModel(adapted.backbone, heads)
@@ -262,6 +262,6 @@ def test_bitfit_without_biases_is_refused() -> None:
             vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
         )
     )
-    setup = Setup(("a",), 1, 0, GraftSettings(), Schedule(), lambda task, adapted: 0.0)
+    setup = Setup(("a",), 1, 0, GraftSettings(), Schedule(), list, lambda task, adapted: 0.0)
     with pytest.raises(ConfigError, match="no biases"):
         baselines.BitFit().adapt(backbone, setup)

@@ -12,10 +12,10 @@ from torch import nn
 from graftwork.callback import StructureCallback
 from graftwork.compact import set_control_, set_structure_, structure_of
 from graftwork.config import GraftConfig
-from graftwork.controls import check_control
+from graftwork.controls import GROUPED, check_control
 from graftwork.errors import ConfigError
 from graftwork.experiments.methods import Adapted, Setup, rank_within, register
-from graftwork.recipe import graft_config
+from graftwork.recipe import finds_groups, graft_config
 from graftwork.structure import SiteStructure, Structure
 from graftwork.view import check_budgets, graft_view
 
@@ -59,7 +59,8 @@ class Graft:
 
     def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
         """Wrapped as by `graftwork fit`."""
-        model = get_peft_model(backbone, graft_config(setup.tasks, setup.graft))
+        changes = {"groups": setup.find_groups()} if finds_groups(setup.graft) else {}
+        model = get_peft_model(backbone, graft_config(setup.tasks, setup.graft, **changes))
         if setup.graft.structure is not None:
             set_control_(model, setup.graft.structure, seed=setup.seed)
         check_budgets(model)
@@ -88,7 +89,9 @@ class FixedStructure:
         Raises:
             ConfigError: there is no budget, and the structure does not come from a file.
         """
-        config = graft_config(setup.tasks, setup.graft, gates="fixed", penalty=None)
+        needed = self.structure == GROUPED and setup.graft.groups is None
+        changes = {"groups": setup.find_groups()} if needed else {}
+        config = graft_config(setup.tasks, setup.graft, gates="fixed", penalty=None, **changes)
         model = get_peft_model(backbone, config)
         set_control_(model, self.structure, seed=setup.seed)
         return adapted(model, setup)

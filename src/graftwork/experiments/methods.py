@@ -47,6 +47,8 @@ class Setup:
     """Section `graft`; used by `graft` and `random_structure`."""
     schedule: Schedule
     """Phases of the search."""
+    find_groups: Callable[[], list[list[str]]]
+    """Finds the tasks that share adapters from the start."""
     pretrain: Callable[[int, Adapted], float]
     """Trains what a method made on one task alone, before the run proper, in place; returns the seconds."""
 

@@ -27,7 +27,15 @@ from graftwork.experiments.probe import Probe
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import noisy_model
 from graftwork.tracking import keep_events
-from graftwork.training import CACHE, Prepared, split_scores, total_steps, training_arguments
+from graftwork.training import (
+    CACHE,
+    Grouping,
+    Prepared,
+    find_groups,
+    split_scores,
+    total_steps,
+    training_arguments,
+)
 
 __all__ = ["Workbench"]
 
@@ -48,6 +56,7 @@ class Workbench:
         self.trainer: TrialTrainer | None = None
         self.watch: DiagnosisCallback | None = None
         """Sees what a structure search decides."""
+        self.grouping: Grouping | None = None
         self.probe: Probe | None = None
         self.validation: dict[str, float] = {}
 
@@ -63,6 +72,7 @@ class Workbench:
             seed=run.seed,
             graft=run.graft,
             schedule=run.schedule,
+            find_groups=self.find_groups,
             pretrain=self.pretrain,
         )
         original = {id(parameter) for parameter in prepared.backbone.parameters()}
@@ -99,8 +109,19 @@ class Workbench:
             "train_loss": train_loss,
             "curves": curves(trainer.state.log_history),
             "structure": None if structure is None else structure.to_dict(),
-            "search": None if self.watch is None or self.watch.gap is None else {"gap": self.watch.gap},
+            "search": self.searched(),
         }
+
+    def find_groups(self) -> list[list[str]]:
+        """The tasks that share adapters from the start."""
+        self.grouping = find_groups(self.prepared, self.run.seed)
+        return self.grouping.groups
+
+    def searched(self) -> dict[str, Any] | None:
+        """What a structure search began with, and what its discretisation cost."""
+        if self.watch is None or self.watch.gap is None:
+            return None
+        return {"gap": self.watch.gap, **({} if self.grouping is None else self.grouping.as_dict())}
 
     def pretrain(self, task: int, adapted: Adapted) -> float:
         """Train on one task alone, in place."""
