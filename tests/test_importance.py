@@ -6,7 +6,7 @@ from peft import get_peft_model
 from torch import nn
 
 import graftwork as gw
-from graftwork.importance import MEMORY, importance_scores
+from graftwork.importance import MEMORY, TOLERANCE, importance_scores
 from graftwork.search import StructureSearch
 from graftwork.view import graft_view
 from toys import graft_layers, grafted, tokens
@@ -88,8 +88,11 @@ def test_scores():
     assert float(scores.amax()) == 1.0
     assert (scores >= 0).all()
     shares = products / products.sum(dim=1, keepdim=True)
-    assert torch.equal(scores.amax(dim=0).argsort(), shares.amax(dim=0).argsort())
-    torch.testing.assert_close(scores / scores.amax(dim=0), shares / shares.amax(dim=0))
+    assert torch.equal(scores.amax(dim=0).argsort(), shares.sum(dim=0).argsort())
+    ratios, shown = shares / shares.amax(dim=0), scores / scores.amax(dim=0)
+    sure = (ratios - TOLERANCE).abs() > 1e-4
+    assert torch.equal((shown >= 0.5)[sure], (ratios >= TOLERANCE)[sure])
+    assert torch.equal(shown.argsort(dim=0), ratios.argsort(dim=0))
     # A task of few rows, or with a loss of another scale, is heard as well as the others.
     scaled = products * torch.tensor([[1e-6], [1.0], [1e3]])
     torch.testing.assert_close(importance_scores(scaled), scores)
@@ -147,23 +150,21 @@ def test_a_task_that_an_adapter_harms_does_not_use_it():
     assert state[0, :, 1].tolist() == [1, 0, 1]
 
 
-def test_a_private_start_opens_what_several_tasks_need():
+def test_a_private_start_stays_private():
     model, search = searched(budget=6 * 66, gate_start="private", pool_size=3)
     view = graft_view(model)
     masks = [layer.graft_state["default"][0] for layer in graft_layers(model)]
     assert all(torch.equal(mask.sum(dim=0), torch.ones(3)) for mask in masks)
     before = [mask.clone() for mask in masks]
-    state = graft_layers(model)[1].graft_state["default"]
-    for layer, mask in zip(graft_layers(model), before, strict=True):
-        layer.graft_state["default"][2:4] = 0.1 * mask
-    state[2:4, :, 1] = torch.tensor([[1.0], [0.9], [0.01]]).T
+    draw = torch.Generator().manual_seed(0)
+    for layer in graft_layers(model):
+        layer.graft_state["default"][2:4] = torch.rand(2, 3, 3, generator=draw)
     search.control.update(view, 0.0)
-    # Through the warm-up every adapter stays that of its one task.
+    # Through the warm-up nothing closes.
     assert all(torch.equal(mask, was) for mask, was in zip(masks, before, strict=True))
-    search.control.update(view, 1e-3)
-    shared = [(mask.sum(dim=0) > 1).tolist() for mask in masks]
-    assert shared == [[False] * 3, [False, True, False], [False] * 3, [False] * 3]
-    assert state[0, :, 1].tolist() == [1, 1, 0]
+    search.control.update(view, 1.0)
+    assert sum(int(mask.sum()) for mask in masks) == 6
+    assert all((mask <= was).all() for mask, was in zip(masks, before, strict=True))
 
 
 class Branches(nn.Module):

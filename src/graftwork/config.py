@@ -105,8 +105,8 @@ class GraftConfig(PeftConfig):
         default="shared",
         metadata={
             "help": "`shared`: every gate starts open. `private`: every adapter starts as that of one task, "
-            "in turn; the other tasks' gates start nearly closed, and open where sharing pays. `grouped`: "
-            "likewise for the `groups` of tasks."
+            "in turn; the other tasks' gates start nearly closed, and may open (with importance they stay "
+            "closed). `grouped`: likewise for the `groups` of tasks."
         },
     )
     groups: list[list[str]] | None = field(

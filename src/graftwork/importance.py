@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from graftwork.view import GraftView, site_prices
 
 __all__ = ["ImportanceControl", "importance_scores"]
 
+TOLERANCE = 0.05
+"""Of the keenest task's share of an adapter: a task with less does not use it."""
 MEMORY = 0.95
 """Of the running means, per optimizer step. AdaLoRA's is 0.85; in mixed batches many a task has few rows."""
 
@@ -26,29 +29,32 @@ def importance_scores(
 
     .. math::
         q_{t k} = I_{t k} / \sum_j I_{t j}, \quad
-        \text{score}_{t k} = \frac{q_{t k}}{\max_t q_{t k}} \frac{\operatorname{rank}_k(\max_t q_{t k})}{N}
+        \text{score}_{t k} = \left(\frac{q_{t k}}{\max_t q_{t k}}\right)^{\gamma}
+                             \frac{\operatorname{rank}_k(\sum_t q_{t k})}{N}, \quad
+        \gamma = \frac{\ln 2}{\ln (1 / \tau)}
 
-    Shares of a task's own total, for tasks differ in their rows and in the scale of their loss. Ranks, for
-    importance spans orders of magnitude, which rounding to 3 decimals would wipe out; equal importance has
-    equal rank. At one adapter the tasks keep their proportions.
+    Shares of a task's own total, for tasks differ in their rows and in the scale of their loss. What all
+    tasks together lose without an adapter is what it is worth storing. Ranks, for importance spans orders of
+    magnitude, which rounding to 3 decimals would wipe out; equal importance has equal rank.
 
-    If it is known which adapters are whose, an adapter is worth the sum of its tasks' shares, and its tasks
-    have the same score:
-
-    .. math::
-        \text{score}_{t k} = o_{t k} \frac{\operatorname{rank}_k(\sum_t q_{t k})}{N}, \quad
-        q_{t k} = o_{t k} I_{t k} / \sum_j o_{t j} I_{t j}
+    At one adapter a task has half of the keenest task's score where its share is :math:`\tau` = `TOLERANCE`
+    of that task's: shares are noisy, sharing is free, and a path that is closed by mistake costs more than
+    one that is open by mistake (docs/log.md, 2026-11-25).
 
     Args:
         products: I, for every adapter of the model.
-        own: o, which adapters are open to each task.
+        own: which adapters are open to each task, if that is settled. Others count for nothing, and the tasks
+            that may use an adapter have the same score.
     """
     tiny = torch.finfo(products.dtype).tiny
     products = products if own is None else products * own
     shares = products / products.sum(dim=1, keepdim=True).clamp_min(tiny)
-    worth = shares.amax(dim=0) if own is None else shares.sum(dim=0)
+    worth = shares.sum(dim=0)
     ranks = (torch.searchsorted(worth.sort().values, worth) + 1) / len(worth)
-    return shares / worth.clamp_min(tiny) * ranks if own is None else own * ranks
+    if own is not None:
+        return own * ranks
+    power = math.log(2.0) / -math.log(TOLERANCE)
+    return (shares / shares.amax(dim=0).clamp_min(tiny)) ** power * ranks
 
 
 class ImportanceControl:
@@ -67,12 +73,9 @@ class ImportanceControl:
 
     After every step the most important adapters stay open, as many as fit into
     `B + (pool - B) (1 - ramped)^3`; a task uses those of them where its score is at least `ramped / 2` of the
-    keenest task's, which ends at the rule of `choose_structure`. With `gate_start="private"` every adapter is
-    that of its one task until the ramp begins; from there on the bound is half of the keenest task's. Until
-    the discretisation a closed adapter keeps its weights and may come back.
-
-    With `gate_start="grouped"` who may use what is settled (`graftwork.grouping`): every adapter is dealt to
-    a group of tasks and open to all of it, and to nobody else. What is stored goes by the sum of its shares.
+    keenest task's, which ends at the rule of `choose_structure`. Until the discretisation a closed adapter
+    keeps its weights and may come back. With `gate_start` "private" or "grouped" who may use what is settled
+    (`graftwork.grouping.starting_paths`), and what is stored is learned.
 
     Source: Zhang et al. 2023, AdaLoRA, equations 8-12; g and the gates of single tasks are ours.
     """
@@ -104,15 +107,11 @@ class ImportanceControl:
         name = view.adapter_name
         states = [site.graft_state[name] for site in view.sites.values()]
         products = torch.cat([_importance(state) for state in states], dim=1)
-        if view.config.gate_start == "grouped" and self._own is None:
+        if view.config.gate_start != "shared" and self._own is None:
             self._own = torch.cat(starting_paths(view), dim=1).to(products.device)
         scores = importance_scores(products, self._own)
         worth = scores.amax(dim=0)
-        if self._own is None:
-            least = 0.5 if view.config.gate_start == "private" else 0.5 * ramped
-            users = scores >= least * worth
-        else:
-            users = self._own
+        users = scores >= 0.5 * ramped * worth if self._own is None else self._own
         mask = users * self._stored(view, worth, ramped).to(products.device)
         sizes = [state.shape[-1] for state in states]
         for state, score, cells in zip(

@@ -36,8 +36,8 @@ class GraftSettings:
     learned gates) or fixed. shifted_sigmoid and importance need a budget, not a penalty."""
     gate_start: Literal["shared", "private", "grouped"] = field(default="shared", metadata=LATER)
     """`shared`: every gate starts open. `private`: every adapter starts as that of one task, in turn; the
-    other tasks' gates start nearly closed, and open where sharing pays. `grouped`: likewise for groups of
-    tasks whose inputs look alike to the backbone."""
+    other tasks' gates start nearly closed, and may open (with importance they stay closed). `grouped`:
+    likewise for groups of tasks whose inputs look alike to the backbone."""
     groups: tuple[tuple[str, ...], ...] | None = field(default=None, metadata=LATER)
     """The groups of gate_start: grouped, as lists of task names; null: found from the rows."""
     budget: float | None = None
