@@ -25,9 +25,10 @@ from graftwork.processes import is_main, join, on_main, together
 from graftwork.ranking import SiteScores
 from graftwork.recipe import Recipe
 from graftwork.search import StructureSearch
-from graftwork.session import Session, Training
+from graftwork.session import Session
 from graftwork.storage import check_target, staged_folder, storage_errors, write_text
 from graftwork.structure import Structure, choose_family
+from graftwork.trainrun import Training
 from graftwork.view import budget_cost, in_units_of_cost, site_prices
 from graftwork.workfolder import WorkFolder
 
@@ -167,7 +168,7 @@ class _Family:
             folder = self.work / SEARCH
             run = together(lambda: self._searching(folder))
             checkpoint = on_main(lambda: resumed_from(self.folders, self.session.console, SEARCH))
-            self.session.train(run, checkpoint, self.work)
+            run.train(checkpoint, self.work)
             search = run.structure.search
             assert search is not None
             structures = nested_structures(search, self.budgets)
@@ -217,7 +218,7 @@ class _Family:
                 ),
             )
         )
-        self.session.train(run, last or snapshot.checkpoint, self.work)
+        run.train(last or snapshot.checkpoint, self.work)
         graft = dataclasses.replace(self.recipe.graft, budget=budget)
         output = str(Path(self.recipe.output) / _name(budget))
         report, _ = self.session.write(

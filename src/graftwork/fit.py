@@ -14,9 +14,10 @@ from graftwork.errors import TrainingError
 from graftwork.processes import is_main, join, on_main, together
 from graftwork.recipe import Recipe
 from graftwork.report import print_report
-from graftwork.session import Interrupted, Session
+from graftwork.session import Session
 from graftwork.storage import check_target, output_lock
 from graftwork.structure import Structure
+from graftwork.trainrun import Interrupted
 from graftwork.workfolder import WorkFolder
 
 __all__ = ["Interrupted", "fit", "only_writer", "open_work_folder", "resumed_from"]
@@ -67,7 +68,7 @@ def fit(
         session = together(lambda: Session(recipe, console))
         run = together(lambda: session.training(session.build(), work.path))
         on_main(lambda: open_work_folder(work, session, resume=resume))
-        session.train(run, checkpoint, work.path)
+        run.train(checkpoint, work.path)
         report, structure = session.write(run, work.output, recipe=recipe, overwrite=overwrite)
         on_main(work.remove)
     print_report(report, structure, console, work.output)

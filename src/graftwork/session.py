@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,9 @@ from rich.progress import Progress
 from transformers import TrainerCallback, set_seed
 
 from graftwork.callback import StructureCallback
-from graftwork.checkpoints import last_checkpoint
 from graftwork.compact import set_control_, structure_of
 from graftwork.data import collate, load_task
 from graftwork.diagnose import DiagnosisCallback, diagnose
-from graftwork.errors import DivergenceError, StorageError, TrainingError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.files import user_path
 from graftwork.interrupt import InterruptCallback
@@ -31,8 +28,8 @@ from graftwork.multitask import MultiTaskModel
 from graftwork.noise import damage_tasks, noisy_model
 from graftwork.noise_state import NoiseState
 from graftwork.persist import FILES, load_backbone, save_model
-from graftwork.processes import on_main, together
-from graftwork.progress import TrainingBars, closed_bars
+from graftwork.processes import on_main
+from graftwork.progress import TrainingBars
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.report import build_report, cost_figures
 from graftwork.storage import staged_folder
@@ -49,38 +46,10 @@ from graftwork.training import (
     trackers,
     training_arguments,
 )
+from graftwork.trainrun import Training
 from graftwork.view import budget_cost, check_budgets
 
-__all__ = ["Interrupted", "Session", "Training"]
-
-AGAIN = "Go on with: graftwork fit RECIPE --resume"
-
-
-class Interrupted(TrainingError):
-    """The user pressed Ctrl-C; the message says how to go on."""
-
-
-@dataclass
-class Training:
-    """One training run: its trainer, and the callbacks that others ask afterwards."""
-
-    trainer: MultiTaskTrainer
-    structure: StructureCallback
-    watch: DiagnosisCallback
-    interrupt: InterruptCallback
-    draws: NoiseState
-    noise: list[dict[str, Any]]
-    """What noise was applied."""
-    seconds: dict[str, float]
-    """Of the parts of the run beside the training."""
-    loss: float = 0.0
-    """Mean training loss."""
-
-    @property
-    def model(self) -> MultiTaskModel:
-        """The model that is trained."""
-        model: MultiTaskModel = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        return model
+__all__ = ["Session"]
 
 
 class Session:
@@ -228,36 +197,9 @@ class Session:
         keep_events(trainer, event_folder(user_path(recipe.output)))
         remove_default_output(trainer)
         trainer.add_callback(TrainingBars())
-        return Training(trainer, structure, watch, interrupt, draws, list(self.noise), dict(self.seconds))
-
-    def train(self, run: Training, checkpoint: str | None, folder: Path) -> None:
-        """Train until the end.
-
-        Args:
-            run: made by `training`.
-            checkpoint: to go on from.
-            folder: what to name in the message if the user interrupts.
-
-        Raises:
-            Interrupted: Ctrl-C; there is a checkpoint.
-            DivergenceError: the loss or a weight is not finite; the last checkpoint is from before.
-            StorageError: a checkpoint cannot be written; the one before is whole.
-        """
-        try:
-            with closed_bars(run.trainer), run.interrupt.listening(), warnings.catch_warnings():
-                # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
-                warnings.filterwarnings("ignore", message=".*pin_memory.*")
-                with noisy_model(run.model, self.recipe.noise, "train", run.noise) as run.draws.measures:
-                    result = run.trainer.train(resume_from_checkpoint=checkpoint)
-        except DivergenceError as error:
-            rate = f"{self.recipe.training.learning_rate / 3:.2g}"
-            raise DivergenceError(
-                f"{error} {_kept(run)} {AGAIN} --set training.learning_rate={rate}"
-            ) from error
-        except StorageError as error:
-            raise StorageError(f"{error} {_kept(run)}") from error
-        together(lambda: _check_finished(run, folder))
-        run.loss = float(result.training_loss)
+        return Training(
+            recipe, trainer, structure, watch, interrupt, draws, list(self.noise), dict(self.seconds)
+        )
 
     def _test_scores(self, run: Training) -> dict[str, dict[str, float]]:
         """Scores of the final, compact model on validation, and on test with the noise asked for there."""
@@ -334,12 +276,6 @@ class Session:
         return report, structure
 
 
-def _kept(run: Training) -> str:
-    """Which checkpoint is left to go on from."""
-    found, _ = last_checkpoint(Path(str(run.trainer.args.output_dir)))
-    return "There is no checkpoint yet." if found is None else f"The last good checkpoint is {found}."
-
-
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Note how long the context takes."""
@@ -348,15 +284,6 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         seconds[name] = time.perf_counter() - start
-
-
-def _check_finished(run: Training, folder: Path) -> None:
-    if run.interrupt.requested or run.interrupt.heard:
-        state = run.trainer.state
-        raise Interrupted(
-            f"interrupted at step {state.global_step} of {state.max_steps}; the checkpoint is in {folder}. "
-            f"{AGAIN}"
-        )
 
 
 def _draw(structure: Structure, folder: Path) -> None:

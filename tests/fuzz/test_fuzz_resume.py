@@ -25,7 +25,7 @@ from graftwork.interrupt import InterruptCallback
 from graftwork.recipe import Recipe, load_recipe
 from graftwork.resume import check_trainer_files
 from graftwork.search import StructureSearch
-from graftwork.session import Interrupted
+from graftwork.trainrun import Interrupted
 from toyrun import recipe_dict, write_recipe
 from toys import grafted
 
