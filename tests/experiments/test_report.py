@@ -98,6 +98,19 @@ def test_difference_is_paired_by_seed(tmp_path: Path) -> None:
     assert cells["a"].text == "+5.0"
 
 
+def test_differences_from_a_label(tmp_path: Path) -> None:
+    labels = ("uniform", "private")
+    runs = [run_file("fixed_structure", 0, {"a": 0.5}, label=label) for label in labels]
+    (comparison,) = load(tmp_path / "runs", *runs, run_file("lora", 0, {"a": 0.8}))
+    named = {group.id: group.label for group in comparison.groups}
+    against = references(comparison, "uniform")
+    found = {named[identity]: group.label for identity, group in against.items()}
+    assert found == {"lora": "uniform", "private": "uniform"}
+    report(tmp_path / "runs", tmp_path / "out", reference="uniform")
+    with pytest.raises(DataError, match=r"no run has the reference 'none'; the methods are .*, the labels "):
+        report(tmp_path / "runs", tmp_path / "out2", reference="none")
+
+
 def test_one_pair_has_no_interval_and_no_verdict(tmp_path: Path) -> None:
     (comparison,) = load(tmp_path, *two_methods()[1:3])
     result = difference(group(comparison, "graft"), group(comparison, "LoRA"), ["a", "b"])
@@ -419,9 +432,7 @@ def test_report_replaces_a_report_and_nothing_else(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
     with pytest.raises(DataError, match="is not a report; give another folder"):
         report(runs, runs)
-    with pytest.raises(
-        DataError, match="no run has the reference method 'dora'; the methods are graft, lora"
-    ):
+    with pytest.raises(DataError, match="no run has the reference 'dora'; the methods are graft, lora"):
         report(runs, tmp_path / "new", reference="dora")
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path), "-o", str(tmp_path / "new")])

@@ -86,7 +86,7 @@ def report(results: Path, output: Path, reference: str | None = None) -> None:
     Args:
         results: Folder of result files.
         output: Folder to write; an older report in it is replaced.
-        reference: Method that differences are taken from; default lora if there, else the first by name.
+        reference: Method, or label, that differences are taken from; default lora if there, else the first.
     """
     from graftwork.experiments.report import report as run
 

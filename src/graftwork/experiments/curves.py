@@ -96,7 +96,7 @@ def _curve(
     levels = [
         (group.label, group.title, float(np.mean(suites)))
         for comparison, group in groups
-        if comparison.id in met and group.method == reference and key not in group.vary
+        if comparison.id in met and reference in (group.method, group.label) and key not in group.vary
         if (suites := group.suites(list(comparison.tasks)))
     ]
     shown = tuple(levels) if len(met) == 1 and len(levels) == 1 else ()

@@ -78,7 +78,8 @@ def report(results: Path, output: Path, reference: str | None = None) -> None:
     Args:
         results: folder of run files.
         output: folder to write.
-        reference: method that differences are taken from; default `lora`, else the first by name.
+        reference: method that differences are taken from, or the label of some of its runs; default `lora`,
+            else the first by name.
 
     Raises:
         DataError: the run files cannot be read, the reference has no runs, or the output is something else.
@@ -124,11 +125,16 @@ def _replaceable(output: Path) -> bool:
 
 
 def _reference(runs: Sequence[Run], asked: str | None) -> str:
-    methods = sorted({run.method for run in runs if run.data["purpose"] != "tune"})
+    final = [run for run in runs if run.data["purpose"] != "tune"]
+    methods = sorted({run.method for run in final})
     if asked is None:
         return REFERENCE if REFERENCE in methods or not methods else methods[0]
-    if asked not in methods:
-        raise DataError(f"no run has the reference method {asked!r}; the methods are {', '.join(methods)}.")
+    labels = sorted({run.label for run in final} - set(methods))
+    if asked not in (*methods, *labels):
+        raise DataError(
+            f"no run has the reference {asked!r}; the methods are {', '.join(methods)}, the labels "
+            f"{', '.join(labels)}."
+        )
     return asked
 
 
@@ -231,7 +237,7 @@ def _tiles(runs: Sequence[Run], comparisons: Sequence[Comparison], reference: st
     absent += sum(_absent_parts(c, run) for c in comparisons for g in c.groups for run in g.runs)
     tuning = len(runs) - len(final)
     seeds = sorted({run.seed for run in final})
-    labels = sorted({run.label for run in final if run.method == reference})
+    labels = sorted({run.label for run in final if reference in (run.method, run.label)})
     models = sorted({str((run.data.get("sources") or {}).get("model") or "") for run in runs} - {""})
     tasks = {task for each in comparisons for task in each.tasks}
     tiles = [

@@ -146,13 +146,14 @@ def counterpart(group: Group, candidates: Sequence[Group]) -> Group | None:
     )
 
 
-def references(comparison: Comparison, method: str) -> dict[str, Group]:
-    """Group -> the group of the reference method it is compared with.
+def references(comparison: Comparison, reference: str) -> dict[str, Group]:
+    """Group -> the group of the reference, a method or a label, that it is compared with.
 
-    Groups of that method have none, save that one model per task is compared with one model for all.
+    Groups of the reference have none, save that one model per task is compared with one model for all.
     """
-    candidates = [group for group in comparison.groups if group.method == method]
-    found = {g.id: counterpart(g, candidates) for g in comparison.groups if g.method != method}
+    candidates = [group for group in comparison.groups if reference in (group.method, group.label)]
+    mine = {group.id for group in candidates}
+    found = {g.id: counterpart(g, candidates) for g in comparison.groups if g.id not in mine}
     for group in candidates:
         if group.vary.get(ARRANGEMENT) == "single":
             same = [g for g in candidates if g.label == group.label and g.vary.get(ARRANGEMENT) == "multi"]
