@@ -138,7 +138,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--gates", default="hard_concrete")
+    parser.add_argument("--gates", default="auto")
     parser.add_argument("--rank-by", default="prob_open")
     parser.add_argument("--schedule", type=float, nargs=3, metavar=("WARMUP", "RAMP", "DISCRETISE"))
     arguments = parser.parse_args()

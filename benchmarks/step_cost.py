@@ -62,7 +62,8 @@ def search_step(backbone: nn.Module, tasks: int) -> tuple[Callable[[], None], in
     """One training step in the search phase, and the number of trainable parameters."""
     names = [head.name for head in heads(tasks)]
     adapted = get_peft_model(
-        copy.deepcopy(backbone), gw.GraftConfig(tasks=names, pool_size=4, r=8, budget=0.003)
+        copy.deepcopy(backbone),
+        gw.GraftConfig(tasks=names, pool_size=4, r=8, budget=0.003, gates="hard_concrete"),
     )
     model = MultiTaskModel(adapted, heads(tasks)).train()
     search = gw.StructureSearch(model, total_steps=10_000, schedule=gw.Schedule(0.0, 0.5, 1.0))

@@ -95,10 +95,11 @@ class GraftConfig(PeftConfig):
         metadata={"help": "`sequential` adapters read the output of the site, `parallel` ones its input."},
     )
     gates: str = field(
-        default="hard_concrete",
+        default="auto",
         metadata={
-            "help": "Gate family: `hard_concrete`, `sigmoid`, `gumbel`, `shifted_sigmoid` (needs a budget), "
-            "`importance` (no learned gates; needs a budget) or `fixed`."
+            "help": "Gate family: `importance` (no learned gates; needs a budget), `hard_concrete`, `sigmoid`, "
+            "`gumbel`, `shifted_sigmoid` (needs a budget) or `fixed`. `auto` becomes `importance`, with a "
+            "penalty `hard_concrete`."
         },
     )
     gate_start: str = field(
@@ -265,6 +266,8 @@ class GraftConfig(PeftConfig):
                 raise ConfigError(f"structure: {error}") from error
 
     def _check_sparsity(self) -> None:
+        if self.gates == "auto":
+            self.gates = "importance" if self.penalty is None else "hard_concrete"
         learnable = gate_family(self.gates).learnable
         if self.budget is not None and self.penalty is not None:
             raise ConfigError(

@@ -29,11 +29,12 @@ class GraftSettings:
     """Nonlinearity of an adapter."""
     position: Literal["sequential", "parallel"] = "sequential"
     """Sequential adapters read the output of their site, parallel ones its input."""
-    gates: Literal["hard_concrete", "sigmoid", "gumbel", "shifted_sigmoid", "importance", "fixed"] = (
-        "hard_concrete"
+    gates: Literal["auto", "importance", "hard_concrete", "sigmoid", "gumbel", "shifted_sigmoid", "fixed"] = (
+        "auto"
     )
-    """Gate family: hard_concrete, sigmoid, gumbel, shifted_sigmoid, importance (sensitivity instead of
-    learned gates) or fixed. shifted_sigmoid and importance need a budget, not a penalty."""
+    """Gate family: importance (sensitivity instead of learned gates), hard_concrete, sigmoid, gumbel,
+    shifted_sigmoid or fixed; auto: importance, with a penalty hard_concrete. importance and shifted_sigmoid
+    need a budget, not a penalty."""
     gate_start: Literal["shared", "private", "grouped"] = field(default="shared", metadata=LATER)
     """`shared`: every gate starts open. `private`: every adapter starts as that of one task, in turn; the
     other tasks' gates start nearly closed, and may open (with importance they stay closed). `grouped`:
