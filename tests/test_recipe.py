@@ -141,7 +141,7 @@ training: 3
         "minimum of task 'a'={'x': 'high'} must be a mapping of names to numbers",
         "graft.r=2.5 must be a whole number",
         "graft.gates='hard' must be one of auto, importance, hard_concrete, sigmoid, gumbel, "
-        "importance, fixed",
+        "shifted_sigmoid, fixed",
         "graft.target_modules=[1] must be a string or a list of strings or null",
         "training=3 must be a mapping; allowed keys: epochs",
     ):
