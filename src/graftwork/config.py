@@ -98,8 +98,8 @@ class GraftConfig(PeftConfig):
         default="auto",
         metadata={
             "help": "Gate family: `importance` (no learned gates; needs a budget), `hard_concrete`, "
-            "`sigmoid`, `gumbel`, `shifted_sigmoid` (needs a budget) or `fixed`. `auto` becomes `importance`, "
-            "with a penalty `hard_concrete`."
+            "`sigmoid`, `gumbel`, `shifted_sigmoid` (needs a budget) or `fixed`. `auto` becomes "
+            "`importance`, with a penalty `hard_concrete`."
         },
     )
     gate_start: str = field(
