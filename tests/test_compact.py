@@ -169,7 +169,7 @@ def test_ranking_and_task_budget_of_the_configuration_decide():
 
 @pytest.mark.parametrize("name", sorted(CONTROLS))
 def test_controls_are_set_on_a_model_and_survive_compaction(name):
-    model = grafted(budget=400, gates="fixed")
+    model = grafted(budget=400, gates="fixed", groups=[["cats", "birds"], ["dogs"]])
     model.peft_config["default"].budget = 400
     structure = set_control_(model, name, seed=5)
     assert gw.structure_of(model) == structure

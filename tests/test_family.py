@@ -17,8 +17,8 @@ from graftwork.fit import Interrupted, fit
 from graftwork.interrupt import InterruptCallback
 from graftwork.recipe import load_recipe
 from graftwork.rescore import rescore
-from graftwork.session import Session
 from graftwork.structure import Structure
+from graftwork.trainrun import Training
 from graftwork.workfolder import WorkFolder
 from toyrun import write_run
 from toys import grafted, spread_gates
@@ -112,13 +112,13 @@ def test_an_interrupted_run_goes_on_and_repeats_nothing(
         path: path.stat().st_mtime_ns for path in (WorkFolder(recipe).path / "done").glob("*/report.json")
     }
     trained = []
-    original = Session.train
+    original = Training.train
 
-    def count(self: Session, *args: Any) -> None:
+    def count(self: Training, *args: Any) -> None:
         trained.append(args)
         original(self, *args)
 
-    monkeypatch.setattr(Session, "train", count)
+    monkeypatch.setattr(Training, "train", count)
     again = fit_family(recipe, resume=True, console=QUIET)
     assert len(trained) == 3 - finished + (steps < SEARCH)
     assert list(again) == list(reports)
@@ -182,7 +182,7 @@ def test_a_budget_below_one_adapter_fails_before_the_search(
     run: tuple[Path, dict[float, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"output": str(run[0] / "tiny"), "budgets": [0.05, 0.001]}
-    monkeypatch.setattr(Session, "train", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr(Training, "train", lambda *_: pytest.fail("searched"))
     with pytest.raises(StructureError, match=r"budget=0\.001 allows 19 parameters, less than one adapter"):
         fit_family(load_recipe(run[0] / "recipe.yaml", changes), console=QUIET)
 

@@ -267,7 +267,7 @@ def test_graft_settings_mirror_the_config() -> None:
         ("activation", tuple(ACTIVATIONS)),
         ("placement", PLACEMENTS),
         ("position", POSITIONS),
-        ("gates", tuple(GATE_FAMILIES)),
+        ("gates", ("auto", *GATE_FAMILIES)),
     ):
         assert set(typing.get_args(hints[name])) == set(allowed)
 

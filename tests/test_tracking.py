@@ -48,6 +48,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[EventAccumulator, 
     write_backbone(folder / "backbone")
     write_tasks(folder / "data")
     recipe = recipe_dict(folder)
+    recipe["graft"] |= {"gates": "hard_concrete"}  # which have multipliers
     recipe["training"]["report_to"] = "tensorboard"
     report = fit(load_recipe(write_recipe(folder, recipe)), console=Console(quiet=True))
     return events(folder / "out.runs"), report

@@ -175,7 +175,14 @@ def grafted(
     backbone: nn.Module | None = None, *, tasks: list[str] | None = None, **settings: Any
 ) -> PeftModel:
     """A graft model whose adapters do something, in evaluation mode."""
-    settings = {"pool_size": 3, "r": 2, "budget": 10**6, "init_weights": False, **settings}
+    settings = {
+        "pool_size": 3,
+        "r": 2,
+        "budget": 10**6,
+        "gates": "hard_concrete",
+        "init_weights": False,
+        **settings,
+    }
     if settings.get("penalty") is not None or settings.get("gates") == "fixed":
         settings["budget"] = None
     torch.manual_seed(1)
