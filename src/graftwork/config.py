@@ -92,6 +92,7 @@ class GraftConfig(PeftConfig):
             "`importance` (no learned gates; needs a budget) or `fixed`."
         },
     )
+    trial: str = ""
     gate_start: str = field(
         default="shared",
         metadata={

@@ -18,7 +18,9 @@ MEMORY = 0.95
 """Of the running means, per optimizer step. AdaLoRA's is 0.85; in mixed batches many a task has few rows."""
 
 
-def importance_scores(products: Float[Tensor, "tasks adapters"]) -> Float[Tensor, "tasks adapters"]:
+def importance_scores(
+    products: Float[Tensor, "tasks adapters"], *, quota: bool = False
+) -> Float[Tensor, "tasks adapters"]:
     r"""Importance in [0, 1] that compares adapters over the whole model and tasks at one adapter.
 
     .. math::
@@ -35,7 +37,13 @@ def importance_scores(products: Float[Tensor, "tasks adapters"]) -> Float[Tensor
     tiny = torch.finfo(products.dtype).tiny
     shares = products / products.sum(dim=1, keepdim=True).clamp_min(tiny)
     keenest = shares.amax(dim=0)
-    ranks = torch.searchsorted(keenest.sort().values, keenest) + 1
+    if quota:
+        keenest_task = shares.argmax(dim=0)
+        better = (keenest[:, None] < keenest[None, :]) & (keenest_task[:, None] == keenest_task[None, :])
+        worth = -better.sum(dim=1).to(keenest) + keenest
+        ranks = torch.searchsorted(worth.sort().values, worth) + 1
+    else:
+        ranks = torch.searchsorted(keenest.sort().values, keenest) + 1
     return shares / keenest.clamp_min(tiny) * (ranks / len(keenest))
 
 
@@ -88,7 +96,20 @@ class ImportanceControl:
         name = view.adapter_name
         states = [site.graft_state[name] for site in view.sites.values()]
         sizes = [state.shape[-1] for state in states]
-        scores = importance_scores(torch.cat([_importance(state) for state in states], dim=1))
+        trial = view.config.trial
+        products = [_importance(state) for state in states]
+        if trial == "nested":
+            open_now = [state[0].float() for state in states]
+            means = [
+                (product * gates).sum(dim=1, keepdim=True) / gates.sum(dim=1, keepdim=True).clamp_min(1.0)
+                for product, gates in zip(products, open_now, strict=True)
+            ]
+            products = [(product * mean).sqrt() for product, mean in zip(products, means, strict=True)]
+        scores = importance_scores(torch.cat(products, dim=1), quota=trial == "quota")
+        if trial == "always_on":
+            firsts = torch.tensor([0, *sizes[:-1]]).cumsum(dim=0)
+            scores = scores * 0.999
+            scores[:, firsts] = 1.0
         keenest = scores.amax(dim=0)
         prices = site_prices(view)
         costs = [prices[site] for site, layer in view.sites.items() for _ in range(layer.pools[name].size)]

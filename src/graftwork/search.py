@@ -44,6 +44,7 @@ __all__ = ["StructureSearch"]
 TRAVEL = 12.0
 """How far a logit can move during the search: clamp to clamp is 9.2, and steps do not all point one way."""
 LEAST_TRAVEL = 8.0
+PERIOD = 4
 
 
 class StructureSearch:
@@ -144,7 +145,7 @@ class StructureSearch:
         for place, site in enumerate(view.sites.values()):
             site.graft_ratio[self.adapter_name].fill_(self.travel / learning_rates)
             if view.config.gate_start == "private":
-                _start_private_(site, self.adapter_name, place)
+                _start_private_(site, self.adapter_name, place, view.config.trial == "always_on")
 
     @torch.no_grad()
     def set_speed(self, learning_rates: float) -> None:
@@ -175,6 +176,16 @@ class StructureSearch:
             for site in view.sites.values():
                 if self.adapter_name in site.graft_gate_bias and site.is_decided(self.adapter_name):
                     site.graft_gate_bias[self.adapter_name].grad = None
+        held_back = view.config.trial == "held_back" and self.control is not None
+        if held_back and step % PERIOD == PERIOD - 1:
+            gates = {id(gate) for gate in gate_parameters(view)}
+            for parameter in self.model.parameters():
+                if id(parameter) not in gates:
+                    parameter.grad = None
+        elif held_back:
+            for gate in gate_parameters(view):
+                gate.grad = None
+            return
         if self.control is not None and (self.control.always or self.phase(step) == "search"):
             self.control.apply(view, self._ramped(step))
 
@@ -275,12 +286,13 @@ class StructureSearch:
 
 
 @torch.no_grad()
-def _start_private_(site: GraftLayer, adapter_name: str, place: int) -> None:
+def _start_private_(site: GraftLayer, adapter_name: str, place: int, first_shared: bool) -> None:
     """Leave every adapter to one task, in turn; which task comes first goes round from site to site."""
     pool = site.pools[adapter_name]
     theta = site.graft_gate_bias[adapter_name]
     adapters = torch.arange(pool.size, device=theta.device) + place * pool.size
     others = adapters % len(pool.tasks) != torch.arange(len(pool.tasks), device=theta.device)[:, None]
+    others[:, 0] &= not first_shared
     state = site.graft_state[adapter_name] if adapter_name in site.graft_state else None
     pool.family.start_closed_(others, theta, state, float(site.graft_ratio[adapter_name]))
 
