@@ -19,7 +19,7 @@ MEMORY = 0.95
 
 
 def importance_scores(
-    products: Float[Tensor, "tasks adapters"], *, quota: bool = False
+    products: Float[Tensor, "tasks adapters"], *, quota: bool = False, total: bool = False
 ) -> Float[Tensor, "tasks adapters"]:
     r"""Importance in [0, 1] that compares adapters over the whole model and tasks at one adapter.
 
@@ -41,6 +41,9 @@ def importance_scores(
         keenest_task = shares.argmax(dim=0)
         better = (keenest[:, None] < keenest[None, :]) & (keenest_task[:, None] == keenest_task[None, :])
         worth = -better.sum(dim=1).to(keenest) + keenest
+        ranks = torch.searchsorted(worth.sort().values, worth) + 1
+    elif total:
+        worth = shares.sum(dim=0)
         ranks = torch.searchsorted(worth.sort().values, worth) + 1
     else:
         ranks = torch.searchsorted(keenest.sort().values, keenest) + 1
@@ -105,7 +108,7 @@ class ImportanceControl:
                 for product, gates in zip(products, open_now, strict=True)
             ]
             products = [(product * mean).sqrt() for product, mean in zip(products, means, strict=True)]
-        scores = importance_scores(torch.cat(products, dim=1), quota=trial == "quota")
+        scores = importance_scores(torch.cat(products, dim=1), quota=trial == "quota", total=trial == "total")
         if trial == "always_on":
             firsts = torch.tensor([0, *sizes[:-1]]).cumsum(dim=0)
             scores = scores * 0.999
