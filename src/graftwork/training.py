@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from graftwork.data import TaskData, load_task, tokenise
+from graftwork.data import TaskData, load_task, longest_first, tokenise
 from graftwork.errors import ConfigError
 from graftwork.persist import load_backbone
 from graftwork.processes import main_first, world_size
@@ -159,6 +159,6 @@ def remove_default_output(trainer: Trainer) -> None:
 
 
 def split_scores(trainer: Trainer, tokens: Dataset, split: str, tasks: Sequence[str]) -> dict[str, float]:
-    """Score of every task on one split, by the trainer's model as it is now."""
-    metrics = trainer.predict(tokens, metric_key_prefix=split).metrics or {}
+    """Score of every task on one split, by the trainer's model as it is now; rows go in order of length."""
+    metrics = trainer.predict(longest_first(tokens), metric_key_prefix=split).metrics or {}
     return {name: float(metrics[f"{split}_{name}"]) for name in tasks}

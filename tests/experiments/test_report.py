@@ -20,7 +20,14 @@ from synthetic import failed, hashed, run_file, showcase, structure, write
 from graftwork.cli import main
 from graftwork.errors import DataError, GraftworkError
 from graftwork.experiments.collect import Comparison, Group, compare, read_runs
-from graftwork.experiments.costs import active_table, cost_table, fault_table, noise_table, tuning_table
+from graftwork.experiments.costs import (
+    active_table,
+    cost_table,
+    fault_table,
+    noise_table,
+    search_table,
+    tuning_table,
+)
 from graftwork.experiments.curves import curves
 from graftwork.experiments.report import report
 from graftwork.experiments.statistics import (
@@ -265,6 +272,9 @@ def test_first_line_judges_learned_against_random(
 
 def test_no_verdict_without_both(tmp_path: Path) -> None:
     assert judge(load(tmp_path / "a", *two_methods())) is None
+    drawn = run_file("fixed_structure", 0, {"a": 0.5})
+    drawn["settings"]["method"]["structure"] = "random_paths"
+    assert judge(load(tmp_path / "d", run_file("graft", 0, {"a": 0.5}), drawn)) is not None
     fixed = run_file("graft", 0, {"a": 0.5}, label="fixed")
     fixed["settings"]["graft"] = {"gates": "fixed"}
     assert judge(load(tmp_path / "b", fixed, run_file("random_structure", 0, {"a": 0.5}))) is None
@@ -272,6 +282,19 @@ def test_no_verdict_without_both(tmp_path: Path) -> None:
     verdict = judge(load(tmp_path / "c", *apart))
     assert verdict is not None
     assert "no seed in common" in verdict.headline
+
+
+def test_gaps_of_searches_have_a_table_and_other_runs_no_row(tmp_path: Path) -> None:
+    gaps = ({"soft": 0.75, "hard": 0.746, "points": -0.4}, {"soft": 0.75, "hard": 0.752, "points": 0.2})
+    runs = [run_file("graft", seed, {"a": 0.5}, search={"gap": gap}) for seed, gap in enumerate(gaps)]
+    runs += [run_file("lora", seed, {"a": 0.5}, search=None) for seed in (0, 1)]
+    (comparison,) = compare(read_runs(write(tmp_path, *runs)))
+    table = search_table(comparison)
+    assert table is not None
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["graft", "2", "75.0", "74.9", "\N{MINUS SIGN}0.10", "\N{MINUS SIGN}0.40 to +0.20", "70,000"]
+    ]
+    assert search_table(compare(read_runs(write(tmp_path / "none", *runs[2:])))[0]) is None
 
 
 def test_tuning_runs_stay_out_of_the_scores(tmp_path: Path) -> None:

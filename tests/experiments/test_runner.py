@@ -56,6 +56,26 @@ def test_one_file_per_run_and_none_is_repeated(make_grid: MakeGrid) -> None:
     assert quiet(wider).started == 2
 
 
+def test_tuning_runs_may_be_shorter_than_final_ones(make_grid: MakeGrid) -> None:
+    tune = {"learning_rates": [0.01, 0.02], "epochs": 0.1}
+    grid = make_grid(methods=["lora"], seeds=[0], training={**FAST, "epochs": 0.4}, tune=tune)
+    quiet(grid)
+    epochs = {(run["purpose"], run["settings"]["training"]["epochs"]) for run in results(grid)}
+    assert epochs == {("tune", 0.1), ("final", 0.4)}
+
+
+def test_a_search_tells_what_its_discretisation_cost(make_grid: MakeGrid) -> None:
+    methods = ["graft", {"name": "fixed_structure", "method": {"structure": "shared_path"}}]
+    grid = make_grid(
+        methods=methods, seeds=[0], training=FAST, graft={"budget": 0.05, "pool_size": 2, "r": 1}
+    )
+    quiet(grid)
+    found = {run["method"]: run["search"] for run in results(grid)}
+    assert found["fixed_structure"] is None
+    gap = found["graft"]["gap"]
+    assert gap["points"] == pytest.approx(100 * (gap["hard"] - gap["soft"]))
+
+
 def test_groups_and_pairs(make_grid: MakeGrid) -> None:
     grid = make_grid(
         methods=["lora", {"name": "graft", "training": {"learning_rate": 0.02}}, "linear_probe"],

@@ -9,9 +9,9 @@ import numpy as np
 
 from graftwork.experiments.collect import Comparison, Group, Run
 from graftwork.experiments.names import display, natural, short_names
-from graftwork.experiments.tables import NONE, Cell, Column, Table, points, ranked, seeds_cell
+from graftwork.experiments.tables import MINUS, NONE, Cell, Column, Table, points, ranked, seeds_cell
 
-__all__ = ["active_table", "cost_table", "fault_table", "noise_table", "tuning_table"]
+__all__ = ["active_table", "cost_table", "fault_table", "noise_table", "search_table", "tuning_table"]
 
 _COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("train_loss", "", "train_loss", lambda value: f"{value:.4f}"),
@@ -103,6 +103,45 @@ def active_table(comparison: Comparison) -> Table | None:
 def _active(run: Run) -> dict[str, float]:
     active = (run.data.get("parameters") or {}).get("active") or {}
     return {task: float(active[task]) for task in run.tasks if isinstance(active.get(task), int | float)}
+
+
+def search_table(comparison: Comparison) -> Table | None:
+    """What the discretisation cost every learned structure; None if no run measured it."""
+    rows = []
+    for group in ranked(comparison):
+        gaps = group.numbers("search.gap.points")
+        if not gaps:
+            continue
+        stored = sorted(set(group.numbers("parameters.stored")))
+        rows.append(
+            (
+                Cell(group.title),
+                Cell(str(len(gaps))),
+                _number(group, group.numbers("search.gap.soft"), points),
+                _number(group, group.numbers("search.gap.hard"), points),
+                Cell(_signed(float(np.mean(gaps)))),
+                Cell(f"{_signed(min(gaps))} to {_signed(max(gaps))}"),
+                Cell(" to ".join(f"{value:,.0f}" for value in dict.fromkeys((stored[0], stored[-1])))),
+            )
+        )
+    columns = (
+        Column("method", text=True),
+        Column("runs"),
+        Column("soft", "suite mean"),
+        Column("hard", "suite mean"),
+        Column("gap", "points, mean"),
+        Column("gap", "range", text=True),
+        Column("stored", "parameters"),
+    )
+    notes = (
+        "At the discretisation, on a sample of the validation rows: scores with the gates as they were "
+        "(soft) and with the structure (hard), before any tuning.",
+    )
+    return Table(columns, tuple(rows), notes) if rows else None
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", MINUS)
 
 
 def tuning_table(comparisons: Sequence[Comparison]) -> Table | None:

@@ -15,7 +15,14 @@ from graftwork.draw import structure_png
 from graftwork.errors import DataError, GraftworkError
 from graftwork.experiments.canvas import Look, Picture, looks
 from graftwork.experiments.collect import Comparison, Run, agreed, compare, read_runs
-from graftwork.experiments.costs import active_table, cost_table, fault_table, noise_table, tuning_table
+from graftwork.experiments.costs import (
+    active_table,
+    cost_table,
+    fault_table,
+    noise_table,
+    search_table,
+    tuning_table,
+)
 from graftwork.experiments.curves import curves
 from graftwork.experiments.figures import draw_curve, draw_differences, draw_pareto
 from graftwork.experiments.joined import join_tasks
@@ -42,6 +49,7 @@ class _Part:
     differences: Table | None
     costs: Table
     active: Table | None
+    searches: Table | None
     pictures: tuple[Picture, ...]
 
 
@@ -194,6 +202,7 @@ def _part(number: int, comparison: Comparison, reference: str, style: Mapping[st
         differences=difference_table(comparison, differences) if differences else None,
         costs=cost_table(comparison),
         active=active_table(comparison),
+        searches=search_table(comparison),
         pictures=tuple(picture for picture in pictures if picture is not None),
     )
 

@@ -29,7 +29,9 @@ class Verdict:
 
 
 def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
-    """Compare method `graft` with every method named `random...` or `..._random`; None without both.
+    """Compare method `graft` with every method of a random structure, by its name or its setting.
+
+    None without both.
 
     The learned structure beats the random one where the 95 % interval of the paired difference, seeds and
     tasks resampled, lies above zero: nothing less counts.
@@ -65,7 +67,9 @@ def _learned(group: Group) -> bool:
 
 
 def _random(group: Group) -> bool:
-    return RANDOM in group.method.replace("-", "_").split("_")
+    settings = [run.data["settings"].get("method") for run in (*group.runs, *group.failed)]
+    drawn = any(isinstance(each, dict) and str(each.get("structure")).startswith(RANDOM) for each in settings)
+    return drawn or RANDOM in group.method.replace("-", "_").split("_")
 
 
 def _evidence(comparison: Comparison, result: Difference) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from transformers import set_seed
 
 from graftwork.data import TaskData, collate, tokenise
+from graftwork.diagnose import DiagnosisCallback
 from graftwork.errors import TrainingError
 from graftwork.experiments.forgetting import embed_general, forgetting
 from graftwork.experiments.grid import Run
@@ -45,6 +46,8 @@ class Workbench:
         self.found: dict[str, Any] = {}
         """The part of the result that does not depend on noise at test time."""
         self.trainer: TrialTrainer | None = None
+        self.watch: DiagnosisCallback | None = None
+        """Sees what a structure search decides."""
         self.probe: Probe | None = None
         self.validation: dict[str, float] = {}
 
@@ -96,6 +99,7 @@ class Workbench:
             "train_loss": train_loss,
             "curves": curves(trainer.state.log_history),
             "structure": None if structure is None else structure.to_dict(),
+            "search": None if self.watch is None or self.watch.gap is None else {"gap": self.watch.gap},
         }
 
     def pretrain(self, task: int, adapted: Adapted) -> float:
@@ -140,6 +144,12 @@ class Workbench:
             temperature=run.training.temperature,
             head_learning_rate=run.training.head_learning_rate,
         )
+        search = trainer.structure_callback
+        if search is not None and evaluated:
+            self.watch = DiagnosisCallback(
+                search, prepared.tokens["validation"], prepared.tokenizer, seed=run.seed
+            )
+            trainer.add_callback(self.watch)
         keep_events(trainer, Path(os.environ.get("TENSORBOARD_LOGGING_DIR", "runs")) / self.key)
         if self.interval is not None and evaluated:
             trainer.add_callback(Interval(self.interval))
@@ -207,4 +217,5 @@ class Workbench:
             "train_loss": None,
             "curves": [],
             "structure": None,
+            "search": None,
         }
