@@ -108,7 +108,7 @@ class ImportanceControl:
                 for product, gates in zip(products, open_now, strict=True)
             ]
             products = [(product * mean).sqrt() for product, mean in zip(products, means, strict=True)]
-        scores = importance_scores(torch.cat(products, dim=1), quota=trial == "quota", total=trial == "total")
+        scores = importance_scores(torch.cat(products, dim=1), quota=trial == "quota", total="total" in trial)
         if trial == "always_on":
             firsts = torch.tensor([0, *sizes[:-1]]).cumsum(dim=0)
             scores = scores * 0.999

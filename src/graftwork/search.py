@@ -45,6 +45,7 @@ TRAVEL = 12.0
 """How far a logit can move during the search: clamp to clamp is 9.2, and steps do not all point one way."""
 LEAST_TRAVEL = 8.0
 PERIOD = 4
+_SHARED = {"always_on": 1 / 16, "mixed": 0.5, "mixed_total": 0.5, "one_total": 1 / 16}
 
 
 class StructureSearch:
@@ -145,7 +146,7 @@ class StructureSearch:
         for place, site in enumerate(view.sites.values()):
             site.graft_ratio[self.adapter_name].fill_(self.travel / learning_rates)
             if view.config.gate_start == "private":
-                _start_private_(site, self.adapter_name, place, view.config.trial == "always_on")
+                _start_private_(site, self.adapter_name, place, _SHARED.get(view.config.trial, 0.0))
 
     @torch.no_grad()
     def set_speed(self, learning_rates: float) -> None:
@@ -286,13 +287,13 @@ class StructureSearch:
 
 
 @torch.no_grad()
-def _start_private_(site: GraftLayer, adapter_name: str, place: int, first_shared: bool) -> None:
+def _start_private_(site: GraftLayer, adapter_name: str, place: int, shared: float) -> None:
     """Leave every adapter to one task, in turn; which task comes first goes round from site to site."""
     pool = site.pools[adapter_name]
     theta = site.graft_gate_bias[adapter_name]
     adapters = torch.arange(pool.size, device=theta.device) + place * pool.size
     others = adapters % len(pool.tasks) != torch.arange(len(pool.tasks), device=theta.device)[:, None]
-    others[:, 0] &= not first_shared
+    others[:, : round(shared * pool.size)] = False
     state = site.graft_state[adapter_name] if adapter_name in site.graft_state else None
     pool.family.start_closed_(others, theta, state, float(site.graft_ratio[adapter_name]))
 
