@@ -14,6 +14,7 @@ from graftwork.view import GraftView, site_prices
 
 __all__ = ["ImportanceControl", "importance_scores"]
 
+SURE = 0.5
 MEMORY = 0.95
 """Of the running means, per optimizer step. AdaLoRA's is 0.85; in mixed batches many a task has few rows."""
 
@@ -113,6 +114,8 @@ class ImportanceControl:
             firsts = torch.tensor([0, *sizes[:-1]]).cumsum(dim=0)
             scores = scores * 0.999
             scores[:, firsts] = 1.0
+        if "sign" in trial:
+            scores = _by_sign(states, torch.cat(products, dim=1), ramped)
         keenest = scores.amax(dim=0)
         prices = site_prices(view)
         costs = [prices[site] for site, layer in view.sites.items() for _ in range(layer.pools[name].size)]
@@ -122,7 +125,7 @@ class ImportanceControl:
             if costs[index] <= left:
                 stored[index] = 1.0
                 left -= costs[index]
-        least = 0.5 if view.config.gate_start == "private" else 0.5 * ramped
+        least = 0.5 if "sign" in trial or view.config.gate_start == "private" else 0.5 * ramped
         mask = (scores >= least * keenest) * stored.to(scores.device)
         for state, score, cells in zip(
             states, scores.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True
@@ -154,3 +157,19 @@ def _importance(state: Tensor) -> Tensor:
     # Of a gradient that never changes its sign the difference is 0 up to rounding.
     importance: Tensor = (mean - signed.clamp_min(0.0)).clamp_min(0.0) * uncertainty
     return importance
+
+
+def _by_sign(states: list[Tensor], products: Tensor, ramped: float) -> Tensor:
+    whole_state = torch.cat([state.float() for state in states], dim=2)
+    _, old, mean, _, signed = whole_state
+    use = old >= 0.5 * old.amax(dim=0)
+    trend = signed / mean.clamp_min(torch.finfo(mean.dtype).tiny)
+    if ramped > 0:
+        use = (use | (trend < -SURE)) & ~(trend > SURE)
+        lonely = ~use.any(dim=0)
+        use = use | (lonely & (trend == trend.amin(dim=0)))
+    tiny = torch.finfo(products.dtype).tiny
+    shares = products / products.sum(dim=1, keepdim=True).clamp_min(tiny)
+    worth = (shares * use).sum(dim=0)
+    ranks = torch.searchsorted(worth.sort().values, worth) + 1
+    return torch.where(use, 1.0, 0.25) * (ranks / len(worth))

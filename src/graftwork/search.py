@@ -45,7 +45,7 @@ TRAVEL = 12.0
 """How far a logit can move during the search: clamp to clamp is 9.2, and steps do not all point one way."""
 LEAST_TRAVEL = 8.0
 PERIOD = 4
-_SHARED = {"always_on": 1 / 16, "mixed": 0.5, "mixed_total": 0.5, "one_total": 1 / 16}
+_SHARED = {"always_on": 1 / 16, "mixed": 0.5, "mixed_total": 0.5, "one_total": 1 / 16, "sign_mixed": 0.5}
 
 
 class StructureSearch:

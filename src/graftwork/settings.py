@@ -37,7 +37,7 @@ class GraftSettings:
     gate_start: Literal["shared", "private"] = field(default="shared", metadata=LATER)
     """`shared`: every gate starts open. `private`: every adapter starts as that of one task, in turn; the
     other tasks' gates start nearly closed, and open where sharing pays."""
-    trial: Literal["", "nested", "always_on", "held_back", "quota", "total", "mixed", "mixed_total", "one_total"] = field(default="", metadata=LATER)
+    trial: Literal["", "nested", "always_on", "held_back", "quota", "total", "mixed", "mixed_total", "one_total", "sign", "sign_mixed"] = field(default="", metadata=LATER)
     """A search option that is being measured."""
     budget: float | None = None
     """Stored adapter parameters as a fraction of the backbone's, above 0 and below 1. Without `budget` and

@@ -40,6 +40,7 @@ class Importance(GateFamily):
         """Close them; their gradient is measured all the same, so they open once they matter."""
         assert state is not None
         state[0].copy_(~gates)
+        state[1].copy_(torch.where(gates, 0.25, 1.0))
 
     def control(self, budget: float | None, penalty: float, reduction: str) -> SparsityControl:
         """The measurement of sensitivities, and the schedule that closes adapters."""
