@@ -26,7 +26,7 @@ __all__ = ["PLACEMENTS", "POSITIONS", "GraftConfig"]
 PLACEMENTS = ("attention+ffn", "ffn", "attention", "block")
 POSITIONS = ("sequential", "parallel")
 REDUCTIONS = ("mean", "sum")
-GATE_STARTS = ("shared", "private")
+GATE_STARTS = ("shared", "private", "grouped")
 DEFAULT_BUDGET = 0.003
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[\w.-]+")
@@ -96,7 +96,9 @@ class GraftConfig(PeftConfig):
         default="shared",
         metadata={
             "help": "`shared`: every gate starts open. `private`: every adapter starts as that of one task, "
-            "in turn; the other tasks' gates start nearly closed, and open where sharing pays."
+            "in turn; the other tasks' gates start nearly closed, and open where sharing pays. `grouped` "
+            "(with importance): every gate starts open; after the warm-up, tasks whose gradients agree share "
+            "adapters and the others get their own."
         },
     )
     budget: float | None = field(
@@ -261,6 +263,11 @@ class GraftConfig(PeftConfig):
             raise ConfigError(
                 f"gates={self.gates!r} work with a budget only, not with penalty={shown(self.penalty)}; give "
                 "budget= instead, or choose gates='hard_concrete'."
+            )
+        if self.gate_start == "grouped" and learnable and self.gates != "importance":
+            raise ConfigError(
+                f"gate_start='grouped' works with gates='importance', not with gates={self.gates!r}; give "
+                "one of them another value."
             )
         if learnable and self.budget is None and self.penalty is None:
             self.budget = DEFAULT_BUDGET

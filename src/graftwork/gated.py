@@ -59,6 +59,8 @@ class GatedPools(nn.Module, BaseTunerLayer):
         self.graft_ratio = BufferDict(persistent=True)
         self.graft_state = BufferDict(persistent=True)
         self._masks: dict[str, _Mask] = {}
+        self.task_gradients: dict[str, Tensor] = {}
+        """While a search notes them: sketches of each task's gradient of one step, [tasks, K, M]."""
         self.merged_adapters = []
         # PEFT and models read these of adapter layers; those of a whole block mean nothing.
         if any(True for _ in base_layer.parameters(recurse=False)):

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
+from graftwork.affinity import noted
 from graftwork.errors import RoutingError, SiteError
 from graftwork.gated import GatedPools
 from graftwork.merging import Update, linear_map, linear_update, merge_, unmerge_
@@ -114,7 +115,9 @@ class GraftLayer(GatedPools):
         down, up = self.graft_down[name], self._up(name)
         bias = None if pool.linear else self.graft_bias[name]
         if not pool.added:
-            return hidden + self._bottleneck(pool, x, gates, down, bias, up).to(hidden.dtype)
+            noting = self.training and name in self.task_gradients
+            watched = (rows, self.task_gradients[name]) if noting else None
+            return hidden + self._bottleneck(pool, x, gates, down, bias, up, watched).to(hidden.dtype)
         for start, stop in pool.blocks:
             if start == stop:
                 continue
@@ -143,9 +146,18 @@ class GraftLayer(GatedPools):
 
     @staticmethod
     def _bottleneck(
-        pool: Pool, x: Tensor, gates: Tensor | None, down: Tensor, bias: Tensor | None, up: Tensor
+        pool: Pool,
+        x: Tensor,
+        gates: Tensor | None,
+        down: Tensor,
+        bias: Tensor | None,
+        up: Tensor,
+        watched: tuple[int | Tensor, Tensor] | None = None,
     ) -> Tensor:
-        units = ACTIVATIONS[pool.activation](F.linear(x.to(down.dtype), down, bias))
+        units = F.linear(x.to(down.dtype), down, bias)
+        if watched is not None and units.requires_grad:
+            units = noted(units, x, *watched)
+        units = ACTIVATIONS[pool.activation](units)
         if gates is not None:
             units = units * gates.to(units.dtype)
         return F.linear(units, up)

@@ -29,6 +29,7 @@ __all__ = [
     "main_first",
     "on_main",
     "several",
+    "summed",
     "together",
     "with_zero_gradient",
     "world_size",
@@ -152,6 +153,15 @@ def any_process(flag: bool) -> bool:
     tensor = torch.tensor(int(flag), device=_device())
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return bool(tensor)
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if not several():
+        return values
+    values = values.to(_device())
+    dist.all_reduce(values)
+    return values
 
 
 def equal_everywhere(values: Tensor) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graftwork.affinity import dealt_to
 from graftwork.compact import set_structure_, structure_of
 from graftwork.errors import TrainingError
 from graftwork.gates import gate_family
@@ -86,6 +87,8 @@ class StructureSearch:
         self.soft_size: float | None = None
         self.scores: dict[str, dict[str, Any]] | None = None
         """`prob_open` and `scores` [tasks, K] and `strength` [K] of every site at the discretisation."""
+        self.control_state: dict[str, Any] | None = None
+        """What the control had learned by then (`SparsityControl.state`), such as groups of tasks."""
         self.control = self._make_control()
         self._checked = False
         if travel < LEAST_TRAVEL:
@@ -145,6 +148,7 @@ class StructureSearch:
             site.graft_ratio[self.adapter_name].fill_(self.travel / learning_rates)
             if view.config.gate_start == "private":
                 _start_private_(site, self.adapter_name, place)
+        self.control.begin(view)
 
     @torch.no_grad()
     def set_speed(self, learning_rates: float) -> None:
@@ -219,7 +223,9 @@ class StructureSearch:
         # That of the main process: the last bit of a score may differ between devices.
         self.structure = from_main(structure_of(self.model, self.adapter_name))
         set_structure_(self.model, self.structure, self.adapter_name)
-        self.control = None
+        for site in view.sites.values():
+            site.task_gradients.pop(self.adapter_name, None)
+        self.control_state, self.control = self.control.state(), None
         return self.structure
 
     def _mark_driven(self) -> None:
@@ -254,6 +260,7 @@ class StructureSearch:
             "soft_size": self.soft_size,
             "structure": None if self.structure is None else self.structure.to_dict(),
             "scores": self.scores,
+            "control_state": self.control_state,
             "control": None if self.control is None else self.control.state(),
         }
 
@@ -263,6 +270,7 @@ class StructureSearch:
         self.soft_size = None if state["soft_size"] is None else float(state["soft_size"])
         self.structure = None if state["structure"] is None else Structure.from_dict(state["structure"])
         self.scores = state.get("scores")
+        self.control_state = state.get("control_state")
         for site, layer in self.view.sites.items() if self.scores is not None else ():
             shape = tuple(layer.graft_mask[self.adapter_name].shape)
             for name, wanted in (("prob_open", shape), ("scores", shape), ("strength", shape[1:])):
@@ -272,6 +280,7 @@ class StructureSearch:
             self.control = None
         elif self.control is not None:
             self.control.load(state["control"])
+            self.control.begin(self.view)
 
 
 @torch.no_grad()
@@ -279,8 +288,8 @@ def _start_private_(site: GraftLayer, adapter_name: str, place: int) -> None:
     """Leave every adapter to one task, in turn; which task comes first goes round from site to site."""
     pool = site.pools[adapter_name]
     theta = site.graft_gate_bias[adapter_name]
-    adapters = torch.arange(pool.size, device=theta.device) + place * pool.size
-    others = adapters % len(pool.tasks) != torch.arange(len(pool.tasks), device=theta.device)[:, None]
+    dealt = dealt_to(pool.size, place, len(pool.tasks)).to(theta.device)
+    others = dealt != torch.arange(len(pool.tasks), device=theta.device)[:, None]
     state = site.graft_state[adapter_name] if adapter_name in site.graft_state else None
     pool.family.start_closed_(others, theta, state, float(site.graft_ratio[adapter_name]))
 

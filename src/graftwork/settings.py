@@ -34,9 +34,11 @@ class GraftSettings:
     )
     """Gate family: hard_concrete, sigmoid, gumbel, shifted_sigmoid, importance (sensitivity instead of
     learned gates) or fixed. shifted_sigmoid and importance need a budget, not a penalty."""
-    gate_start: Literal["shared", "private"] = field(default="shared", metadata=LATER)
+    gate_start: Literal["shared", "private", "grouped"] = field(default="shared", metadata=LATER)
     """`shared`: every gate starts open. `private`: every adapter starts as that of one task, in turn; the
-    other tasks' gates start nearly closed, and open where sharing pays."""
+    other tasks' gates start nearly closed, and open where sharing pays. `grouped` (with importance): every
+    gate starts open; after the warm-up, tasks whose gradients agree share adapters and the others get their
+    own."""
     budget: float | None = None
     """Stored adapter parameters as a fraction of the backbone's, above 0 and below 1. Without `budget` and
     `penalty`, learnable gates get 0.003."""

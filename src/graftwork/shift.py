@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graftwork.gates import ShiftedSigmoid
 from graftwork.shards import whole
-from graftwork.sparsity import expected_size, gate_parameters, pool_cost
+from graftwork.sparsity import SparsityControl, expected_size, gate_parameters, pool_cost
 from graftwork.view import GraftView, site_prices
 
 __all__ = ["ShiftControl", "solve_shift"]
@@ -43,7 +43,7 @@ def solve_shift(
     return (low + high) / 2
 
 
-class ShiftControl:
+class ShiftControl(SparsityControl):
     r"""Solves the shift b of `shifted_sigmoid` gates after every optimizer step, warm-up included.
 
     .. math:: \sum_{s, k} n_{s k} \max_t \sigma((a_{t s k} - b) / \beta) = c(\text{ramped})

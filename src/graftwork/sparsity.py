@@ -136,6 +136,10 @@ class SparsityControl(Protocol):
     always: bool
     """True: called at every step until the structure is decided; False: during the search phase."""
 
+    def begin(self, view: GraftView) -> None:
+        """Called before the first step, and again when a run goes on from a checkpoint."""
+        return
+
     def apply(self, view: GraftView, ramped: float) -> None:
         """Change the gradients of the gates, after clipping and before the optimizer's step."""
 
@@ -152,7 +156,7 @@ class SparsityControl(Protocol):
         """Restore what `state` returned."""
 
 
-class PenaltyControl:
+class PenaltyControl(SparsityControl):
     r"""`lambda * size`, ramped up linearly.
 
     `mean`: expected size as a fraction of the pool, in the unit of `GraftConfig.cost`. `sum`: the number of
@@ -191,7 +195,7 @@ class PenaltyControl:
         """Nothing to restore."""
 
 
-class BudgetControl:
+class BudgetControl(SparsityControl):
     r"""Lagrangian that drives the expected cost c to a budget B, both in the unit of `GraftConfig.cost`.
 
     .. math:: \lambda_1 (c - b) + \lambda_2 (c - b)^2

@@ -99,8 +99,17 @@ class Workbench:
             "train_loss": train_loss,
             "curves": curves(trainer.state.log_history),
             "structure": None if structure is None else structure.to_dict(),
-            "search": None if self.watch is None or self.watch.gap is None else {"gap": self.watch.gap},
+            "search": self.searched(),
         }
+
+    def searched(self) -> dict[str, Any] | None:
+        """What a structure search learned beside the structure, and what its discretisation cost."""
+        if self.watch is None or self.watch.gap is None or self.watch.structure.search is None:
+            return None
+        state = self.watch.structure.search.control_state or {}
+        if "groups" in state:
+            state["groups"] = [[self.names[task] for task in tasks] for tasks in state["groups"]]
+        return {"gap": self.watch.gap, **state}
 
     def pretrain(self, task: int, adapted: Adapted) -> float:
         """Train on one task alone, in place."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from graftwork.affinity import SKETCH
 from graftwork.gates.family import GateFamily, Logits
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ class Importance(GateFamily):
     The logits stay 0; they are there for their gradient alone, which is that of a variable that multiplies
     the adapter, `dL/dz`, for open and for closed gates.
 
-    The state has five tables of shape [tasks, adapters]: the mask of the moment, the score that ranks, and
-    the running means of sensitivity, uncertainty and signed gradient.
+    The state has tables of shape [tasks, adapters]: the mask of the moment, the score that ranks, the
+    running means of sensitivity, uncertainty and signed gradient, and those of the `SKETCH` numbers that
+    `graftwork.affinity` keeps of every task's gradient (`gate_start="grouped"`).
 
     Source: Zhang et al. 2023, AdaLoRA, section 3.2.
     """
@@ -34,7 +36,7 @@ class Importance(GateFamily):
 
     def initial_state(self, tasks: int, adapters: int) -> Tensor:
         """All open, all equal, nothing measured yet."""
-        return torch.cat([torch.ones(2, tasks, adapters), torch.zeros(3, tasks, adapters)])
+        return torch.cat([torch.ones(2, tasks, adapters), torch.zeros(3 + SKETCH, tasks, adapters)])
 
     def start_closed_(self, gates: Tensor, theta: Tensor, state: Tensor | None, ratio: float) -> None:
         """Close them; their gradient is measured all the same, so they open once they matter."""
