@@ -331,6 +331,23 @@ def test_a_structure_in_place_of_a_search(
     assert "stored adapter parameters" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("setting", [{"gate_start": "grouped"}, {"structure": "grouped_paths"}])
+def test_tasks_are_grouped_by_their_inputs(
+    run: tuple[Path, dict[str, Any]], setting: dict[str, str], tmp_path: Path
+) -> None:
+    folder, _ = run
+    changes = {f"graft.{name}": value for name, value in setting.items()}
+    changes |= {"output": str(tmp_path / "out"), "training.epochs": 1}
+    report = fit(load_recipe(folder / "recipe.yaml", changes), console=Console(quiet=True))
+    found = report["grouping"]
+    assert sorted(name for group in found["groups"] for name in group) == ["colour", "length", "same"]
+    assert [row[index] for index, row in enumerate(found["distances"])] == [0, 0, 0]
+    structure = Structure.from_dict(report["structure"])
+    paths = {frozenset(structure.paths(group[0])) for group in found["groups"]}
+    assert {frozenset(structure.paths(name)) for name in structure.tasks} == paths
+    assert sum(map(len, paths)) == len(frozenset().union(*paths))
+
+
 def test_a_learned_structure_trained_from_scratch(run: tuple[Path, dict[str, Any]]) -> None:
     folder, learned = run
     changes = {"output": str(folder / "scratch"), "graft.structure": "file:out/report.json"}

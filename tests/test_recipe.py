@@ -360,6 +360,11 @@ def test_the_largest_of_several_budgets_is_searched(tmp_path):
         ({"cost": 3}, r"graft\.cost=3 must be a string or a mapping of names to numbers"),
         ({"task_budget": -1}, "graft: task_budget=-1.0 must be above 0"),
         ({"rank_by": "luck"}, "must be one of prob_open, strength, product"),
+        (
+            {"groups": [["colour"], ["same"]]},
+            r"graft: groups=.* must hold each of the tasks colour, same",
+        ),
+        ({"groups": "colour"}, r"graft\.groups='colour' must be a list of lists of strings or null"),
     ],
 )
 def test_bad_structures_costs_and_rankings(graft, message, tmp_path):

@@ -18,6 +18,7 @@ import yaml
 from graftwork.controls import GROUPED
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
 from graftwork.files import parse_yaml, read_yaml_text, shown
+from graftwork.grouping import check_groups
 from graftwork.noise import Noise
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
@@ -86,6 +87,8 @@ class Recipe:
         if not faults:
             try:
                 self.graft_config()
+                if self.graft.groups is not None:
+                    check_groups(_lists(self.graft.groups), [task.name for task in self.tasks])
             except ConfigError as error:
                 faults.append(f"graft: {str(error).rstrip('.')}")
         if faults:

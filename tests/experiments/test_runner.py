@@ -22,6 +22,7 @@ from graftwork.experiments import trial
 from graftwork.experiments.grid import Grid, Run
 from graftwork.experiments.runner import Summary, compare
 from graftwork.experiments.store import Store, hash_settings
+from graftwork.structure import Structure
 
 MakeGrid = Callable[..., Grid]
 FAST = {"epochs": 0.2, "batch_size": 16, "learning_rate": 0.01, "max_length": 16}
@@ -64,16 +65,25 @@ def test_tuning_runs_may_be_shorter_than_final_ones(make_grid: MakeGrid) -> None
     assert epochs == {("tune", 0.1), ("final", 0.4)}
 
 
-def test_a_search_tells_what_its_discretisation_cost(make_grid: MakeGrid) -> None:
-    methods = ["graft", {"name": "fixed_structure", "method": {"structure": "shared_path"}}]
+def test_a_search_tells_what_its_discretisation_cost_and_who_shares(make_grid: MakeGrid) -> None:
+    methods = [
+        {"name": "graft", "graft": {"gate_start": "grouped"}},
+        {"name": "fixed_structure", "method": {"structure": "grouped_paths"}},
+    ]
     grid = make_grid(
-        methods=methods, seeds=[0], training=FAST, graft={"budget": 0.05, "pool_size": 2, "r": 1}
+        methods=methods, seeds=[0], training=FAST, graft={"budget": 0.05, "pool_size": 4, "r": 1}
     )
     quiet(grid)
-    found = {run["method"]: run["search"] for run in results(grid)}
-    assert found["fixed_structure"] is None
-    gap = found["graft"]["gap"]
-    assert gap["points"] == pytest.approx(100 * (gap["hard"] - gap["soft"]))
+    found = {run["method"]: run for run in results(grid)}
+    search = found["graft"]["search"]
+    assert search["gap"]["points"] == pytest.approx(100 * (search["gap"]["hard"] - search["gap"]["soft"]))
+    assert found["fixed_structure"]["search"] == {
+        "groups": search["groups"],
+        "distances": search["distances"],
+    }
+    structure = Structure.from_dict(found["fixed_structure"]["structure"])
+    owners = {frozenset(structure.paths(name)) for name in structure.tasks}
+    assert len(owners) == len(search["groups"])
 
 
 def test_groups_and_pairs(make_grid: MakeGrid) -> None:

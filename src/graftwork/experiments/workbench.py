@@ -118,10 +118,11 @@ class Workbench:
         return self.grouping.groups
 
     def searched(self) -> dict[str, Any] | None:
-        """What a structure search began with, and what its discretisation cost."""
-        if self.watch is None or self.watch.gap is None:
-            return None
-        return {"gap": self.watch.gap, **({} if self.grouping is None else self.grouping.as_dict())}
+        """The groups of tasks, and what the discretisation of a search cost; None without either."""
+        gap = None if self.watch is None else self.watch.gap
+        found: dict[str, Any] = {} if gap is None else {"gap": gap}
+        found |= {} if self.grouping is None else self.grouping.as_dict()
+        return found or None
 
     def pretrain(self, task: int, adapted: Adapted) -> float:
         """Train on one task alone, in place."""
