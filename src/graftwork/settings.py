@@ -40,7 +40,8 @@ class GraftSettings:
     other tasks' gates start nearly closed, and may open (with importance they stay closed). `grouped`:
     likewise for groups of tasks whose inputs look alike to the backbone."""
     groups: tuple[tuple[str, ...], ...] | None = field(default=None, metadata=LATER)
-    """The groups of gate_start: grouped, as lists of task names; null: found from the rows."""
+    """The groups of gate_start: grouped and of structure: grouped_paths, as lists of task names; null: found
+    from the rows."""
     budget: float | None = None
     """Stored adapter parameters as a fraction of the backbone's, above 0 and below 1. Without `budget` and
     `penalty`, learnable gates get 0.003."""
