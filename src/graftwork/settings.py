@@ -129,7 +129,7 @@ class Training:
     eval_steps: int | None = None
     """Optimizer steps between evaluations, each with a checkpoint; null: once per epoch."""
     bf16: bool = False
-    """Mixed precision in bfloat16."""
+    """Mixed precision in bfloat16; many times slower on a CPU without instructions for it."""
     pooling: Literal["mean", "cls", "last"] = "mean"
     """How the tokens of a row become its vector for the heads."""
     report_to: str | tuple[str, ...] = "none"

@@ -17,6 +17,7 @@ from graftwork.errors import ConfigError
 from graftwork.forward import RowSample
 from graftwork.grouping import ROWS, group_tasks, input_distances
 from graftwork.persist import load_backbone
+from graftwork.precision import warn_if_bfloat16_is_slow
 from graftwork.processes import main_first, on_main, world_size
 
 if TYPE_CHECKING:
@@ -142,6 +143,9 @@ def training_arguments(
             f"choose a multiple of {world_size()}."
         )
     steps = total_steps(settings, rows)
+    use_cpu = not torch.accelerator.is_available()
+    if settings.bf16 and use_cpu:
+        warn_if_bfloat16_is_slow()
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": settings.epochs,
@@ -154,7 +158,7 @@ def training_arguments(
         "max_grad_norm": settings.max_grad_norm,
         "bf16": settings.bf16,
         # Trainer refuses bf16 on a machine without an accelerator unless it is told to use the CPU.
-        "use_cpu": not torch.accelerator.is_available(),
+        "use_cpu": use_cpu,
         "eval_strategy": "epoch" if settings.eval_steps is None else "steps",
         "eval_steps": settings.eval_steps,
         "logging_steps": max(1, min(50, steps // 20)),

@@ -22,6 +22,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 _RENAMED = {"as_json": "json", "dry_run": "dry-run", "retry_failed": "retry-failed"}
 """Options whose name would hide a module inside their function."""
+_REPEATED = {"set": "KEY=VALUE", "ignore": "SETTING"}
+"""Options that may be given several times, with the name of what they take."""
 _SHORT = ("report", "add-task", "remove-task")
 """Commands whose output is an option, -o."""
 
@@ -49,13 +51,13 @@ def build_parser() -> ArgumentParser:
         flags = [option for option, parameter in parameters.items() if parameter.default is False]
         short = {"output"} if name in _SHORT else set()
         several = {"folders"} & set(parameters)
-        one.add_function_arguments(command, as_positional=True, skip={*flags, *short, *several, "set"})
+        one.add_function_arguments(command, as_positional=True, skip={*flags, *short, *several, *_REPEATED})
         for option in several:
             one.add_argument(option, nargs="+", type=Path, help=help_of[option])
         if short:
             one.add_argument("-o", "--output", type=Path, required=True, help=help_of["output"])
-        if "set" in help_of:
-            one.add_argument("--set", action="append", metavar="KEY=VALUE", help=help_of["set"])
+        for option in _REPEATED.keys() & parameters.keys():
+            one.add_argument(f"--{option}", action="append", metavar=_REPEATED[option], help=help_of[option])
         for flag in flags:
             one.add_argument(
                 f"--{_RENAMED.get(flag, flag)}", dest=flag, action="store_true", help=help_of[flag]

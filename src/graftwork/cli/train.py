@@ -80,17 +80,20 @@ def compare(
         )
 
 
-def report(results: Path, output: Path, reference: str | None = None) -> None:
+def report(
+    results: Path, output: Path, reference: str | None = None, ignore: list[str] | None = None
+) -> None:
     """Write a page, Markdown tables and figures from the result files of `graftwork compare` alone.
 
     Args:
         results: Folder of result files.
         output: Folder to write; an older report in it is replaced.
         reference: Method, or label, that differences are taken from; default lora if there, else the first.
+        ignore: A setting that is not to count, such as training.bf16; may be repeated.
     """
     from graftwork.experiments.report import report as run
 
-    run(results, output, reference=reference)
+    run(results, output, reference=reference, ignore=ignore or [])
     print(f"{output / 'index.html'}")
 
 

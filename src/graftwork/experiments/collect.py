@@ -154,16 +154,25 @@ def read_runs(folder: Path) -> list[Run]:
         raise DataError(
             f"{folder} holds no run files (<16 hexadecimal digits>.json); run `graftwork compare` first."
         )
+    check_distinct(runs)
+    return runs
+
+
+def check_distinct(runs: Iterable[Run]) -> None:
+    """Refuse two runs of one group with the same seed.
+
+    Raises:
+        DataError: there are two.
+    """
     first: dict[tuple[str, str, str, int], str] = {}
     for run in runs:
         place = (run.data["purpose"], run.data["pair"], run.data["group"], run.seed)
         if place in first:
             raise DataError(
-                f"runs {first[place]} and {run.key} in {folder} have the same group and seed; "
-                "delete one of them."
+                f"runs {first[place]} and {run.key} ({run.label}, seed {run.seed}) have the same group and "
+                "seed; delete one of them."
             )
         first[place] = run.key
-    return runs
 
 
 def _read(path: Path) -> Run:

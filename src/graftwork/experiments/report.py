@@ -25,6 +25,7 @@ from graftwork.experiments.costs import (
 )
 from graftwork.experiments.curves import curves
 from graftwork.experiments.figures import draw_curve, draw_differences, draw_pareto
+from graftwork.experiments.ignore import ignored_table, ignoring
 from graftwork.experiments.joined import join_tasks
 from graftwork.experiments.names import short_names
 from graftwork.experiments.page import PAGE, TEXT, reading, render
@@ -69,7 +70,7 @@ class _Tile:
     tone: str = ""
 
 
-def report(results: Path, output: Path, reference: str | None = None) -> None:
+def report(results: Path, output: Path, reference: str | None = None, ignore: Sequence[str] = ()) -> None:
     """Write the report of all runs in a results folder.
 
     The folder gets `index.html` (self-contained), `report.md` and `figures/` (PNG and SVG). The same run
@@ -80,16 +81,19 @@ def report(results: Path, output: Path, reference: str | None = None) -> None:
         output: folder to write.
         reference: method that differences are taken from, or the label of some of its runs; default `lora`,
             else the first by name.
+        ignore: settings by dotted name; runs that differ only in them and in the seed are one group
+            (`graftwork.experiments.ignore`).
 
     Raises:
-        DataError: the run files cannot be read, the reference has no runs, or the output is something else.
+        DataError: the run files cannot be read, the reference has no runs, no run has a setting to ignore, or
+            the output is something else.
         GraftworkError: matplotlib or jinja2 is not installed.
     """
     results, output = Path(results), Path(output)
     absent = [name for name in ("matplotlib", "jinja2") if not _installed(name)]
     if absent:
         raise GraftworkError(f"a report needs {' and '.join(absent)}; run `pip install 'graftwork[report]'`")
-    runs = read_runs(results)
+    runs = ignoring(read_runs(results), ignore)
     if output.exists() and not _replaceable(output):
         raise DataError(f"{output} exists and is not a report; give another folder with -o.")
     reference = _reference(runs, reference)
@@ -98,7 +102,7 @@ def report(results: Path, output: Path, reference: str | None = None) -> None:
     replaced = output.with_name(f".{output.name}.{os.getpid()}.replaced")
     try:
         (partial / "figures").mkdir(parents=True)
-        _write(runs, reference, partial)
+        _write(runs, reference, ignore, partial)
         if output.exists():
             output.rename(replaced)
         partial.rename(output)
@@ -138,7 +142,7 @@ def _reference(runs: Sequence[Run], asked: str | None) -> str:
     return asked
 
 
-def _write(runs: Sequence[Run], reference: str, folder: Path) -> None:
+def _write(runs: Sequence[Run], reference: str, ignore: Sequence[str], folder: Path) -> None:
     final, stale = current_runs(run for run in runs if run.data["purpose"] != "tune")
     final = join_tasks(agreed(final))
     comparisons = compare(final)
@@ -167,6 +171,12 @@ def _write(runs: Sequence[Run], reference: str, folder: Path) -> None:
             "Their learning rate was chosen from fewer rates than have been tried since, and is not the best "
             "of those. They enter no number above.",
             stale_table(stale),
+        ),
+        (
+            "ignored",
+            "Settings ignored",
+            "Runs that differ in these are one group. Differences pair runs of the same seed.",
+            ignored_table(final, ignore),
         ),
         ("noise", "Noise", "", noise_table(comparisons)),
         ("tuning", "Tuning", "", tuning),
