@@ -225,6 +225,32 @@ class TaskSampler(Sampler[int]):
         return np.concatenate([batches.ravel(), order[whole * self._batch_size :]])
 
 
+class HeldBackSampler(TaskSampler):
+    """Every `PERIOD`-th batch is made of rows that no other batch has."""
+
+    def _order(self) -> NDArray[np.int64]:
+        period = 4
+        tasks = np.zeros(len(self._lengths), dtype=np.int64)
+        for task, rows in enumerate(self._rows):
+            tasks[rows] = task
+        held = np.random.default_rng(self._seed).random(len(tasks)) < 1 / period
+        orders = []
+        for chosen in (np.flatnonzero(~held), np.flatnonzero(held)):
+            sampler = TaskSampler(self._lengths[chosen], tasks[chosen], self._batch_size, 1.0, self._seed)
+            sampler.set_epoch(self._epoch)
+            order = chosen[sampler._order()]
+            size = self._batch_size
+            orders.append([order[start : start + size] for start in range(0, len(order) // size * size, size)])
+        main, back = orders
+        batches = []
+        while main or back:
+            source = back if (len(batches) % period == period - 1 and back) or not main else main
+            batches.append(source.pop(0))
+        order = np.concatenate(batches)
+        left = np.setdiff1d(np.arange(len(tasks)), order)
+        return np.concatenate([order, left])
+
+
 def _apportion(counts: NDArray[np.int64], temperature: float) -> NDArray[np.int64]:
     """Share `sum(counts)` rows out by `counts ** (1 / temperature)`, to whole rows by largest remainder."""
     # Relative to the largest count: a small temperature must not overflow.

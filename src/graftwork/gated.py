@@ -104,7 +104,9 @@ class GatedPools(nn.Module, BaseTunerLayer):
             nn.init.normal_(self.graft_up[adapter_name], std=0.02)
         shape = (len(pool.tasks), pool.size)
         if pool.family.learnable and mask is None:
-            self.graft_gate_bias[adapter_name] = nn.Parameter(torch.zeros(shape))
+            self.graft_gate_bias[adapter_name] = nn.Parameter(
+                torch.zeros(shape[0], shape[1] + getattr(pool.family, "columns", 0))
+            )
             self.graft_ratio[adapter_name] = torch.ones(())
             self.graft_mask[adapter_name] = torch.full(shape, UNDECIDED)
             if (state := pool.family.initial_state(*shape)) is not None:

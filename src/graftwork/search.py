@@ -45,6 +45,7 @@ __all__ = ["StructureSearch"]
 TRAVEL = 12.0
 """How far a logit can move during the search: clamp to clamp is 9.2, and steps do not all point one way."""
 LEAST_TRAVEL = 8.0
+PERIOD = 4
 
 
 class StructureSearch:
@@ -144,7 +145,8 @@ class StructureSearch:
             )
         view = self.view
         for site, paths in zip(view.sites.values(), starting_paths(view), strict=True):
-            site.graft_ratio[self.adapter_name].fill_(self.travel / learning_rates)
+            slow = PERIOD if view.config.trial == "held_back" else 1
+            site.graft_ratio[self.adapter_name].fill_(self.travel * slow / learning_rates)
             if not paths.all():
                 _start_closed_(site, self.adapter_name, ~paths)
 
@@ -177,6 +179,16 @@ class StructureSearch:
             for site in view.sites.values():
                 if self.adapter_name in site.graft_gate_bias and site.is_decided(self.adapter_name):
                     site.graft_gate_bias[self.adapter_name].grad = None
+        held_back = view.config.trial == "held_back" and self.control is not None
+        if held_back and step % PERIOD == PERIOD - 1:
+            gates = {id(gate) for gate in gate_parameters(view)}
+            for parameter in self.model.parameters():
+                if id(parameter) not in gates:
+                    parameter.grad = None
+        elif held_back:
+            for gate in gate_parameters(view):
+                gate.grad = None
+            return
         if self.control is not None and (self.control.always or self.phase(step) == "search"):
             self.control.apply(view, self._ramped(step))
 

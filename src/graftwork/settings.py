@@ -29,7 +29,7 @@ class GraftSettings:
     """Nonlinearity of an adapter."""
     position: Literal["sequential", "parallel"] = "sequential"
     """Sequential adapters read the output of their site, parallel ones its input."""
-    gates: Literal["auto", "importance", "hard_concrete", "sigmoid", "gumbel", "shifted_sigmoid", "fixed"] = (
+    gates: Literal["auto", "importance", "hard_concrete", "sigmoid", "gumbel", "shifted_sigmoid", "fixed", "nested"] = (
         "auto"
     )
     """Gate family: importance (sensitivity instead of learned gates), hard_concrete, sigmoid, gumbel,
@@ -42,6 +42,8 @@ class GraftSettings:
     groups: tuple[tuple[str, ...], ...] | None = field(default=None, metadata=LATER)
     """The groups of gate_start: grouped and of structure: grouped_paths, as lists of task names; null: found
     from the rows."""
+    trial: Literal["", "held_back"] = field(default="", metadata=LATER)
+    """A search option that is being measured."""
     budget: float | None = None
     """Stored adapter parameters as a fraction of the backbone's, above 0 and below 1. Without `budget` and
     `penalty`, learnable gates get 0.003."""

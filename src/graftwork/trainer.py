@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from graftwork.callback import StructureCallback
 from graftwork.checkpoints import STAGING, publish
-from graftwork.data import TaskSampler, longest_first, row_lengths
+from graftwork.data import HeldBackSampler, TaskSampler, longest_first, row_lengths
 from graftwork.divergence import diverged, not_finite, offending_tasks
 from graftwork.errors import DivergenceError, TrainingError
 from graftwork.evaluate import per_task_scores
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["MultiTaskTrainer", "suite_scores"]
+
+
+def graft_trial(model: nn.Module) -> str:
+    from graftwork.view import graft_view
+
+    try:
+        return str(graft_view(model).config.trial)
+    except Exception:
+        return ""
 
 
 def suite_scores(heads: tuple[TaskHead, ...]) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -123,6 +132,10 @@ class MultiTaskTrainer(Trainer):
         tasks = np.asarray(dataset.data.column("graft_rows").to_numpy())
         # Of every such batch each process takes its part, for the loader deals out consecutive ones in turn.
         batch_size = self.args.train_batch_size * self.args.world_size
+        if graft_trial(self.model) == "held_back":
+            return HeldBackSampler(
+                row_lengths(dataset), tasks, batch_size, self.temperature, int(self.args.seed)
+            )
         return TaskSampler(row_lengths(dataset), tasks, batch_size, self.temperature, int(self.args.seed))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

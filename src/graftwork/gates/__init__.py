@@ -19,6 +19,7 @@ from graftwork.gates.fixed import Fixed
 from graftwork.gates.gumbel import Gumbel
 from graftwork.gates.hard_concrete import HardConcrete
 from graftwork.gates.importance import Importance
+from graftwork.gates.nested import NestedHardConcrete
 from graftwork.gates.shifted_sigmoid import ShiftedSigmoid
 from graftwork.gates.sigmoid import Sigmoid
 
@@ -36,7 +37,7 @@ __all__ = [
 
 GATE_FAMILIES: dict[str, GateFamily] = {
     family.name: family
-    for family in (HardConcrete(), Sigmoid(), Gumbel(), ShiftedSigmoid(), Importance(), Fixed())
+    for family in (HardConcrete(), Sigmoid(), Gumbel(), ShiftedSigmoid(), Importance(), Fixed(), NestedHardConcrete())
 }
 
 
