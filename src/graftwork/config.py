@@ -102,6 +102,7 @@ class GraftConfig(PeftConfig):
             "`importance`, with a penalty `hard_concrete`."
         },
     )
+    trial: str = ""
     gate_start: str = field(
         default="shared",
         metadata={

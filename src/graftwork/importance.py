@@ -23,7 +23,7 @@ MEMORY = 0.95
 
 
 def importance_scores(
-    products: Float[Tensor, "tasks adapters"], own: Bool[Tensor, "tasks adapters"] | None = None
+    products: Float[Tensor, "tasks adapters"], own: Bool[Tensor, "tasks adapters"] | None = None, cap: bool = False
 ) -> Float[Tensor, "tasks adapters"]:
     r"""Importance in [0, 1] that compares adapters over the whole model and tasks at one adapter.
 
@@ -54,6 +54,8 @@ def importance_scores(
     if own is not None:
         return own * ranks
     power = math.log(2.0) / -math.log(TOLERANCE)
+    if cap:
+        shares = shares.clamp_max(1.0 / len(worth))
     return (shares / shares.amax(dim=0).clamp_min(tiny)) ** power * ranks
 
 
@@ -107,9 +109,11 @@ class ImportanceControl:
         name = view.adapter_name
         states = [site.graft_state[name] for site in view.sites.values()]
         products = torch.cat([_importance(state) for state in states], dim=1)
-        if view.config.gate_start != "shared" and self._own is None:
+        if view.config.trial == "never":
+            self._own = torch.ones_like(products, dtype=torch.bool)
+        elif view.config.gate_start != "shared" and self._own is None:
             self._own = torch.cat(starting_paths(view), dim=1).to(products.device)
-        scores = importance_scores(products, self._own)
+        scores = importance_scores(products, self._own, view.config.trial == "cap")
         worth = scores.amax(dim=0)
         users = scores >= 0.5 * ramped * worth if self._own is None else self._own
         mask = users * self._stored(view, worth, ramped).to(products.device)

@@ -42,6 +42,8 @@ class GraftSettings:
     groups: tuple[tuple[str, ...], ...] | None = field(default=None, metadata=LATER)
     """The groups of gate_start: grouped and of structure: grouped_paths, as lists of task names; null: found
     from the rows."""
+    trial: Literal["", "cap", "never"] = field(default="", metadata=LATER)
+    """A search option that is being measured."""
     budget: float | None = None
     """Stored adapter parameters as a fraction of the backbone's, above 0 and below 1. Without `budget` and
     `penalty`, learnable gates get 0.003."""
