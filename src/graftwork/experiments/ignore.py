@@ -75,7 +75,7 @@ def ignored_table(runs: Sequence[Run], settings: Sequence[str]) -> Table | None:
 
 
 def _group(run: Run, names: Sequence[str]) -> str:
-    settings: dict[str, Any] = copy.deepcopy({**run.data["settings"]})
+    settings: dict[str, Any] = copy.deepcopy(run.data["settings"])
     for name in names:
         *parents, last = name.split(".")
         section: Any = settings
