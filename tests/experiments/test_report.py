@@ -297,6 +297,17 @@ def test_no_verdict_without_both(tmp_path: Path) -> None:
     assert "no seed in common" in verdict.headline
 
 
+def test_verdict_takes_the_random_structure_that_has_seeds_in_common(tmp_path: Path) -> None:
+    randoms = [
+        run_file("random_structure", 0, {"a": 0.5}, label="a random one"),
+        run_file("random_structure", 1, {"a": 0.5}, label="another"),
+    ]
+    for seed, run in enumerate(randoms):
+        verdict = judge(load(tmp_path / str(seed), *randoms, run_file("graft", seed, {"a": 0.6})))
+        assert verdict is not None
+        assert f"against {run['label']}: +10.0 points" in verdict.evidence[0]
+
+
 def test_gaps_of_searches_have_a_table_and_other_runs_no_row(tmp_path: Path) -> None:
     gaps = ({"soft": 0.75, "hard": 0.746, "points": -0.4}, {"soft": 0.75, "hard": 0.752, "points": 0.2})
     runs = [run_file("graft", seed, {"a": 0.5}, search={"gap": gap}) for seed, gap in enumerate(gaps)]

@@ -43,7 +43,9 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
     for comparison in comparisons:
         candidates = [group for group in comparison.groups if _random(group)]
         for group in filter(_learned, comparison.groups):
-            other = counterpart(group, candidates)
+            seeds = {run.seed for run in group.runs}
+            paired = [each for each in candidates if seeds & {run.seed for run in each.runs}]
+            other = counterpart(group, paired or candidates)
             if other is not None:
                 found.append((comparison, difference(group, other, list(comparison.tasks))))
     if all(each.mean is None for _, each in found):
