@@ -30,7 +30,7 @@ def lora_trainer(folder: Path, **settings: Any) -> Trainer:
 
 
 def test_plain_trainer_goes_on_and_saves_what_diverged(tmp_path: Path) -> None:
-    # Two such steps leave float32; whether smaller ones overflow somewhere depends on the processor's kernels.
+    # Two such steps leave float32; whether smaller ones overflow somewhere depends on the kernels.
     trainer = lora_trainer(tmp_path, learning_rate=3e38, logging_strategy="steps", logging_steps=1)
     trainer.train()
     trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
