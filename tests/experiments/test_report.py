@@ -308,6 +308,32 @@ def test_verdict_takes_the_random_structure_that_has_seeds_in_common(tmp_path: P
         assert f"against {run['label']}: +10.0 points" in verdict.evidence[0]
 
 
+def test_verdict_takes_the_random_structure_with_most_seeds_in_common(tmp_path: Path) -> None:
+    runs = [run_file("random_structure", 0, {"a": 0.1}, label="a single one")]
+    runs += [run_file("random_structure", seed, {"a": 0.5}, label="one with seeds") for seed in range(3)]
+    runs += [run_file("graft", seed, {"a": 0.6 + seed / 100}) for seed in range(3)]
+    verdict = judge(load(tmp_path, *runs))
+    assert verdict is not None
+    assert verdict.good
+    assert "against one with seeds: +11.0 points" in verdict.evidence[0]
+
+
+def test_a_single_pair_of_seeds_is_no_verdict_either_way(tmp_path: Path) -> None:
+    runs = [run_file("random_structure", seed, {"a": 0.5 + seed / 100}) for seed in range(3)]
+    alone = run_file("graft", 0, {"a": 0.4}, label="tried once")
+    verdict = judge(load(tmp_path / "a", *runs, alone))
+    assert verdict is not None
+    assert verdict.headline == "Too few seeds to tell whether the learned structure beats the random one"
+    assert not verdict.good
+    runs += [run_file("graft", seed, {"a": 0.6}, label="with seeds") for seed in range(3)]
+    verdict = judge(load(tmp_path / "b", *runs, alone))
+    assert verdict is not None
+    assert verdict.good
+    assert verdict.headline == "The learned structure beats the random one"
+    assert len(verdict.evidence) == 2
+    assert any("tried once" in line and "no interval from a single pair" in line for line in verdict.evidence)
+
+
 def test_gaps_of_searches_have_a_table_and_other_runs_no_row(tmp_path: Path) -> None:
     gaps = ({"soft": 0.75, "hard": 0.746, "points": -0.4}, {"soft": 0.75, "hard": 0.752, "points": 0.2})
     runs = [run_file("graft", seed, {"a": 0.5}, search={"gap": gap}) for seed, gap in enumerate(gaps)]

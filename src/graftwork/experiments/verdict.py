@@ -34,7 +34,8 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
     None without both.
 
     The learned structure beats the random one where the 95 % interval of the paired difference, seeds and
-    tasks resampled, lies above zero: nothing less counts.
+    tasks resampled, lies above zero: nothing less counts. A single pair of seeds has no interval; it is
+    named, and decides nothing.
     """
     everything = [group for comparison in comparisons for group in comparison.groups]
     if not any(map(_learned, everything)) or not any(map(_random, everything)):
@@ -43,14 +44,18 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
     for comparison in comparisons:
         candidates = [group for group in comparison.groups if _random(group)]
         for group in filter(_learned, comparison.groups):
-            seeds = {run.seed for run in group.runs}
-            paired = [each for each in candidates if seeds & {run.seed for run in each.runs}]
-            other = counterpart(group, paired or candidates)
+            other = counterpart(group, _most_paired(group, candidates))
             if other is not None:
                 found.append((comparison, difference(group, other, list(comparison.tasks))))
     if all(each.mean is None for _, each in found):
         return Verdict(
             "The learned structure does not beat the random one: they have no seed in common", (), False
+        )
+    evidence = [_evidence(*item) for item in found if item[1].interval is None]
+    found = [item for item in found if item[1].interval is not None]
+    if not found:
+        return Verdict(
+            "Too few seeds to tell whether the learned structure beats the random one", tuple(evidence), False
         )
     lost = [item for item in found if item[1].verdict != "better"]
     every = f" in {len(found)} of {len(found)} comparisons" if len(found) > 1 else ""
@@ -59,7 +64,13 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
     else:
         where = f" in {len(lost)} of {len(found)} comparisons" if len(found) > 1 else ""
         headline = f"The learned structure does not beat the random one{where}"
-    return Verdict(headline, tuple(_evidence(*item) for item in (lost or found)), not lost)
+    return Verdict(headline, (*(_evidence(*item) for item in lost or found), *evidence), not lost)
+
+
+def _most_paired(group: Group, candidates: Sequence[Group]) -> list[Group]:
+    seeds = {run.seed for run in group.runs}
+    common = [len(seeds & {run.seed for run in each.runs}) for each in candidates]
+    return [each for each, count in zip(candidates, common, strict=True) if count == max(common)]
 
 
 def _learned(group: Group) -> bool:
