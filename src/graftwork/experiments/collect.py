@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.errors import DataError
-from graftwork.experiments.names import display, distinct, natural, short_names
+from graftwork.experiments.names import display, distinct, natural, short_names, told_apart
 from graftwork.files import read_json, shown
 
 __all__ = ["Comparison", "Group", "Run", "agreed", "compare", "read_runs"]
@@ -260,7 +260,7 @@ def _groups(runs: Sequence[Run], common: Mapping[str, Any], names: Mapping[str, 
         group: " · ".join(filter(None, (each[0].label, display(own[group], names))))
         for group, each in members.items()
     }
-    titles = _with_rates(titles, members)
+    titles = told_apart(titles, {group: each[0].data["settings"] for group, each in members.items()})
     seeds = tuple(sorted({run.seed for run in runs}))
     groups = [
         Group(
@@ -276,17 +276,6 @@ def _groups(runs: Sequence[Run], common: Mapping[str, Any], names: Mapping[str, 
         for group, each in members.items()
     ]
     return tuple(sorted(groups, key=lambda group: (natural(group.title), group.id)))
-
-
-def _with_rates(titles: dict[str, str], members: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    """The titles; groups with the same one are told apart by their learning rates, if they have several."""
-    rates = {group: each[0].number("settings.training.learning_rate") for group, each in members.items()}
-    told = {}
-    for group, title in titles.items():
-        alike = {rates[other] for other, another in titles.items() if another == title}
-        several = len(alike) > 1 and rates[group] is not None
-        told[group] = f"{title} · rate {rates[group]:g}" if several else title
-    return told
 
 
 def _common(runs: Sequence[Run]) -> dict[str, Any]:

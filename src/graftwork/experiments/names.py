@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-__all__ = ["display", "distinct", "natural", "short_names"]
+__all__ = ["display", "distinct", "natural", "short_names", "told_apart"]
 
 _PLAIN = ("graft.", "method.", "schedule.", "training.")
 
@@ -48,6 +48,39 @@ def _value(value: Any) -> str:
 def distinct(title: str, titles: Iterable[str], identity: str) -> str:
     """The title, with the start of a hash if others have the same."""
     return title if list(titles).count(title) == 1 else f"{title} #{identity[:6]}".strip()
+
+
+def told_apart(titles: Mapping[str, str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The titles; groups with the same one get the settings in which they differ: `search · pool_size 4`.
+
+    Args:
+        titles: group -> title.
+        settings: group -> the sections of its settings.
+    """
+    told = dict(titles)
+    for title, count in Counter(titles.values()).items():
+        if count == 1:
+            continue
+        flat = {group: _flat(settings[group]) for group in titles if titles[group] == title}
+        keys = sorted({key for each in flat.values() for key in each})
+        differ = [key for key in keys if len({json.dumps(each.get(key)) for each in flat.values()}) > 1]
+        for group, each in flat.items():
+            words = ", ".join(f"{_word(key)} {_value(each.get(key))}" for key in differ)
+            told[group] = " · ".join(filter(None, (title, words)))
+    return told
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        section + key: value
+        for section in _PLAIN
+        if isinstance(values := settings.get(section.removesuffix(".")), Mapping)
+        for key, value in values.items()
+    }
+
+
+def _word(key: str) -> str:
+    return "rate" if key == "training.learning_rate" else key.partition(".")[2]
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
