@@ -85,8 +85,8 @@ class GraftConfig(PeftConfig):
         default_factory=lambda: ["default"],
         metadata={"help": "Names of the tasks, in the order of the rows of every gate table."},
     )
-    pool_size: int = field(default=4, metadata={"help": "K: adapters on offer at every site."})
-    r: int = field(default=8, metadata={"help": "Rank (bottleneck width) of one adapter."})
+    pool_size: int = field(default=32, metadata={"help": "K: adapters on offer at every site."})
+    r: int = field(default=1, metadata={"help": "Rank (bottleneck width) of one adapter."})
     activation: str = field(
         default="gelu", metadata={"help": "Nonlinearity f: gelu, relu, silu, tanh, identity."}
     )

@@ -21,9 +21,9 @@ LATER: dict[str, bool] = {"later": True}
 class GraftSettings:
     """The adapter pool, its gates and its sites: the settings of `GraftConfig` that a recipe may choose."""
 
-    pool_size: int = 4
+    pool_size: int = 32
     """K: adapters on offer at every site."""
-    r: int = 8
+    r: int = 1
     """Rank (bottleneck width) of one adapter."""
     activation: Literal["gelu", "relu", "silu", "tanh", "identity"] = "gelu"
     """Nonlinearity of an adapter."""
