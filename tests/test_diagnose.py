@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 import graftwork as gw
+from graftwork.ablation import ablate
 from graftwork.data import collate, load_task, tokenise
-from graftwork.diagnose import DiagnosisCallback, ablate, gate_statistics, soft_gates
+from graftwork.diagnose import DiagnosisCallback, gate_statistics, soft_gates
 from graftwork.findings import find, print_diagnosis
 from graftwork.fit import fit
 from graftwork.forward import RowSample, forward_rows
@@ -154,9 +155,13 @@ def test_ablation_is_the_loss_with_one_adapter_closed(run: Any, parts: Any) -> N
     stored = {place for task in structure.tasks for place in structure.paths(task)}
     assert {(entry["site"], entry["adapter"]) for entry in result["adapters"]} == stored
     losses = []
-    for site, k in [("", 0), *((entry["site"], entry["adapter"]) for entry in result["adapters"])]:
+    places = [(entry["site"], entry["adapter"]) for entry in result["adapters"]]
+    small = 1e-3 * result["loss"]
+    idle = [(entry["site"], entry["adapter"]) for entry in result["adapters"] if entry["increase"] <= small]
+    assert result["idle"]["adapters"] == len(idle) > 1
+    for away in ([], *([place] for place in places), idle):
         closed = structure.to_dict()
-        if site:
+        for site, k in away:
             for row in closed["sites"][site]["open"]:
                 row[k] = 0
         gw.set_structure_(model, gw.Structure.from_dict(closed))
@@ -168,9 +173,8 @@ def test_ablation_is_the_loss_with_one_adapter_closed(run: Any, parts: Any) -> N
         ]
         losses.append(float(torch.stack(by_task).mean()))
     assert result["loss"] == pytest.approx(losses[0])
-    assert [entry["increase"] for entry in result["adapters"]] == pytest.approx(
-        [loss - losses[0] for loss in losses[1:]], abs=1e-6
-    )
+    increases = [*(entry["increase"] for entry in result["adapters"]), result["idle"]["increase"]]
+    assert increases == pytest.approx([loss - losses[0] for loss in losses[1:]], abs=1e-6)
 
 
 def test_ablation_is_bounded_and_seeded(run: Any, parts: Any) -> None:
@@ -200,6 +204,7 @@ WELL: dict[str, Any] = {
             {"site": "s", "adapter": k, "increase": 0.01 * k, "gate": 0.9, "strength": 1.0}
             for k in range(1, 11)
         ],
+        "idle": {"adapters": 0, "increase": 0.0},
         "rank_correlation_gate": 0.4,
         "rank_correlation_strength": None,
     },
@@ -254,8 +259,8 @@ def test_no_sentence_if_nothing_is_off() -> None:
             "Task 'dogs' has no path: it uses no adapter and gets the bare backbone",
         ),
         (
-            changed("ablation", "loss", value=60.0),
-            "6 of 10 open adapters do nothing: closing one of them does not raise the validation loss",
+            changed("ablation", "idle", value={"adapters": 6, "increase": 0.0004}),
+            "6 of 10 open adapters do nothing: without them, one by one or all at once, the validation",
         ),
         (
             changed("ablation", "rank_correlation_gate", value=-0.3),
@@ -267,6 +272,13 @@ def test_a_plain_sentence_for_what_is_off(diagnosis: dict[str, Any], sentence: s
     (found,) = find(diagnosis)
     assert sentence in found
     assert found.endswith(".")
+
+
+def test_adapters_that_stand_in_for_each_other_are_not_said_to_do_nothing() -> None:
+    diagnosis = changed("ablation", "idle", value={"adapters": 6, "increase": 0.02})
+    assert find(diagnosis) == []
+    diagnosis["ablation"]["rank_correlation_gate"] = -0.3
+    assert find(diagnosis) == []
 
 
 def test_a_path_through_a_stored_pool_may_be_as_large_as_it_likes() -> None:

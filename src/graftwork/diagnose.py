@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,9 +12,9 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from graftwork.ablation import ABLATION_ROWS, ablate, with_ranks
 from graftwork.forward import RowSample
 from graftwork.gated import UNDECIDED
-from graftwork.keys import stable_key
 from graftwork.view import GraftView, budget_cost, graft_view, site_prices
 
 if TYPE_CHECKING:
@@ -26,12 +25,10 @@ if TYPE_CHECKING:
     from graftwork.multitask import MultiTaskModel
     from graftwork.structure import Structure
 
-__all__ = ["DiagnosisCallback", "ablate", "diagnose", "gate_statistics", "soft_gates"]
+__all__ = ["DiagnosisCallback", "diagnose", "gate_statistics", "soft_gates"]
 
 GAP_ROWS = 384
 """Validation rows that are scored with soft and with hard gates."""
-ABLATION_ROWS = 96
-ABLATION_ADAPTERS = 24
 OPEN, CLOSED = 0.95, 0.05
 """P(open) from which a gate counts as open, and up to which as closed: both near the ends of what a clamped
 hard-concrete gate reaches, 0.998 and 0.047."""
@@ -159,62 +156,6 @@ def _suite_mean(model: MultiTaskModel, sample: RowSample) -> float:
     return float(np.mean(list(outputs.scores(model).values())))
 
 
-def ablate(
-    model: MultiTaskModel,
-    sample: RowSample,
-    *,
-    adapters: int = ABLATION_ADAPTERS,
-    seed: int = 0,
-    adapter_name: str | None = None,
-) -> dict[str, Any]:
-    """Close open adapters one by one, for all tasks, and see what the loss says.
-
-    Only the rows of tasks that use an adapter are run again. The structure is put back.
-
-    Args:
-        model: a model whose structure is decided.
-        sample: validation rows.
-        adapters: how many adapters to try at most, chosen by chance.
-        seed: of the choice.
-        adapter_name: PEFT's name for the graft adapter; default the active one.
-
-    Returns:
-        `loss`, the mean over tasks, and `adapters`: site, number in the pool, and `increase` of that loss.
-    """
-    view = graft_view(model, adapter_name)
-    name = view.adapter_name
-    used = [
-        (site, k)
-        for site, layer in view.sites.items()
-        for k, column in enumerate((layer.graft_mask[name] > 0).any(dim=0).tolist())
-        if column
-    ]
-    draw = random.Random(stable_key(seed, "ablation"))
-    chosen = sorted(draw.sample(range(len(used)), min(adapters, len(used))))
-    before = sample.run(model)
-    assert before is not None
-    losses = before.losses(model)
-    results = []
-    for site, k in (used[index] for index in chosen):
-        layer = view.sites[site]
-        mask = layer.graft_mask[name].clone()
-        users = [task for task in losses if mask[task, k] > 0]
-        closed = mask.clone()
-        closed[:, k] = 0
-        layer.set_mask(name, closed)
-        after = sample.run(model, users)
-        layer.set_mask(name, mask)
-        changed = {} if after is None else after.losses(model)
-        increase = sum(loss - losses[task] for task, loss in changed.items()) / len(losses)
-        results.append({"site": site, "adapter": k, "increase": increase})
-    return {
-        "rows": len(sample),
-        "loss": float(np.mean(list(losses.values()))),
-        "stored": len(used),
-        "adapters": results,
-    }
-
-
 def diagnose(
     model: MultiTaskModel,
     structure: Structure,
@@ -250,7 +191,7 @@ def diagnose(
     if view.sites:
         sample = RowSample(validation, watch.tokenizer, most=ABLATION_ROWS, seed=watch.seed)
         ablation = ablate(model, sample, seed=watch.seed, adapter_name=view.adapter_name)
-        diagnosis["ablation"] = _with_ranks(ablation, view, structure, scores)
+        diagnosis["ablation"] = with_ranks(ablation, view, structure, scores)
     return {**diagnosis, "findings": find(diagnosis)}
 
 
@@ -273,32 +214,3 @@ def _size(
         "expected": expected,
         "pool": pool,
     }
-
-
-def _with_ranks(
-    ablation: dict[str, Any], view: GraftView, structure: Structure, scores: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The numbers adapters had in the whole pool, and how gates and strength rank them."""
-    for entry in ablation["adapters"]:
-        site = structure.sites[entry["site"]]
-        if view.sites[entry["site"]].pools[view.adapter_name].size < site.pool_size:
-            entry["adapter"] = [k for k, used in enumerate(site.used) if used][entry["adapter"]]
-        if entry["site"] in scores:
-            known = scores[entry["site"]]
-            entry["gate"] = max(row[entry["adapter"]] for row in known["scores"])
-            entry["strength"] = known["strength"][entry["adapter"]]
-    rated = [entry for entry in ablation["adapters"] if "gate" in entry]
-    for kind in ("gate", "strength"):
-        pairs = [(entry[kind], entry["increase"]) for entry in rated]
-        ablation[f"rank_correlation_{kind}"] = _rank_correlation(pairs)
-    return ablation
-
-
-def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's; None of fewer than three pairs or of a constant."""
-    from scipy.stats import spearmanr
-
-    first, second = ([pair[i] for pair in pairs] for i in (0, 1))
-    if len(pairs) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return None
-    return float(spearmanr(first, second).statistic)
