@@ -79,7 +79,7 @@ def _increase(
     model: MultiTaskModel,
     view: GraftView,
     sample: RowSample,
-    losses: Mapping[str, float],
+    losses: Mapping[int, float],
     closed: Sequence[tuple[str, int]],
 ) -> float:
     """By how much the mean of the tasks' losses rises without these adapters (site, number in the pool)."""

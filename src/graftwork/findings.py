@@ -106,8 +106,8 @@ def _ablation(diagnosis: Mapping[str, Any]) -> Iterator[str]:
     if idle["adapters"] > len(tried) / 2:
         if idle["increase"] <= NOTHING * ablation["loss"]:
             yield (
-                f"{idle['adapters']} of {len(tried)} open adapters do nothing: without them, one by one or all "
-                "at once, the validation loss does not rise; a smaller budget may do as well."
+                f"{idle['adapters']} of {len(tried)} open adapters do nothing: without them, one by one or "
+                "all at once, the validation loss does not rise; a smaller budget may do as well."
             )
         return
     correlation = ablation["rank_correlation_gate"]
