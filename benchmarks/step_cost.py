@@ -4,8 +4,8 @@
 
 Prints a table, then JSON as its last line:
 
-- `search_vs_lora`: training step of the search phase, 8 tasks mixed in every batch, against PEFT LoRA with
-  as many trainable parameters under the same heads;
+- `search_vs_lora`: training step of the search phase, default pool and gates, 8 tasks mixed in every batch,
+  against PEFT LoRA with as many trainable parameters under the same heads;
 - `tasks32_vs_2`: the same step with 32 tasks against 2;
 - `compact_vs_backbone`: inference of a compact single-task model at a budget of 0.3 % against the bare
   backbone.
@@ -61,10 +61,7 @@ def batch(tasks: int, vocabulary: int) -> dict[str, torch.Tensor]:
 def search_step(backbone: nn.Module, tasks: int) -> tuple[Callable[[], None], int]:
     """One training step in the search phase, and the number of trainable parameters."""
     names = [head.name for head in heads(tasks)]
-    adapted = get_peft_model(
-        copy.deepcopy(backbone),
-        gw.GraftConfig(tasks=names, pool_size=4, r=8, budget=0.003, gates="hard_concrete"),
-    )
+    adapted = get_peft_model(copy.deepcopy(backbone), gw.GraftConfig(tasks=names, budget=0.003))
     model = MultiTaskModel(adapted, heads(tasks)).train()
     search = gw.StructureSearch(model, total_steps=10_000, schedule=gw.Schedule(0.0, 0.5, 1.0))
     search.begin(learning_rates=10.0)
@@ -120,7 +117,7 @@ def inference(model: nn.Module, vocabulary: int) -> Callable[[], None]:
 
 def compact_model(backbone: nn.Module) -> tuple[nn.Module, int]:
     """A compact single-task model at a budget of 0.3 %, with random weights in its adapters."""
-    config = gw.GraftConfig(tasks=["only"], pool_size=4, r=8, budget=0.003, init_weights=False)
+    config = gw.GraftConfig(tasks=["only"], budget=0.003, init_weights=False)
     model = get_peft_model(copy.deepcopy(backbone), config)
     return model, gw.compact_(model).parameters()
 
