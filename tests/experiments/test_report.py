@@ -318,6 +318,18 @@ def test_verdict_takes_the_random_structure_with_most_seeds_in_common(tmp_path: 
     assert "against one with seeds: +11.0 points" in verdict.evidence[0]
 
 
+def test_the_control_of_one_budget_is_judged_though_another_budget_has_more_seeds(tmp_path: Path) -> None:
+    runs = []
+    for budget, seeds in ((0.001, 2), (0.003, 4)):
+        settings: dict[str, Any] = {"vary": {"graft.budget": budget}, "own": ("graft.budget",)}
+        runs += [run_file("random_structure", seed, {"a": 0.5}, **settings) for seed in range(seeds)]
+        runs += [run_file("graft", seed, {"a": 0.6 + seed / 100}, **settings) for seed in range(4)]
+    verdict = judge(load(tmp_path, *runs))
+    assert verdict is not None
+    assert verdict.headline == "The learned structure beats the random one in 2 of 2 comparisons"
+    assert ["2 pairs" in line or "4 pairs" in line for line in verdict.evidence] == [True, True]
+
+
 def test_a_single_pair_of_seeds_is_no_verdict_either_way(tmp_path: Path) -> None:
     runs = [run_file("random_structure", seed, {"a": 0.5 + seed / 100}) for seed in range(3)]
     alone = run_file("graft", 0, {"a": 0.4}, label="tried once")
@@ -329,7 +341,7 @@ def test_a_single_pair_of_seeds_is_no_verdict_either_way(tmp_path: Path) -> None
     verdict = judge(load(tmp_path / "b", *runs, alone))
     assert verdict is not None
     assert verdict.good
-    assert verdict.headline == "The learned structure beats the random one"
+    assert verdict.headline == "The learned structure beats the random one, 1 more has too few seeds to tell"
     assert len(verdict.evidence) == 2
     assert any("tried once" in line and "no interval from a single pair" in line for line in verdict.evidence)
 

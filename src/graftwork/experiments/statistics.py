@@ -16,6 +16,7 @@ from graftwork.experiments.joined import ARRANGEMENT
 __all__ = [
     "Difference",
     "Interval",
+    "comparable",
     "counterpart",
     "deviation",
     "difference",
@@ -119,14 +120,9 @@ def difference(group: Group, reference: Group, tasks: Sequence[str]) -> Differen
     )
 
 
-def counterpart(group: Group, candidates: Sequence[Group]) -> Group | None:
-    """The candidate to compare a group with.
-
-    A candidate must have the same value of every swept setting both have, learning rates aside. Of several,
-    the one with the fewest settings that only one of the two has is taken, then the one whose stored
-    parameters are closest (as a ratio), then the first by title.
-    """
-    shared = [
+def comparable(group: Group, candidates: Sequence[Group]) -> list[Group]:
+    """The other candidates with the same value of every swept setting both have, learning rates aside."""
+    return [
         each
         for each in candidates
         if each.id != group.id
@@ -134,8 +130,16 @@ def counterpart(group: Group, candidates: Sequence[Group]) -> Group | None:
             each.vary[key] == value for key, value in group.vary.items() if key in each.vary and _same(key)
         )
     ]
+
+
+def counterpart(group: Group, candidates: Sequence[Group]) -> Group | None:
+    """The candidate to compare a group with, if one is `comparable`.
+
+    Of several, the one with the fewest settings that only one of the two has is taken, then the one whose
+    stored parameters are closest (as a ratio), then the first by title.
+    """
     return min(
-        shared,
+        comparable(group, candidates),
         key=lambda each: (
             len(group.vary.keys() ^ each.vary.keys()),
             _distance(group, each),

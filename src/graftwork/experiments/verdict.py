@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graftwork.experiments.collect import Comparison, Group
-from graftwork.experiments.statistics import Difference, counterpart, difference
+from graftwork.experiments.statistics import Difference, comparable, counterpart, difference
 from graftwork.experiments.tables import gap
 
 __all__ = ["Verdict", "judge"]
@@ -35,7 +35,7 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
 
     The learned structure beats the random one where the 95 % interval of the paired difference, seeds and
     tasks resampled, lies above zero: nothing less counts. A single pair of seeds has no interval; it is
-    named, and decides nothing.
+    counted and named, and decides nothing.
     """
     everything = [group for comparison in comparisons for group in comparison.groups]
     if not any(map(_learned, everything)) or not any(map(_random, everything)):
@@ -44,7 +44,7 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
     for comparison in comparisons:
         candidates = [group for group in comparison.groups if _random(group)]
         for group in filter(_learned, comparison.groups):
-            other = counterpart(group, _most_paired(group, candidates))
+            other = counterpart(group, _most_paired(group, comparable(group, candidates)))
             if other is not None:
                 found.append((comparison, difference(group, other, list(comparison.tasks))))
     if all(each.mean is None for _, each in found):
@@ -64,6 +64,8 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
     else:
         where = f" in {len(lost)} of {len(found)} comparisons" if len(found) > 1 else ""
         headline = f"The learned structure does not beat the random one{where}"
+    if evidence:
+        headline += f", {len(evidence)} more {'has' if len(evidence) == 1 else 'have'} too few seeds to tell"
     return Verdict(headline, (*(_evidence(*item) for item in lost or found), *evidence), not lost)
 
 
