@@ -12,6 +12,12 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from graftwork.data import load_task, tokenise
+from graftwork.multitask import MultiTaskModel
+from graftwork.persist import load_backbone
+from graftwork.recipe import load_recipe
+from toys import grafted
+
 WORDS = ["red", "blue", "green", "stone", "river", "cloud", "tree", "bird", "road", "lamp"]
 
 
@@ -97,3 +103,18 @@ def write_recipe(folder: Path, recipe: dict[str, Any], name: str = "recipe.yaml"
     path = folder / name
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
+
+
+def run_parts(folder: Path) -> tuple[Any, Any, Any]:
+    """Tokens, tokenizer and heads of the tasks of `write_run`."""
+    recipe = load_recipe(folder / "recipe.yaml")
+    _, tokenizer = load_backbone(recipe.model)
+    datas = [load_task(task) for task in recipe.tasks]
+    return tokenise(datas, tokenizer, 16, None), tokenizer, [data.head for data in datas]
+
+
+def run_model(folder: Path, heads: Any) -> MultiTaskModel:
+    """The backbone of `write_run` with pools and heads, before any training."""
+    backbone, _ = load_backbone(str(folder / "backbone"))
+    adapted = grafted(backbone, tasks=[head.name for head in heads])
+    return MultiTaskModel(adapted, heads).eval()
