@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from graftwork.choosing import choose_structure
 from graftwork.config import GraftConfig
 from graftwork.controls import control_structure
 from graftwork.errors import StructureError, TrainingError
 from graftwork.layer import GraftLayer
 from graftwork.ranking import SiteScores
 from graftwork.shards import is_sharded
-from graftwork.structure import SiteStructure, Structure, choose_structure
+from graftwork.structure import SiteStructure, Structure
 from graftwork.view import GraftView, budget_cost, graft_view, site_prices
 
 __all__ = [

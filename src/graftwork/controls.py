@@ -11,11 +11,12 @@ import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from graftwork.choosing import choose_structure, paths_structure
 from graftwork.errors import ConfigError, StructureError
 from graftwork.files import shown, user_path
 from graftwork.grouping import check_groups
 from graftwork.ranking import Place, SiteScores, fill
-from graftwork.structure import SiteStructure, Structure, choose_structure, paths_structure
+from graftwork.structure import SiteStructure, Structure
 from graftwork.structure_file import adopt, named_file, read_structure_file
 
 __all__ = ["CONTROLS", "GROUPED", "Terms", "check_control", "control_structure"]

@@ -15,6 +15,7 @@ from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from graftwork.callback import StructureCallback
+from graftwork.choosing import choose_family
 from graftwork.compact import set_structure_
 from graftwork.diagnose import DiagnosisCallback
 from graftwork.errors import StructureError, TrainingError
@@ -27,7 +28,7 @@ from graftwork.recipe import Recipe
 from graftwork.search import StructureSearch
 from graftwork.session import Session
 from graftwork.storage import check_target, staged_folder, storage_errors, write_text
-from graftwork.structure import Structure, choose_family
+from graftwork.structure import Structure
 from graftwork.trainrun import Training
 from graftwork.view import budget_cost, in_units_of_cost, site_prices
 from graftwork.workfolder import WorkFolder
@@ -47,7 +48,7 @@ def nested_structures(search: StructureSearch, budgets: Sequence[float]) -> list
         budgets: as `GraftConfig.budget`: fractions of the backbone, or counts.
 
     Returns:
-        A structure per budget (`graftwork.structure.choose_family`); `graftwork.set_structure_` takes one.
+        A structure per budget (`graftwork.choosing.choose_family`); `graftwork.set_structure_` takes one.
 
     Raises:
         StructureError: the search has not decided yet, or a budget is smaller than one adapter.

@@ -79,7 +79,7 @@ def choose_paths(
     rank_by: str = "prob_open",
     within: Sequence[Collection[Place]] | None = None,
 ) -> list[set[Place]]:
-    """The adapters of every task; what any task uses is stored. See `graftwork.structure.choose_structure`.
+    """The adapters of every task; what any task uses is stored. See `graftwork.choosing.choose_structure`.
 
     An adapter that the ranking stores and whose tasks all have better use for their own budgets would be
     stored for nobody. It is left out and the ranking is filled again, until every stored adapter is used.

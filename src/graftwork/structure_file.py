@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from graftwork.choosing import paths_structure
 from graftwork.errors import StructureError
 from graftwork.files import listed, read_json, shown
-from graftwork.structure import Structure, paths_structure
+from graftwork.structure import Structure
 
 __all__ = ["adopt", "named_file", "read_structure_file"]
 
