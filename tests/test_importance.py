@@ -6,7 +6,7 @@ from peft import get_peft_model
 from torch import nn
 
 import graftwork as gw
-from graftwork.importance import MEMORY, TOLERANCE, importance_scores
+from graftwork.importance import MEMORY, importance_scores
 from graftwork.search import StructureSearch
 from graftwork.view import graft_view
 from toys import graft_layers, grafted, tokens
@@ -81,24 +81,25 @@ def test_running_means_are_those_of_adalora_with_a_longer_memory_and_no_optimize
     assert not gate.any()
 
 
-def test_scores():
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.6])
+def test_scores(threshold):
     draw = torch.Generator().manual_seed(0)
     products = torch.rand(3, 50, generator=draw) ** 8
-    scores = importance_scores(products)
+    scores = importance_scores(products, threshold)
     assert float(scores.amax()) == 1.0
     assert (scores >= 0).all()
     shares = products / products.sum(dim=1, keepdim=True)
     assert torch.equal(scores.amax(dim=0).argsort(), shares.sum(dim=0).argsort())
     ratios, shown = shares / shares.amax(dim=0), scores / scores.amax(dim=0)
-    sure = (ratios - TOLERANCE).abs() > 1e-4
-    assert torch.equal((shown >= 0.5)[sure], (ratios >= TOLERANCE)[sure])
+    sure = (ratios - threshold).abs() > 1e-4
+    assert torch.equal((shown >= 0.5)[sure], (ratios >= threshold)[sure])
     assert torch.equal(shown.argsort(dim=0), ratios.argsort(dim=0))
     # A task of few rows, or with a loss of another scale, is heard as well as the others.
     scaled = products * torch.tensor([[1e-6], [1.0], [1e3]])
-    torch.testing.assert_close(importance_scores(scaled), scores)
-    equal = importance_scores(torch.tensor([[2.0, 1.0, 1.0, 1.0]]))[0]
+    torch.testing.assert_close(importance_scores(scaled, threshold), scores)
+    equal = importance_scores(torch.tensor([[2.0, 1.0, 1.0, 1.0]]), threshold)[0]
     assert equal.tolist() == [1.0, 0.25, 0.25, 0.25]
-    assert not importance_scores(torch.zeros(2, 4)).any()
+    assert not importance_scores(torch.zeros(2, 4), threshold).any()
 
 
 def test_the_pool_shrinks_along_a_cubic():
@@ -136,6 +137,22 @@ def test_a_closed_adapter_comes_back_when_it_matters():
     search.control.update(view, 1.0)
     assert layers[2].prob_open("default").tolist() == [[0, 0, 1]] * 3
     assert not layers[0].prob_open("default").any()
+
+
+def test_the_threshold_says_who_shares_and_not_what_is_stored():
+    paths = {}
+    for threshold in (0.1, 0.4):
+        model, search = searched(budget=2 * 66, path_threshold=threshold)
+        view = graft_view(model)
+        draw = torch.Generator().manual_seed(0)
+        for layer in graft_layers(model):
+            layer.graft_state["default"][2:4] = torch.rand(2, 3, 3, generator=draw)
+        search.control.update(view, 1.0)
+        paths[threshold] = gw.structure_of(model)
+    few, many = paths[0.4], paths[0.1]
+    assert few.parameters() == many.parameters() == 2 * 66
+    assert all(few.paths(task) <= many.paths(task) for task in few.tasks)
+    assert sum(few.counts().values()) < sum(many.counts().values())
 
 
 def test_a_task_that_an_adapter_harms_does_not_use_it():

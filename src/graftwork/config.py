@@ -117,6 +117,13 @@ class GraftConfig(PeftConfig):
             "names, as `graftwork.group_tasks` finds them."
         },
     )
+    path_threshold: float = field(
+        default=0.05,
+        metadata={
+            "help": "With importance: a task uses a stored adapter if its importance there is at least this "
+            "part of the keenest task's, above 0 and below 1. Low: tasks share; high: they part."
+        },
+    )
     budget: float | None = field(
         default=None,
         metadata={
@@ -285,12 +292,17 @@ class GraftConfig(PeftConfig):
             )
         if learnable and self.budget is None and self.penalty is None:
             self.budget = DEFAULT_BUDGET
-        for name in ("budget", "task_budget", "penalty"):
+        for name in ("budget", "task_budget", "penalty", "path_threshold"):
             value = getattr(self, name)
-            if value is None:
+            if value is None and name != "path_threshold":
                 continue
             if not is_finite(value):
                 raise ConfigError(f"{name}={shown(value)} must be a number.")
+        if not 0 < self.path_threshold < 1:
+            raise ConfigError(
+                f"path_threshold={self.path_threshold!r} must be above 0 and below 1: a part of the keenest "
+                "task's importance, such as 0.3."
+            )
         for name in ("budget", "task_budget"):
             value = getattr(self, name)
             if value is not None and value <= 0:

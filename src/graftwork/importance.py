@@ -16,14 +16,14 @@ from graftwork.view import GraftView, site_prices
 
 __all__ = ["ImportanceControl", "importance_scores"]
 
-TOLERANCE = 0.05
-"""Of the keenest task's share of an adapter: a task with less does not use it."""
 MEMORY = 0.95
 """Of the running means, per optimizer step. AdaLoRA's is 0.85; in mixed batches many a task has few rows."""
 
 
 def importance_scores(
-    products: Float[Tensor, "tasks adapters"], own: Bool[Tensor, "tasks adapters"] | None = None
+    products: Float[Tensor, "tasks adapters"],
+    threshold: float,
+    own: Bool[Tensor, "tasks adapters"] | None = None,
 ) -> Float[Tensor, "tasks adapters"]:
     r"""Importance in [0, 1] that compares adapters over the whole model and tasks at one adapter.
 
@@ -37,12 +37,11 @@ def importance_scores(
     tasks together lose without an adapter is what it is worth storing. Ranks, for importance spans orders of
     magnitude, which rounding to 3 decimals would wipe out; equal importance has equal rank.
 
-    At one adapter a task has half of the keenest task's score where its share is :math:`\tau` = `TOLERANCE`
-    of that task's: shares are noisy, sharing is free, and a path that is closed by mistake costs more than
-    one that is open by mistake (docs/log.md, 2026-11-25).
+    At one adapter a task has half of the keenest task's score where its share is :math:`\tau` of that task's.
 
     Args:
         products: I, for every adapter of the model.
+        threshold: tau, in (0, 1).
         own: which adapters are open to each task, if that is settled. Others count for nothing, and the tasks
             that may use an adapter have the same score.
     """
@@ -53,7 +52,7 @@ def importance_scores(
     ranks = (torch.searchsorted(worth.sort().values, worth) + 1) / len(worth)
     if own is not None:
         return own * ranks
-    power = math.log(2.0) / -math.log(TOLERANCE)
+    power = math.log(2.0) / -math.log(threshold)
     return (shares / shares.amax(dim=0).clamp_min(tiny)) ** power * ranks
 
 
@@ -109,7 +108,7 @@ class ImportanceControl:
         products = torch.cat([_importance(state) for state in states], dim=1)
         if view.config.gate_start != "shared" and self._own is None:
             self._own = torch.cat(starting_paths(view), dim=1).to(products.device)
-        scores = importance_scores(products, self._own)
+        scores = importance_scores(products, view.config.path_threshold, self._own)
         worth = scores.amax(dim=0)
         users = scores >= 0.5 * ramped * worth if self._own is None else self._own
         mask = users * self._stored(view, worth, ramped).to(products.device)

@@ -42,6 +42,9 @@ class GraftSettings:
     groups: tuple[tuple[str, ...], ...] | None = field(default=None, metadata=LATER)
     """The groups of gate_start: grouped and of structure: grouped_paths, as lists of task names; null: found
     from the rows."""
+    path_threshold: float = field(default=0.05, metadata=LATER)
+    """With importance: a task uses a stored adapter if its importance there is at least this part of the
+    keenest task's, above 0 and below 1. Low: tasks share; high: they part."""
     budget: float | None = None
     """Stored adapter parameters as a fraction of the backbone's, above 0 and below 1. Without `budget` and
     `penalty`, learnable gates get 0.003."""
