@@ -39,6 +39,8 @@ from graftwork.errors import ConfigError
         ({"path_threshold": 0}, "path_threshold=0 must be above 0 and below 1"),
         ({"path_threshold": None}, "path_threshold=None must be a number"),
         ({"gate_start": "privat"}, "did you mean 'private'"),
+        ({"start_seed": -1}, "start_seed=-1 must be a whole number from 0 to 4294967295"),
+        ({"start_seed": True}, "start_seed=True must be a whole number"),
         ({"gates": "importance", "penalty": 0.0}, "give budget= instead, or choose gates='hard_concrete'"),
     ],
 )

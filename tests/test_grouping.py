@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -158,6 +160,42 @@ def test_a_saved_configuration_keeps_its_groups_and_a_task_taken_out_leaves_them
     model.save_pretrained(tmp_path)
     again = gw.GraftConfig.from_pretrained(tmp_path)
     assert again.groups == [["cats"], ["dogs"]]
+
+
+def test_a_random_start_is_seeded_and_leaves_no_adapter_without_a_task():
+    def start(seed: int) -> torch.Tensor:
+        model = grafted(gate_start="random", start_seed=seed, pool_size=60, budget=300)
+        return torch.cat(starting_paths(graft_view(model)), dim=1)
+
+    first = start(1)
+    assert torch.equal(first, start(1))
+    assert not torch.equal(first, start(2))
+    assert first.any(dim=0).all()
+    # Expected: 1/2, and one of three gates for the eighth of the adapters that would have none.
+    assert float(first.double().mean()) == pytest.approx(1 / 2 + 1 / 24, abs=0.06)
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(first, 2))
+
+
+@pytest.mark.parametrize("gates", ["importance", "hard_concrete"])
+def test_a_search_begins_with_its_random_start(gates):
+    model = grafted(gates=gates, gate_start="random", start_seed=3, budget=4 * 66, pool_size=6)
+    search = StructureSearch(model, 10, gw.Schedule(0.2, 0.6, 0.8))
+    search.begin(1.0)
+    paths = starting_paths(graft_view(model))
+    for layer, table in zip(graft_layers(model), paths, strict=True):
+        assert torch.equal(layer.prob_open("default") > 0.5, table)
+    if gates == "importance":
+        draw = torch.Generator().manual_seed(0)
+        for layer in graft_layers(model):
+            layer.graft_state["default"][2:4] = torch.rand(2, 3, 6, generator=draw)
+        search.control.update(graft_view(model), 1.0)
+        structure = gw.structure_of(model)
+        assert structure.parameters() == 4 * 66
+        # Who uses what was drawn; what is stored was chosen.
+        own = dict(zip(structure.sites, paths, strict=True))
+        for task, name in enumerate(structure.tasks):
+            stored = {place for other in structure.tasks for place in structure.paths(other)}
+            assert structure.paths(name) == {(site, k) for site, k in stored if own[site][task, k]}
 
 
 def test_a_shared_start_opens_everything():

@@ -26,7 +26,7 @@ __all__ = ["PLACEMENTS", "POSITIONS", "GraftConfig"]
 PLACEMENTS = ("attention+ffn", "ffn", "attention", "block")
 POSITIONS = ("sequential", "parallel")
 REDUCTIONS = ("mean", "sum")
-GATE_STARTS = ("shared", "private", "grouped")
+GATE_STARTS = ("shared", "random", "private", "grouped")
 DEFAULT_BUDGET = 0.003
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[\w.-]+")
@@ -42,6 +42,11 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _positive_int(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
         raise ConfigError(f"{name}={shown(value)} must be a whole number of at least 1, at most {LARGEST:,}.")
+
+
+def _seed(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise ConfigError(f"{name}={shown(value)} must be a whole number from 0 to {2**32 - 1}.")
 
 
 def _names(name: str, value: object, *, plain: bool = True) -> None:
@@ -105,11 +110,13 @@ class GraftConfig(PeftConfig):
     gate_start: str = field(
         default="shared",
         metadata={
-            "help": "`shared`: every gate starts open. `private`: every adapter starts as that of one task, "
-            "in turn; the other tasks' gates start nearly closed, and may open (with importance they stay "
-            "closed). `grouped`: likewise for the `groups` of tasks."
+            "help": "`shared`: every gate starts open. `random`: one in two, drawn with `start_seed`; the "
+            "others start nearly closed, and may open (with importance they stay closed). `private`: "
+            "likewise every adapter starts as that of one task, in turn. `grouped`: as that of one of the "
+            "`groups`."
         },
     )
+    start_seed: int = field(default=0, metadata={"help": "Of what `gate_start='random'` draws."})
     groups: list[list[str]] | None = field(
         default=None,
         metadata={
@@ -214,6 +221,7 @@ class GraftConfig(PeftConfig):
         _choice("position", self.position, POSITIONS)
         _choice("placement", self.placement, PLACEMENTS)
         _choice("gate_start", self.gate_start, GATE_STARTS)
+        _seed("start_seed", self.start_seed)
         _groups(self.groups)
         _choice("penalty_reduction", self.penalty_reduction, REDUCTIONS)
         _choice("rank_by", self.rank_by, tuple(RANKINGS))

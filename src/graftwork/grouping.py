@@ -1,4 +1,4 @@
-r"""Which tasks start with adapters of their own and which share: those whose inputs look alike share.
+r"""Which tasks start with which adapters; and whose inputs look alike, so that they should share.
 
 An adapter reads hidden states. Tasks whose hidden states are alike can use the same directions of them, and a
 small task profits from what a large one has learned of its kind of input; tasks of another kind only get in
@@ -134,6 +134,7 @@ def check_groups(groups: Any, tasks: Sequence[str]) -> list[list[int]]:
 def starting_paths(view: GraftView) -> list[Bool[Tensor, "tasks adapters"]]:
     """Which gates start open, site by site.
 
+    `random` opens every gate with probability 1/2, and one gate of an adapter that is open to nobody.
     `private` and `grouped` deal the adapters of a site to the tasks in turn; which task comes first goes
     round from site to site. An adapter is open to the task it is dealt to, and to all of that task's group.
 
@@ -145,6 +146,9 @@ def starting_paths(view: GraftView) -> list[Bool[Tensor, "tasks adapters"]]:
     sizes = [site.pools[name].size for site in view.sites.values()]
     if config.gate_start == "shared":
         return [torch.ones(tasks, size, dtype=torch.bool) for size in sizes]
+    if config.gate_start == "random":
+        generator = torch.Generator().manual_seed(config.start_seed)
+        return [_random_paths(tasks, size, generator) for size in sizes]
     groups = [[task] for task in range(tasks)]
     if config.gate_start == "grouped":
         groups = check_groups(config.groups, config.tasks)
@@ -153,3 +157,10 @@ def starting_paths(view: GraftView) -> list[Bool[Tensor, "tasks adapters"]]:
         group_of[group] = index
     dealt = [(torch.arange(size) + place * size) % tasks for place, size in enumerate(sizes)]
     return [group_of[:, None] == group_of[tasks_of][None, :] for tasks_of in dealt]
+
+
+def _random_paths(tasks: int, size: int, generator: torch.Generator) -> Bool[Tensor, "tasks adapters"]:
+    paths = torch.rand(tasks, size, generator=generator) < 0.5
+    lonely = ~paths.any(dim=0)
+    paths[torch.randint(tasks, (size,), generator=generator), torch.arange(size)] |= lonely
+    return paths

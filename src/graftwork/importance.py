@@ -73,7 +73,7 @@ class ImportanceControl:
     After every step the most important adapters stay open, as many as fit into
     `B + (pool - B) (1 - ramped)^3`; a task uses those of them where its score is at least `ramped / 2` of the
     keenest task's, which ends at the rule of `choose_structure`. Until the discretisation a closed adapter
-    keeps its weights and may come back. With `gate_start` "private" or "grouped" who may use what is settled
+    keeps its weights and may come back. With another `gate_start` than "shared" who may use what is settled
     (`graftwork.grouping.starting_paths`), and what is stored is learned.
 
     Source: Zhang et al. 2023, AdaLoRA, equations 8-12; g and the gates of single tasks are ours.

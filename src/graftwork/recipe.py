@@ -126,7 +126,9 @@ class Recipe:
 
     def graft_config(self) -> GraftConfig:
         """The PEFT settings of this run; of several budgets, the largest is searched."""
-        changes = {"budget": max(self.budgets)} if self.budgets else {}
+        changes: dict[str, Any] = {"start_seed": self.seed}
+        if self.budgets:
+            changes["budget"] = max(self.budgets)
         return graft_config(tuple(task.name for task in self.tasks), self.graft, **changes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from peft import get_peft_model
 from torch import nn
@@ -59,7 +59,9 @@ class Graft:
 
     def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
         """Wrapped as by `graftwork fit`."""
-        changes = {"groups": setup.find_groups()} if finds_groups(setup.graft) else {}
+        changes: dict[str, Any] = {"start_seed": setup.seed}
+        if finds_groups(setup.graft):
+            changes["groups"] = setup.find_groups()
         model = get_peft_model(backbone, graft_config(setup.tasks, setup.graft, **changes))
         if setup.graft.structure is not None:
             set_control_(model, setup.graft.structure, seed=setup.seed)
