@@ -48,6 +48,7 @@ def fault(folder: Path, text: str, **overrides: object) -> str:
 def test_shipped_recipe_round_trips(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.graft_config().tasks == [task.name for task in recipe.tasks]
+    assert load_recipe(path, {"seed": 7}).graft_config().start_seed == 7
     assert load_recipe(write(tmp_path, recipe_to_yaml(recipe))) == recipe
 
 

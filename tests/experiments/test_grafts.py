@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from graftwork.controls import CONTROLS
 from graftwork.errors import ConfigError, RecipeError, StructureError
@@ -53,6 +54,22 @@ def test_a_random_structure_is_another_one_for_every_seed(make_grid: MakeGrid) -
     grid = make_grid(**fixed("random"))
     first, second = (run_trial(run)["structure"] for seed in (0, 1) for run in runs(grid, seed))
     assert first != second
+
+
+def test_a_search_starts_from_other_random_paths_with_every_seed(make_grid: MakeGrid) -> None:
+    graft = {**FINE, "gates": "importance", "gate_start": "random"}
+    grid = make_grid(methods=["graft"], graft=graft, schedule={"warmup": 0.1, "ramp": 0.3, "discretise": 0.5})
+    for seed in (0, 1):
+        (run,) = runs(grid, seed)
+        result = run_trial(run)
+        structure = Structure.from_dict(result["structure"])
+        assert 0 <= BUDGET - structure.parameters() < ADAPTER
+        generator = torch.Generator().manual_seed(seed)
+        for name, site in structure.sites.items():
+            drawn = torch.rand(len(structure.tasks), 8, generator=generator) < 0.5
+            drawn[torch.randint(3, (8,), generator=generator), torch.arange(8)] |= ~drawn.any(dim=0)
+            stored = torch.tensor(site.used)
+            assert torch.equal(torch.tensor(site.open), drawn & stored), name
 
 
 def test_a_sweep_over_structures_and_one_given_to_graft_itself(make_grid: MakeGrid) -> None:
