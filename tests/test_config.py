@@ -57,6 +57,13 @@ def test_learnable_gates_get_the_default_budget_and_fixed_ones_none():
     assert gw.GraftConfig(gates="fixed").budget is None
 
 
+def test_importance_starts_from_random_paths_where_a_site_has_enough_to_draw_from():
+    assert gw.GraftConfig().gate_start == gw.GraftConfig(pool_size=16).gate_start == "random"
+    assert gw.GraftConfig(pool_size=15).gate_start == "shared"
+    assert gw.GraftConfig(penalty=1.0).gate_start == gw.GraftConfig(gates="sigmoid").gate_start == "shared"
+    assert gw.GraftConfig(gate_start="shared").gate_start == "shared"
+
+
 def test_the_method_is_known_to_peft():
     assert gw.GraftConfig().peft_type is PeftType("GRAFT") is PeftType.GRAFT
     assert PeftType.GRAFT.value == "GRAFT"

@@ -26,8 +26,10 @@ __all__ = ["PLACEMENTS", "POSITIONS", "GraftConfig"]
 PLACEMENTS = ("attention+ffn", "ffn", "attention", "block")
 POSITIONS = ("sequential", "parallel")
 REDUCTIONS = ("mean", "sum")
-GATE_STARTS = ("shared", "random", "private", "grouped")
+GATE_STARTS = ("auto", "shared", "random", "private", "grouped")
 DEFAULT_BUDGET = 0.003
+ENOUGH = 16
+"""Adapters at a site from which a task finds what it needs in a random half of them."""
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[\w.-]+")
 
@@ -108,12 +110,13 @@ class GraftConfig(PeftConfig):
         },
     )
     gate_start: str = field(
-        default="shared",
+        default="auto",
         metadata={
             "help": "`shared`: every gate starts open. `random`: one in two, drawn with `start_seed`; the "
             "others start nearly closed, and may open (with importance they stay closed). `private`: "
             "likewise every adapter starts as that of one task, in turn. `grouped`: as that of one of the "
-            "`groups`."
+            f"`groups`. `auto` becomes `random` with importance and a `pool_size` of at least {ENOUGH}, else "
+            "`shared`."
         },
     )
     start_seed: int = field(default=0, metadata={"help": "Of what `gate_start='random'` draws."})
@@ -283,6 +286,9 @@ class GraftConfig(PeftConfig):
     def _check_sparsity(self) -> None:
         if self.gates == "auto":
             self.gates = "importance" if self.penalty is None else "hard_concrete"
+        if self.gate_start == "auto":
+            drawn = self.gates == "importance" and self.pool_size >= ENOUGH
+            self.gate_start = "random" if drawn else "shared"
         learnable = gate_family(self.gates).learnable
         if self.budget is not None and self.penalty is not None:
             raise ConfigError(

@@ -35,11 +35,13 @@ class GraftSettings:
     """Gate family: importance (sensitivity instead of learned gates), hard_concrete, sigmoid, gumbel,
     shifted_sigmoid or fixed; auto: importance, with a penalty hard_concrete. importance and shifted_sigmoid
     need a budget, not a penalty."""
-    gate_start: Literal["shared", "random", "private", "grouped"] = field(default="shared", metadata=LATER)
+    gate_start: Literal["auto", "shared", "random", "private", "grouped"] = field(
+        default="auto", metadata=LATER
+    )
     """`shared`: every gate starts open. `random`: one in two, drawn with the seed of the run; the others
     start nearly closed, and may open (with importance they stay closed). `private`: likewise every adapter
     starts as that of one task, in turn. `grouped`: as that of one group of tasks whose inputs look alike to
-    the backbone."""
+    the backbone. `auto`: random with importance and a pool_size of at least 16, else shared."""
     groups: tuple[tuple[str, ...], ...] | None = field(default=None, metadata=LATER)
     """The groups of gate_start: grouped and of structure: grouped_paths, as lists of task names; null: found
     from the rows."""
