@@ -189,10 +189,11 @@ def test_importance_gates_are_a_mask_with_the_gradient_of_a_multiplier():
     family = Importance()
     state = state_of(family, (2, 3))
     logits = torch.zeros(2, 3, requires_grad=True)
-    gates = family.sample(logits, state)
-    assert torch.equal(gates, state[0])
-    assert torch.equal(torch.autograd.grad(gates.sum(), logits)[0], torch.ones(2, 3))
-    assert torch.equal(family.deterministic(logits, state), state[0])
+    # In evaluation, too: a trainable parameter without a gradient is an error to PEFT's tests and to DDP.
+    for method in (family.sample, family.deterministic):
+        gates = method(logits, state)
+        assert torch.equal(gates, state[0])
+        assert torch.equal(torch.autograd.grad(gates.sum(), logits)[0], torch.ones(2, 3))
     assert torch.equal(family.scores(logits, state), state[1])
 
 

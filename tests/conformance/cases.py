@@ -11,11 +11,13 @@ from graftwork import GraftConfig
 
 Row = tuple[Any, ...]
 
-NONLINEAR: dict[str, Any] = {"r": 4}
-LINEAR: dict[str, Any] = {"r": 4, "activation": "identity"}
+NONLINEAR: dict[str, Any] = {"pool_size": 4, "r": 4, "gates": "hard_concrete"}
+LINEAR: dict[str, Any] = {**NONLINEAR, "activation": "identity"}
 
-# How adapters may look at any site: learned gates, given gates, at the site's input, without nonlinearity.
+# How adapters may look at any site: the default, learned gates, given gates, at the site's input, without
+# nonlinearity.
 FORMS: dict[str, dict[str, Any]] = {
+    "default": {},
     "hard concrete": {**NONLINEAR},
     "fixed parallel": {**NONLINEAR, "gates": "fixed", "position": "parallel"},
     "linear": {**LINEAR},

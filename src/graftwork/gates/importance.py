@@ -53,8 +53,8 @@ class Importance(GateFamily):
         return self.prob_open(logits, state) + (logits - logits.detach())
 
     def deterministic(self, logits: Logits, state: Tensor | None = None) -> Logits:
-        """The mask of the moment."""
-        return self.prob_open(logits, state)
+        """As `sample`: nothing is drawn."""
+        return self.sample(logits, state)
 
     def prob_open(self, logits: Logits, state: Tensor | None = None) -> Logits:
         """The mask of the moment."""
