@@ -29,7 +29,7 @@ REDUCTIONS = ("mean", "sum")
 GATE_STARTS = ("auto", "shared", "random", "private", "grouped")
 DEFAULT_BUDGET = 0.003
 ENOUGH = 16
-"""Adapters at a site from which a task finds what it needs in a random half of them."""
+"""Adapters at a site from which `auto` takes it that a task finds what it needs in a random half of them."""
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[\w.-]+")
 
@@ -306,16 +306,16 @@ class GraftConfig(PeftConfig):
             )
         if learnable and self.budget is None and self.penalty is None:
             self.budget = DEFAULT_BUDGET
-        for name in ("budget", "task_budget", "penalty", "path_threshold"):
+        for name in ("budget", "task_budget", "penalty"):
             value = getattr(self, name)
-            if value is None and name != "path_threshold":
+            if value is None:
                 continue
             if not is_finite(value):
                 raise ConfigError(f"{name}={shown(value)} must be a number.")
-        if not 0 < self.path_threshold < 1:
+        if not is_finite(self.path_threshold) or not 0 < self.path_threshold < 1:
             raise ConfigError(
-                f"path_threshold={self.path_threshold!r} must be above 0 and below 1: a part of the keenest "
-                "task's importance, such as 0.3."
+                f"path_threshold={shown(self.path_threshold)} must be a number above 0 and below 1: a part "
+                "of the keenest task's importance, such as 0.3."
             )
         for name in ("budget", "task_budget"):
             value = getattr(self, name)
