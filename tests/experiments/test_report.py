@@ -478,6 +478,14 @@ def test_report_replaces_a_report_and_nothing_else(
     (tmp_path / "out/figures/old.png").write_text("old")
     main(["report", str(runs), "-o", str(tmp_path / "out"), "--reference", "graft"])
     assert not (tmp_path / "out/figures/old.png").exists()
+    (tmp_path / "out/index.html").unlink()  # as of the reports in docs/, of which the page is not committed
+    main(["report", str(runs), "-o", str(tmp_path / "out")])
+    assert (tmp_path / "out/index.html").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/report.md").write_text("mine")
+    with pytest.raises(DataError, match="is not a report; give another folder"):
+        report(runs, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
     with pytest.raises(DataError, match="is not a report; give another folder"):
         report(runs, runs)

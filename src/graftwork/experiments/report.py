@@ -125,7 +125,7 @@ def _replaceable(output: Path) -> bool:
     if not output.is_dir():
         return False
     names = {path.name for path in output.iterdir()}
-    return not names or (PAGE in names and names <= {PAGE, TEXT, "figures"})
+    return not names or (names <= {PAGE, TEXT, "figures"} and (PAGE in names or names == {TEXT, "figures"}))
 
 
 def _reference(runs: Sequence[Run], asked: str | None) -> str:
