@@ -121,11 +121,11 @@ def _installed(name: str) -> bool:
 
 
 def _replaceable(output: Path) -> bool:
-    """Whether a folder is empty or holds nothing but a report."""
+    """Whether a folder is empty or holds nothing but a report, of which the page may be missing."""
     if not output.is_dir():
         return False
     names = {path.name for path in output.iterdir()}
-    return not names or (names <= {PAGE, TEXT, "figures"} and (PAGE in names or names == {TEXT, "figures"}))
+    return not names or {TEXT, "figures"} <= names <= {PAGE, TEXT, "figures"}
 
 
 def _reference(runs: Sequence[Run], asked: str | None) -> str:
