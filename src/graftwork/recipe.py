@@ -19,6 +19,7 @@ from graftwork.controls import GROUPED
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
 from graftwork.files import parse_yaml, read_yaml_text, shown
 from graftwork.grouping import check_groups
+from graftwork.later import settled
 from graftwork.noise import Noise
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
@@ -190,8 +191,11 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
-    """The recipe as YAML that `load_recipe` reads back; values at their default are written too."""
-    return yaml.safe_dump(plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True, width=110)
+    """The recipe as YAML that `load_recipe` reads back.
+
+    Values at their default are written too, but for those of settings that came later (`graftwork.later`).
+    """
+    return yaml.safe_dump(plain(settled(recipe)), sort_keys=False, allow_unicode=True, width=110)
 
 
 def plain(value: Any) -> Any:

@@ -10,11 +10,9 @@ from typing import Literal
 from graftwork.controls import CONTROLS, check_control
 from graftwork.errors import ConfigError, RecipeError
 from graftwork.files import shown
+from graftwork.later import LATER
 
-__all__ = ["LATER", "GraftSettings", "Training"]
-
-LATER: dict[str, bool] = {"later": True}
-"""Metadata of a setting that came after the first results: at its default it is no part of a run's hash."""
+__all__ = ["GraftSettings", "Training"]
 
 
 @dataclass(frozen=True)

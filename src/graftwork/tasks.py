@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 from graftwork.errors import CheckpointError, RecipeError
 from graftwork.files import is_finite, listed, mended, shown
+from graftwork.later import settled
 
 __all__ = ["METRICS", "SPLITS", "Kind", "Metric", "Task", "TaskHead", "label_name", "sort_labels"]
 
@@ -233,13 +234,14 @@ class TaskHead:
             CheckpointError: A key is unknown or missing.
         """
         known = {item.name for item in fields(cls)}
+        needed = {item.name for item in fields(cls) if not item.metadata.get("later")}
         if not isinstance(values, Mapping):
             raise CheckpointError(f"a saved head is {shown(values)}, not a mapping")
         name = shown(values.get("name", "?"))
-        if set(values) != known:
-            odd = listed(sorted(map(str, set(values) ^ known)))
+        if not needed <= set(values) <= known:
+            odd = listed(sorted(map(str, (set(values) - known) | (needed - set(values)))))
             raise CheckpointError(f"the saved head of task {name} does not fit ({odd})")
-        faults = [key for key, right in _RIGHT.items() if not right(values[key])]
+        faults = [key for key, right in _RIGHT.items() if key in values and not right(values[key])]
         if not faults and values["metric"] not in METRICS[values["kind"]]:
             faults = ["metric"]
         if faults:
@@ -267,5 +269,4 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
 
 
 def _plain(item: Task | TaskHead) -> dict[str, Any]:
-    values = {entry.name: getattr(item, entry.name) for entry in fields(item)}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settled(item).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,10 +15,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from graftwork.checkpoints import last_checkpoint, remove_faulty, step_of
 from graftwork.errors import TrainingError
 from graftwork.files import user_path
+from graftwork.later import settled, without_later
 from graftwork.persist import FILES
 from graftwork.recipe import Recipe, plain, recipe_to_yaml
 from graftwork.report import versions
+from graftwork.settings import GraftSettings, Training
 from graftwork.storage import storage_errors, write_text
+from graftwork.tasks import Task
 
 __all__ = ["MENDABLE", "WorkFolder"]
 
@@ -87,8 +89,8 @@ class WorkFolder:
         file = self.path / FILES.recipe
         if not file.is_file():
             return {}
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        now = plain(dataclasses.asdict(self.recipe))
+        before = _settled(yaml.safe_load(file.read_text(encoding="utf-8")))
+        now = plain(settled(self.recipe))
         changes = {
             f"training.{name}": [before["training"][name], now["training"].get(name)]
             for name in MENDABLE
@@ -180,6 +182,13 @@ class WorkFolder:
             elif path.name != RUN:
                 path.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _settled(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The values of a `recipe.yaml` as this version would write them: an older one wrote every default."""
+    sections = {"training": Training, "graft": GraftSettings}
+    found = {name: without_later(recipe[name], cls) for name, cls in sections.items()}
+    return {**recipe, **found, "tasks": [without_later(task, Task) for task in recipe["tasks"]]}
 
 
 def _json(path: Path) -> dict[str, Any]:

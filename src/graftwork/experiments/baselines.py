@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from graftwork.errors import ConfigError
 from graftwork.experiments.methods import Adapted, Setup, rank_within, register
-from graftwork.settings import LATER
+from graftwork.later import LATER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

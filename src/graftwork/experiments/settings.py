@@ -15,6 +15,7 @@ from graftwork.errors import DataError
 from graftwork.experiments.grid import Run
 from graftwork.experiments.store import hash_settings
 from graftwork.files import user_path
+from graftwork.later import settled
 from graftwork.recipe import plain
 from graftwork.sources import locate
 from graftwork.structure_file import named_file
@@ -50,15 +51,11 @@ def _model_hash(name: str) -> str | None:
 
 
 def _hashed(settings: Any) -> dict[str, Any]:
-    """Settings without those that came later (`graftwork.settings.LATER`) and are at their default.
+    """Settings without those that came later (`graftwork.later`) and are at their default.
 
     A new setting thus leaves the keys of results that exist as they are.
     """
-    values = dataclasses.asdict(settings)
-    for item in dataclasses.fields(settings):
-        if item.metadata.get("later") and values[item.name] == item.default:
-            del values[item.name]
-    return {name: _content(value) for name, value in values.items()}
+    return {name: _content(value) for name, value in settled(settings).items()}
 
 
 def _content(value: Any) -> Any:

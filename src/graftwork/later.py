@@ -1,0 +1,44 @@
+"""Settings that came later: at their default they are left out of files and keys, which stay as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["LATER", "is_later_default", "settled", "without_later"]
+
+LATER: dict[str, bool] = {"later": True}
+"""Metadata of a field that came after the first files and results: at its default it is no part of them."""
+
+
+def is_later_default(entry: dataclasses.Field[Any], value: object) -> bool:
+    """Whether a field came later and has its default; files hold lists in place of tuples."""
+    if not entry.metadata.get("later"):
+        return False
+    default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+    return value == (list(default) if isinstance(value, list) and isinstance(default, tuple) else default)
+
+
+def settled(item: Any) -> Any:
+    """A dataclass, and all it holds, as mappings, without the fields that came later at their default."""
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        found = {entry.name: getattr(item, entry.name) for entry in dataclasses.fields(item)}
+        return {
+            entry.name: settled(found[entry.name])
+            for entry in dataclasses.fields(item)
+            if not is_later_default(entry, found[entry.name])
+        }
+    if isinstance(item, Mapping):
+        return {key: settled(value) for key, value in item.items()}
+    return type(item)(map(settled, item)) if isinstance(item, list | tuple) else item
+
+
+def without_later(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """A file's values for the dataclass `cls`, without those that came later and are at their default."""
+    fields = {entry.name: entry for entry in dataclasses.fields(cls)}
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in fields or not is_later_default(fields[key], value)
+    }

@@ -1,0 +1,45 @@
+"""Fields that came later leave older files and keys as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import yaml
+
+from graftwork.later import LATER, settled, without_later
+from graftwork.recipe import Recipe, recipe_to_yaml
+from graftwork.settings import GraftSettings
+from graftwork.tasks import Task, TaskHead
+
+
+@dataclass(frozen=True)
+class Settings:
+    old: int = 1
+    new: tuple[int, ...] = field(default=(1, 2), metadata=LATER)
+    made: dict[str, int] = field(default_factory=dict, metadata=LATER)
+
+
+def test_later_fields_are_left_out_at_their_default_only() -> None:
+    assert settled(Settings()) == {"old": 1}
+    assert settled([Settings(new=(3,)), {"inside": Settings(made={"a": 1})}]) == [
+        {"old": 1, "new": (3,)},
+        {"inside": {"old": 1, "made": {"a": 1}}},
+    ]
+
+
+def test_a_file_that_has_them_reads_as_one_that_has_not() -> None:
+    assert without_later({"old": 1, "new": [1, 2], "made": {}}, Settings) == {"old": 1}
+    assert without_later({"old": 1, "new": [1], "unknown": 0}, Settings) == {
+        "old": 1,
+        "new": [1],
+        "unknown": 0,
+    }
+
+
+def test_recipes_and_heads_leave_them_out() -> None:
+    task = Task("colour", train="colour.jsonl")
+    written = yaml.safe_load(recipe_to_yaml(Recipe("model", (task,), "out", graft=GraftSettings(budget=0.1))))
+    assert "gate_start" not in written["graft"]
+    assert written["graft"]["pool_size"] == 32
+    head = task.head(["red", "blue"])
+    assert TaskHead.from_dict(head.as_dict()) == head
