@@ -29,8 +29,10 @@ from graftwork.diagnose import DiagnosisCallback, diagnose
 from graftwork.errors import StructureError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.forward import forward_rows
+from graftwork.length import described_length, settle_length
 from graftwork.newtask import NewTask
 from graftwork.noise import damage_tasks, noisy_model
+from graftwork.patience import Patience
 from graftwork.persist import (
     FILES,
     load_model,
@@ -174,6 +176,10 @@ class _Addition:
             self.tokens = tokenise(
                 [self.data], self.tokenizer, recipe.training.max_length, CACHE.expanduser()
             )
+        rows = len(self.tokens["train"])
+        self.settings = settle_length(recipe.training, rows)
+        if recipe.training.epochs is None:
+            console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
         self.older = len(self.model.heads.heads)
 
     def older_outputs(self, model: MultiTaskModel) -> Tensor:
@@ -205,7 +211,7 @@ class _Addition:
 
     def train(self, new: NewTask) -> tuple[MultiTaskTrainer, DiagnosisCallback]:
         """Learn path, private adapters and head."""
-        settings, tokens = self.recipe.training, self.tokens
+        settings, tokens = self.settings, self.tokens
         phases = dataclasses.asdict(self.recipe.schedule)
         kinds = (StructureCallback, _PrivateSearch)
         searches = [
@@ -229,7 +235,7 @@ class _Addition:
                 data_collator=collate(self.tokenizer),
                 temperature=settings.temperature,
                 head_learning_rate=settings.head_learning_rate,
-                callbacks=[*searches, watch, _KeepBest(searches)],
+                callbacks=[*searches, watch, _KeepBest(searches), Patience(settings.patience or 0, searches)],
             )
             remove_default_output(trainer)
             trainer.train()

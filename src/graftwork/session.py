@@ -24,9 +24,11 @@ from graftwork.diagnose import DiagnosisCallback, diagnose
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.files import user_path
 from graftwork.interrupt import InterruptCallback
+from graftwork.length import described_length, settle_length
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import damage_tasks, noisy_model
 from graftwork.noise_state import NoiseState
+from graftwork.patience import Patience
 from graftwork.persist import FILES, load_backbone, save_model
 from graftwork.processes import on_main
 from graftwork.progress import TrainingBars
@@ -85,6 +87,11 @@ class Session:
             self.prepared = prepare(
                 recipe.model, recipe.tasks, max_length=recipe.training.max_length, datas=datas
             )
+        rows = len(self.prepared.tokens["train"])
+        self.settings = settle_length(recipe.training, rows)
+        """The training loop, its length settled."""
+        if recipe.training.epochs is None:
+            console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
 
     def build(self, budget: float | None = None) -> MultiTaskModel:
         """A model before its first step; every call gives an equal one, with a backbone of its own.
@@ -153,7 +160,7 @@ class Session:
             compact: compact the model when training ends.
             further: makes another callback, which comes after these two.
         """
-        recipe, settings, prepared = self.recipe, self.recipe.training, self.prepared
+        recipe, settings, prepared = self.recipe, self.settings, self.prepared
         arguments = training_arguments(
             settings,
             folder=folder,
@@ -190,6 +197,7 @@ class Session:
                 structure,
                 watch,
                 draws,
+                Patience(settings.patience or 0, [structure]),
                 *([] if further is None else [further(structure, watch)]),
                 interrupt,
             ],

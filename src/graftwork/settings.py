@@ -110,11 +110,16 @@ class GraftSettings:
 class Training:
     """The training loop."""
 
-    epochs: float = 4.0
-    """Passes over all training rows."""
+    epochs: float | None = None
+    """Passes over all training rows; null: 4, or as many as make min_steps, ended by patience."""
+    min_steps: int | None = field(default=None, metadata=LATER)
+    """Optimizer steps at least, for which epochs are added; null: 600 if epochs is not given, else none."""
+    patience: int | None = field(default=None, metadata=LATER)
+    """Evaluations without a better mean validation score after which the training ends, counted from the
+    decision of the structure; 0: never; null: 3 if epochs is not given, else never."""
     batch_size: int = 32
     """Rows of a batch, mixed over the tasks; several processes share them."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Peak learning rate of the adapters and their gates."""
     head_learning_rate: float | None = None
     """Peak learning rate of the heads; null: that of the adapters."""
@@ -131,7 +136,8 @@ class Training:
     gradient_accumulation: int = 1
     """Batches per optimizer step."""
     eval_steps: int | None = None
-    """Optimizer steps between evaluations, each with a checkpoint; null: once per epoch."""
+    """Optimizer steps between evaluations, each with a checkpoint; null: once per epoch, or where epochs is
+    not given and there are many, once per some of them."""
     bf16: bool = False
     """Mixed precision in bfloat16; many times slower on a CPU without instructions for it."""
     pooling: Literal["mean", "cls", "last"] = "mean"
@@ -147,7 +153,7 @@ class Training:
             RecipeError: names every setting that is out of range.
         """
         above_zero = ("epochs", "learning_rate", "head_learning_rate", "temperature")
-        at_least_zero = ("weight_decay", "max_grad_norm")
+        at_least_zero = ("weight_decay", "max_grad_norm", "min_steps", "patience")
         at_least_one = ("batch_size", "max_length", "gradient_accumulation", "eval_steps")
         checks: list[tuple[tuple[str, ...], str, Callable[[float], bool]]] = [
             (above_zero, "above 0", lambda value: value > 0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from graftwork.data import TaskData, load_task, longest_first, tokenise
 from graftwork.errors import ConfigError
 from graftwork.forward import RowSample
 from graftwork.grouping import ROWS, group_tasks, input_distances
+from graftwork.length import total_steps
 from graftwork.persist import load_backbone
 from graftwork.precision import warn_if_bfloat16_is_slow
 from graftwork.processes import main_first, on_main, world_size
@@ -35,7 +35,6 @@ __all__ = [
     "prepare",
     "remove_default_output",
     "split_scores",
-    "total_steps",
     "trackers",
     "training_arguments",
 ]
@@ -113,12 +112,6 @@ def find_groups(prepared: Prepared, seed: int) -> Grouping:
     return on_main(work)
 
 
-def total_steps(settings: Training, rows: int) -> int:
-    """Optimizer steps of a run over `rows` training rows."""
-    batches = math.ceil(rows / settings.batch_size)
-    return math.ceil(math.ceil(batches / settings.gradient_accumulation) * settings.epochs)
-
-
 def training_arguments(
     settings: Training, *, folder: Path, rows: int, seed: int, changes: Mapping[str, Any] | None = None
 ) -> TrainingArguments:
@@ -127,7 +120,7 @@ def training_arguments(
     Several processes share a batch, so that a recipe means the same steps on any number of them.
 
     Args:
-        settings: the training loop.
+        settings: the training loop, its length settled (`graftwork.length`).
         folder: for checkpoints.
         rows: training rows of all tasks together.
         seed: of the order of rows and all else that Trainer draws.

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from graftwork.errors import GraftworkError, RecipeError
 from graftwork.experiments import adalora, adapters, baselines, grafts  # noqa: F401 - they register the methods
 from graftwork.experiments.methods import Method, method_class
+from graftwork.length import EPOCHS as DEFAULT_EPOCHS
 from graftwork.noise import Noise
 from graftwork.recipe import find_files, override, read_noise, read_tasks
 from graftwork.schema import expand, read_fields, together
@@ -35,7 +36,7 @@ EPOCHS = "training.epochs"
 class Tune:
     """How the learning rate of every method is chosen, on validation."""
 
-    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     """The rates that are tried."""
     seeds: tuple[int, ...] = (0,)
     """Each rate is tried with these seeds."""
@@ -235,6 +236,9 @@ def make_run(
         for item in noise
         if item.kind in PATH_NOISE and not cls.paths
     ]
+    if read["training"] is not None and read["training"].epochs is None:
+        # Every method trains as long, and as long as its key says.
+        read["training"] = dataclasses.replace(read["training"], epochs=DEFAULT_EPOCHS)
     options = read_fields(cls, raw["method"], f"method {cell.entry.name}", faults)
     model = expand(str(raw["model"]), folder, "model", faults)
     if faults:

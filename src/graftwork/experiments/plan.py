@@ -55,7 +55,7 @@ class Plan:
             datas.append(self._datas[place])
         rows = sum(data.counts["train"] for data in datas)
         identity = {**run_settings(run, datas), "tuning": tuning}
-        work = rows * (run.training.epochs if run.method.trained else 1.0)
+        work = rows * ((run.training.epochs or 1.0) if run.method.trained else 1.0)
         # A forward pass costs about a third of a training step.
         return Job(run, identity, work, testing=sum(data.counts["test"] for data in datas) / 3)
 

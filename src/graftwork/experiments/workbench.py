@@ -24,8 +24,10 @@ from graftwork.experiments.loop import Interval, TrialTrainer
 from graftwork.experiments.measure import bytes_on_disk, curves
 from graftwork.experiments.methods import Adapted, Setup, count, kept
 from graftwork.experiments.probe import Probe
+from graftwork.length import settle_length, total_steps
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import noisy_model
+from graftwork.patience import Patience
 from graftwork.tracking import keep_events
 from graftwork.training import (
     CACHE,
@@ -33,7 +35,6 @@ from graftwork.training import (
     Prepared,
     find_groups,
     split_scores,
-    total_steps,
     training_arguments,
 )
 
@@ -47,6 +48,7 @@ class Workbench:
         self, run: Run, key: str, prepared: Prepared, interval: Callable[[float], None] | None
     ) -> None:
         self.run, self.key, self.prepared, self.interval = run, key, prepared, interval
+        self.training = settle_length(run.training, len(prepared.tokens["train"]))
         self.names = tuple(data.head.name for data in prepared.datas)
         self.backbone_size = count(prepared.backbone, trainable=False)
         self.noise: list[dict[str, Any]] = []
@@ -68,7 +70,7 @@ class Workbench:
         tokens = prepared.tokens["train"]
         setup = Setup(
             tasks=self.names,
-            steps=total_steps(run.training, len(tokens)),
+            steps=total_steps(self.training, len(tokens)),
             seed=run.seed,
             graft=run.graft,
             schedule=run.schedule,
@@ -152,7 +154,7 @@ class Workbench:
         if not evaluated:
             changes |= {"eval_strategy": "no", "report_to": []}
         arguments = training_arguments(
-            run.training, folder=folder, rows=len(tokens), seed=run.seed, changes=changes
+            self.training, folder=folder, rows=len(tokens), seed=run.seed, changes=changes
         )
         logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
         trainer = TrialTrainer(
@@ -172,6 +174,8 @@ class Workbench:
                 search, prepared.tokens["validation"], prepared.tokenizer, seed=run.seed
             )
             trainer.add_callback(self.watch)
+        if self.training.patience and evaluated:
+            trainer.add_callback(Patience(self.training.patience, [] if search is None else [search]))
         keep_events(trainer, Path(os.environ.get("TENSORBOARD_LOGGING_DIR", "runs")) / self.key)
         if self.interval is not None and evaluated:
             trainer.add_callback(Interval(self.interval))
