@@ -57,7 +57,8 @@ def test_the_count_is_in_a_checkpoint() -> None:
     control = TrainerControl(should_save=True, should_evaluate=True)
     again.on_step_end(NO_ARGUMENTS, state, control)
     assert control.should_training_stop
-    assert not (control.should_save or control.should_evaluate)
+    assert not control.should_save
+    assert not control.should_evaluate
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ from graftwork.experiments.gridfile import load_grid
 from graftwork.experiments.methods import METHODS
 from graftwork.experiments.plan import Plan
 from graftwork.experiments.runner import compare
+from graftwork.experiments.settings import load_data, run_settings
 from graftwork.experiments.store import Store
+from graftwork.length import settle_length, total_steps
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 MakeGrid = Callable[..., Grid]
@@ -118,6 +120,23 @@ def test_rates_are_tuned_unless_given(make_grid: MakeGrid) -> None:
     )
     rates = {cell.entry.name: grid.rates(cell) for cell in grid.cells()}
     assert rates == {"graft": (0.001, 0.01), "linear_probe": None, "lora": None, "full": (1e-5, 1e-4)}
+
+
+def test_all_methods_train_as_long_as_their_key_says(make_grid: MakeGrid) -> None:
+    """A floor of steps and patience hold in a grid only where they are named."""
+    training = {"batch_size": 16, "max_length": 16}
+    plain, given, floored = (
+        finals(make_grid(training={**training, **more}))[0]
+        for more in ({}, {"epochs": 4}, {"min_steps": 100, "patience": 2})
+    )
+    assert plain.training == given.training
+    assert (plain.training.epochs, plain.training.min_steps, plain.training.patience) == (4.0, None, None)
+    settled = settle_length(plain.training, 288)
+    assert (total_steps(settled, 288), settled.patience) == (72, 0)
+    settled = settle_length(floored.training, 288)
+    assert (total_steps(settled, 288), settled.patience) == (108, 2)
+    datas = load_data(plain.tasks, 0)
+    assert run_settings(plain, datas)["key"] != run_settings(floored, datas)["key"]
 
 
 def test_rates_can_be_tuned_at_every_swept_value(make_grid: MakeGrid) -> None:
