@@ -18,6 +18,7 @@ from graftwork.noise import Noise
 from graftwork.recipe import find_files, override, read_noise, read_tasks
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
+from graftwork.shares import plain_share, share_slips
 from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
 
@@ -235,6 +236,8 @@ def make_run(
         for item in noise
         if item.kind in PATH_NOISE and not cls.paths
     ]
+    faults += share_slips(GraftSettings, raw.get("graft"), "graft.")
+    faults += share_slips(cls, raw["method"], f"{cell.entry.name}: method.", below=math.inf)
     options = read_fields(cls, raw["method"], f"method {cell.entry.name}", faults)
     model = expand(str(raw["model"]), folder, "model", faults)
     if faults:
@@ -249,7 +252,7 @@ def make_run(
         noise=noise,
         seed=seed,
         data_seed=grid.data_seed,
-        vary=cell.vary,
+        vary={key: plain_share(value, key) for key, value in cell.vary.items()},
         shared={key: common.get(key) for key in ("training", "noise")},
         **read,
     )
