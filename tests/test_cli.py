@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from graftwork.cli import main
+from graftwork.floor import floor_notes
 from toyrun import recipe_dict, write_backbone, write_lines, write_recipe, write_run
 
 
@@ -139,7 +140,9 @@ def test_show_diagnose(trained: Path, capsys: pytest.CaptureFixture[str], tmp_pa
         assert expected in printed
     main(["show", out, "--diagnose", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found == {"runs": {out: {"search": report["diagnosis"]}}, "stability": None}
+    search = {**report["diagnosis"]}
+    search["findings"] = [*floor_notes(report["tasks"]), *search["findings"]]
+    assert found == {"runs": {out: {"search": search}}, "stability": None}
     main(["fit", str(trained / "recipe.yaml"), "--output", str(tmp_path / "seed1"), "--seed", "1"])
     capsys.readouterr()
     main(["show", out, str(tmp_path / "seed1"), "--diagnose"])

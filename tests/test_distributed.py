@@ -257,7 +257,7 @@ def test_fit_on_several_processes(tmp_path):
 
 @pytest.mark.slow
 def test_a_family_of_budgets_on_several_processes(tmp_path):
-    code, output, errors = finished(fitting(write_run(tmp_path), "--budgets", "0.1,0.05"))
+    code, output, errors = finished(fitting(write_run(tmp_path), "--budgets", "10%,0.05"))
     assert code == 0, errors
     assert output.count("test scores of the models of one search") == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.05", "0.1"]

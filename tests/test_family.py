@@ -160,13 +160,18 @@ def test_budgets_in_flops_with_a_task_budget(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budgets": [0.1, 2]}, "budgets: 2.0 must be above 0 and below 1"),
-        ({"budgets": [0.1, 0.1]}, r"budgets=\[0.1, 0.1\] must differ"),
-        ({"budgets": "many"}, "budgets='many' must be a list of numbers"),
-        ({"budgets": [0.1], "graft": {"penalty": 1.0}}, "one search, which graft.penalty=1.0 rules out"),
-        ({"budgets": [0.1], "graft": {"gates": "fixed"}}, "one search, which graft.gates='fixed' rules out"),
+        ({"budgets": [0.01, 2]}, "budgets: 2.0 must be above 0 and below 1"),
+        ({"budgets": [0.01, 0.01]}, r"budgets=\[0.01, 0.01\] must differ"),
         (
-            {"budgets": [0.1], "graft": {"structure": "random", "budget": 0.1}},
+            {"budgets": [0.01, 0.5]},
+            r"budgets=0.5 would be 50 %; write 0.5% or 0.005, or 50% if that is meant",
+        ),
+        ({"budgets": ["1%", "0%"]}, "budgets=.* or a percentage above 0% and below 100%, such as 0.3%"),
+        ({"budgets": "many"}, "budgets='many' must be a list of numbers"),
+        ({"budgets": [0.01], "graft": {"penalty": 1.0}}, "one search, which graft.penalty=1.0 rules out"),
+        ({"budgets": [0.01], "graft": {"gates": "fixed"}}, "one search, which graft.gates='fixed' rules out"),
+        (
+            {"budgets": [0.01], "graft": {"structure": "random", "budget": 0.01}},
             "one search, which graft.structure='random' rules out",
         ),
     ],
@@ -190,7 +195,7 @@ def test_a_budget_below_one_adapter_fails_before_the_search(
 def test_fit_and_fit_family_are_not_confused(run: tuple[Path, dict[float, dict[str, Any]]]) -> None:
     folder, _ = run
     with pytest.raises(TrainingError, match=r"has several budgets; use graftwork\.family\.fit_family"):
-        fit(load_recipe(folder / "recipe.yaml", {"output": "x", "budgets": [0.1]}), console=QUIET)
+        fit(load_recipe(folder / "recipe.yaml", {"output": "x", "budgets": ["10%"]}), console=QUIET)
     with pytest.raises(TrainingError, match="the recipe has no budgets"):
         fit_family(load_recipe(folder / "recipe.yaml", {"output": "x"}), console=QUIET)
 

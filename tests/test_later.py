@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 import yaml
 
+from graftwork.errors import CheckpointError
 from graftwork.later import LATER, settled, without_later
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.settings import GraftSettings
@@ -43,3 +45,14 @@ def test_recipes_and_heads_leave_them_out() -> None:
     assert written["graft"]["pool_size"] == 32
     head = task.head(["red", "blue"])
     assert TaskHead.from_dict(head.as_dict()) == head
+
+
+def test_weights_of_classes_are_in_a_head_only_if_there_are_any() -> None:
+    task = Task("colour", train="colour.jsonl", class_weights={"red": 2.0})
+    assert "class_weights" not in Task("colour").as_dict()
+    assert Task.from_dict(task.as_dict()) == task
+    head = task.head(["red", "blue"], class_weights=(1.5, 0.5))
+    assert TaskHead.from_dict(head.as_dict()) == head
+    assert "class_weights" not in task.head(["red", "blue"]).as_dict()
+    with pytest.raises(CheckpointError, match="class_weights"):
+        TaskHead.from_dict({**head.as_dict(), "class_weights": [1.0]})

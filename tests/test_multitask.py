@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,19 @@ def test_the_loss_is_the_mean_of_each_rows_own():
     assert torch.isfinite(heads.weight.grad).all()
     assert (heads.weight.grad[0, 2:] == 0).all()
     assert (heads.weight.grad[1, 1:] == 0).all()
+
+
+def test_a_row_counts_by_the_weight_of_its_class():
+    torch.manual_seed(0)
+    plain = TaskHeads(HEADS, 5)
+    weighted = TaskHeads((replace(HEADS[0], class_weights=(0.5, 4.0)), *HEADS[1:]), 5)
+    assert plain.class_weights is None
+    assert weighted.state_dict().keys() == plain.state_dict().keys()
+    logits = plain(torch.randn(4, 5), ROWS)
+    own = plain.row_losses(logits, LABELS, ROWS)
+    found = weighted.row_losses(logits, LABELS, ROWS)
+    assert torch.equal(found, own * torch.tensor([4.0, 1.0, 1.0, 0.5]))
+    assert torch.equal(found[1:3], own[1:3])
 
 
 @pytest.mark.parametrize("classes", [4, 17, 77])

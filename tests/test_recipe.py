@@ -167,8 +167,8 @@ training: 3
         (MINIMAL + "graft: {budget: 1}\n", "graft.budget=1.0 must be above 0 and below 1"),
         (MINIMAL + "graft: {budget: .nan}\n", "graft.budget=nan must be above 0 and below 1"),
         (
-            MINIMAL + "graft: {budget: 0.1, penalty: 1}\n",
-            "graft: budget=0.1 and penalty=1.0 exclude each other",
+            MINIMAL + "graft: {budget: 0.01, penalty: 1}\n",
+            "graft: budget=0.01 and penalty=1.0 exclude each other",
         ),
         (MINIMAL + "graft: {r: 0}\n", "graft: r=0 must be a whole number of at least 1"),
         (MINIMAL + "schedule: {ramp: 0.9}\n", "must satisfy 0 <= warmup <= ramp <= discretise <= 1"),

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from graftwork.callback import StructureCallback
+from graftwork.classes import class_notes
 from graftwork.compact import structure_of
 from graftwork.data import collate, load_task, tokenise
 from graftwork.diagnose import DiagnosisCallback, diagnose
@@ -30,7 +31,7 @@ from graftwork.errors import StructureError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.forward import forward_rows
 from graftwork.length import described_length, settle_length
-from graftwork.newtask import NewTask
+from graftwork.newtask import PRIVATE, NewTask
 from graftwork.noise import damage_tasks, noisy_model
 from graftwork.patience import Patience
 from graftwork.persist import (
@@ -49,6 +50,7 @@ from graftwork.storage import check_target, output_lock, staged_folder
 from graftwork.taskrecipe import TaskRecipe, load_task_recipe
 from graftwork.trainer import MultiTaskTrainer
 from graftwork.training import CACHE, remove_default_output, training_arguments
+from graftwork.view import pool_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,6 +107,7 @@ def _add_task(
     before = run.older_outputs(run.model)
     set_seed(run.recipe.seed)
     new = NewTask(run.model, run.data.head, recipe.extend, sites=list(read_structure(folder).sites))
+    run.say(new)
     trainable = sum(p.numel() for p in new.learner.parameters() if p.requires_grad)
     baselines = run.baselines(new)
     learning = console.status(f"learning the path of task {run.data.head.name}")
@@ -161,7 +164,7 @@ class _Addition:
     def __init__(self, folder: Path, recipe: TaskRecipe, backbone: str | None, console: Console) -> None:
         self.name = str(backbone or read_tasks(folder)["model"])
         file = folder / FILES.recipe
-        self.old = load_recipe(file) if file.is_file() else None
+        self.old = load_recipe(file, saved=True) if file.is_file() else None
         self.noise = () if self.old is None else self.old.noise
         seed = recipe.seed
         if self.old is not None:
@@ -181,6 +184,16 @@ class _Addition:
         if recipe.training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
         self.older = len(self.model.heads.heads)
+        self.console, self.notes = console, class_notes(clean)
+
+    def say(self, new: NewTask) -> None:
+        """Print what may go wrong, before the first step."""
+        notes: list[str | None] = [*self.notes]
+        if PRIVATE in new.searched:
+            settings = {"budget": "extend.private_budget", "larger": "extend.private"}
+            notes.append(pool_note(new.learner, PRIVATE, **settings))
+        for note in filter(None, notes):
+            self.console.print(f"note: {note}", highlight=False, markup=False)
 
     def older_outputs(self, model: MultiTaskModel) -> Tensor:
         """Logits of the older tasks on some rows: each task alone, and all of them in one batch."""

@@ -20,6 +20,7 @@ from graftwork.compact import set_structure_
 from graftwork.diagnose import DiagnosisCallback
 from graftwork.errors import StructureError, TrainingError
 from graftwork.fit import only_writer, open_work_folder, resumed_from
+from graftwork.floor import floor_notes
 from graftwork.interrupt import InterruptCallback
 from graftwork.persist import FILES
 from graftwork.processes import is_main, join, on_main, together
@@ -298,5 +299,8 @@ def _print(reports: dict[float, dict[str, Any]], console: Console, output: Path)
         shown = [f"{score:.3f}" for score in (*scores, sum(scores) / len(scores))]
         table.add_row(_name(budget), f"{report['parameters']['stored']:,}", *shown)
     console.print(table)
+    for budget, report in reports.items():
+        for note in floor_notes(report["tasks"]):
+            console.print(f"note: budget {_name(budget)}: {note}", highlight=False, markup=False)
     places = ", ".join(str(output / _name(budget)) for budget in reports)
     console.print(f"written to {places}", markup=False)

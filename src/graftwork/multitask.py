@@ -49,6 +49,8 @@ class TaskHeads(nn.Module):
         self.register_buffer("sizes", sizes, persistent=False)
         regression = torch.tensor([head.kind == "regression" for head in heads])
         self.register_buffer("regression", regression, persistent=False)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", _class_weights(self.heads, valid.shape[1]), persistent=False)
 
     def forward(
         self, x: Float[Tensor, "rows d"], rows: Int[Tensor, " rows"]
@@ -77,10 +79,12 @@ class TaskHeads(nn.Module):
         labels: Float[Tensor, " rows"],
         rows: Int[Tensor, " rows"],
     ) -> Float[Tensor, " rows"]:
-        """Of every row: cross-entropy for classes, squared error for standardised scores."""
+        """Of every row: cross-entropy, times its class's weight, or squared error of standardised scores."""
         numeric = self.regression[rows]
         classes = labels.long().masked_fill(numeric, 0)
         cross_entropy = F.cross_entropy(logits, classes, reduction="none")
+        if self.class_weights is not None:
+            cross_entropy = cross_entropy * self.class_weights[rows, classes]
         squared = (logits[:, 0] - labels) ** 2
         return torch.where(numeric, squared, cross_entropy)
 
@@ -114,6 +118,17 @@ class TaskHeads(nn.Module):
                         f"{tuple(place.shape)} is needed."
                     )
                 place.copy_(found)
+
+
+def _class_weights(heads: Sequence[TaskHead], classes: int) -> Tensor | None:
+    """What a row counts by task and class [tasks, C]; None if all count alike."""
+    if not any(head.class_weights for head in heads):
+        return None
+    weights = torch.ones(len(heads), classes)
+    for index, head in enumerate(heads):
+        if head.class_weights:
+            weights[index, : head.size] = torch.tensor(head.class_weights)
+    return weights
 
 
 class MultiTaskModel(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from graftwork.layer import GraftLayer
 from graftwork.multitask import MultiTaskModel
 from graftwork.pool import Pool, site_widths
 from graftwork.routing import find_router
+from graftwork.shares import SHARE
 from graftwork.tasks import TaskHead
 from graftwork.view import backbone_parameters, graft_view
 
@@ -41,11 +42,12 @@ class Extension:
 
     gates: str = "hard_concrete"
     """Gate family that learns the task's path: any but `fixed`."""
-    limit: float | None = None
-    """Parameters of the stored adapters that the task may use, as a fraction of the backbone's; null: any."""
+    limit: float | None = field(default=None, metadata=SHARE)
+    """Parameters of the stored adapters that the task may use, as a fraction of the backbone's (`0.2%` or
+    0.002); null: any."""
     private: int = 0
     """Fresh adapters at every site, for this task alone."""
-    private_budget: float | None = None
+    private_budget: float | None = field(default=None, metadata=SHARE)
     """Parameters of the fresh adapters that are kept, as a fraction of the backbone's; null: all are kept."""
 
     def __post_init__(self) -> None:

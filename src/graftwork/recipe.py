@@ -23,6 +23,7 @@ from graftwork.later import settled
 from graftwork.noise import Noise
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
+from graftwork.shares import SHARE, share_slips, spelled_share
 from graftwork.sparsity import Schedule
 from graftwork.structure_file import named_file
 from graftwork.tasks import Task
@@ -63,8 +64,9 @@ class Recipe:
     """Phases of the search."""
     training: Training = field(default_factory=Training)
     """Training loop."""
-    budgets: tuple[float, ...] = ()
-    """Several budgets, in place of `graft.budget`: one search, at the largest, and a model tuned for each."""
+    budgets: tuple[float, ...] = field(default=(), metadata=SHARE)
+    """Several budgets such as [1%, 0.3%], in place of `graft.budget`: one search, at the largest, and a model
+    tuned for each."""
     noise: tuple[Noise, ...] = ()
     """Noise in training, in testing or in both: a list of mappings with kind, ratio, when and seed."""
     seed: int = 0
@@ -102,7 +104,7 @@ class Recipe:
 
     def _budget_faults(self) -> list[str]:
         faults = [
-            f"budgets: {budget!r} must be above 0 and below 1, a fraction of the backbone"
+            f"budgets: {budget!r} must be above 0 and below 1, a fraction of the backbone such as 0.3%"
             for budget in self.budgets
             if not 0 < budget < 1
         ]
@@ -154,7 +156,9 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
-def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, saved: bool = False
+) -> Recipe:
     """Read a recipe from a YAML file.
 
     `$NAME`, `${NAME}` and `${NAME:-default}` in `model`, `output` and the sources of tasks are environment
@@ -165,6 +169,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         path: The YAML file.
         overrides: Values that replace those of the file, by dotted key: `training.epochs`, `seed`, or
             `tasks.NAME.max_train`.
+        saved: The file is that of a saved model, so that no budget of a tenth or more is a slip.
 
     Raises:
         RecipeError: the file cannot be read as a recipe; the message names every fault.
@@ -178,6 +183,8 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     for name in ("model", "output"):
         if isinstance(raw.get(name), str):
             raw[name] = expand(raw[name], folder if name == "model" else None, name, faults)
+    if not saved:
+        faults += share_slips(Recipe, raw, "") + share_slips(GraftSettings, raw.get("graft"), "graft.")
     find_files(raw.get("graft"), folder, faults)
     tasks = read_tasks(raw.pop("tasks", None), folder, faults)
     noise = read_noise(raw.pop("noise", None) or [], faults)
@@ -195,7 +202,15 @@ def recipe_to_yaml(recipe: Recipe) -> str:
 
     Values at their default are written too, but for those of settings that came later (`graftwork.later`).
     """
-    return yaml.safe_dump(plain(settled(recipe)), sort_keys=False, allow_unicode=True, width=110)
+    written = plain(settled(recipe))
+    for section, key in (
+        (written, "budgets"),
+        (written["graft"], "budget"),
+        (written["graft"], "task_budget"),
+    ):
+        if key in section:
+            section[key] = spelled_share(section[key])
+    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=110)
 
 
 def plain(value: Any) -> Any:
@@ -280,6 +295,11 @@ def read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
             entry.get("labels"), list
         ):  # whole numbers are good class names; booleans are a trap of YAML
             entry["labels"] = [str(label) if type(label) is int else label for label in entry["labels"]]
+        if isinstance(entry.get("class_weights"), dict):
+            entry["class_weights"] = {
+                str(label) if type(label) is int else label: value
+                for label, value in entry["class_weights"].items()
+            }
         before = len(faults)
         settings = read_fields(Task, entry, where, faults)
         if len(faults) == before:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graftwork.draw import structure_table
+from graftwork.floor import floor_notes
 from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.structure import Structure
@@ -154,8 +155,8 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
         + f"); heads: {parameters['heads']:,}"
     )
     console.print(structure_table(structure))
-    for finding in report["diagnosis"]["findings"]:
-        console.print(f"note: {finding}", highlight=False)
+    for finding in (*floor_notes(report["tasks"]), *report["diagnosis"]["findings"]):
+        console.print(f"note: {finding}", highlight=False, markup=False)
     spent = ", ".join(f"{name} {phase['seconds']:.0f} s" for name, phase in report["phases"].items())
     console.print(f"time: {spent}")
     console.print(f"written to {folder}", markup=False)

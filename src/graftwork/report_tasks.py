@@ -12,6 +12,7 @@ import yaml
 from graftwork.errors import CheckpointError
 from graftwork.files import read_json, shown
 from graftwork.findings import figures, print_diagnosis
+from graftwork.floor import floor_notes
 from graftwork.persist import FILES
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.view import backbone_parameters
@@ -47,18 +48,24 @@ def read_report(folder: Path) -> dict[str, Any]:
 def read_diagnoses(folder: Path) -> dict[str, dict[str, Any]]:
     """The diagnosis of the search of a saved model, and of the search of every task added since.
 
+    Among the findings, the tasks below their floor (`graftwork.floor`) come first.
+
     Raises:
         CheckpointError: the folder has none, or a damaged one.
     """
     report = read_report(folder)
     found = {"search": report["diagnosis"]} if "diagnosis" in report else {}
     try:
-        for addition in report.get("additions", []):
-            found[f"addition of {addition['task']}"] = addition["diagnosis"]
+        added = {addition["task"]: addition["diagnosis"] for addition in report.get("additions", [])}
+        found |= {f"addition of {task}": diagnosis for task, diagnosis in added.items()}
         for what, diagnosis in found.items():
             if not all(isinstance(sentence, str) for sentence in diagnosis["findings"]):
                 raise TypeError(f"a finding of the {what} is no sentence")
             list(figures(diagnosis))
+        tasks = dict(report.get("tasks", {}))
+        scored = {f"addition of {task}": {task: tasks.pop(task)} for task in added if task in tasks}
+        scored["search"] = tasks
+        found = {what: _with_floor(diagnosis, scored.get(what, {})) for what, diagnosis in found.items()}
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Only this program writes diagnoses, so that any other form is damage.
         raise CheckpointError(
@@ -71,6 +78,11 @@ def read_diagnoses(folder: Path) -> dict[str, dict[str, Any]]:
             "and `graftwork add-task`."
         )
     return found
+
+
+def _with_floor(diagnosis: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any]:
+    """A diagnosis that names the tasks below their floor first."""
+    return {**diagnosis, "findings": [*floor_notes(tasks), *diagnosis["findings"]]}
 
 
 def extended_report(
@@ -151,5 +163,6 @@ def print_addition(report: Mapping[str, Any], task: str, console: Console, folde
         "outputs of the older tasks: "
         + (f"changed by up to {change:.2g}" if change else "unchanged to the bit")
     )
-    print_diagnosis(addition["diagnosis"], console, f"search for the path of {task}")
+    diagnosis = _with_floor(addition["diagnosis"], {task: scores})
+    print_diagnosis(diagnosis, console, f"search for the path of {task}")
     console.print(f"written to {folder}", markup=False)

@@ -38,7 +38,7 @@ def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -
         raise CheckpointError(
             f"{folder} has no {FILES.recipe}, so its data are not known; use `graftwork predict`."
         )
-    recipe = load_recipe(Path(folder) / FILES.recipe)
+    recipe = load_recipe(Path(folder) / FILES.recipe, saved=True)
     wanted = {head.name for head in model.heads.heads}
     clean = [load_task(task, recipe.seed) for task in recipe.tasks if task.name in wanted]
     datas, noise = damage_tasks(clean, recipe.noise)

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from graftwork.errors import GraftworkError
 from graftwork.files import exists, shown
+from graftwork.shares import WORDS, is_share, plain_share
 
 __all__ = ["expand", "read_fields", "together"]
 
@@ -73,9 +74,11 @@ def read_fields(
             _read_section(hints[name], raw[name], name, faults, arguments)
         else:
             try:
-                arguments[name] = _convert(raw[name], hints[name])
+                value = plain_share(raw[name]) if is_share(item) else raw[name]
+                arguments[name] = _convert(value, hints[name])
             except ValueError:
-                faults.append(_wrong_type(label, raw[name], hints[name]))
+                also = f", or {WORDS}" if is_share(item) else ""
+                faults.append(_wrong_type(label, raw[name], hints[name]) + also)
     return arguments
 
 

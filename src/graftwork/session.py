@@ -7,7 +7,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rich.progress import Progress
 from transformers import TrainerCallback, set_seed
 
 from graftwork.callback import StructureCallback
+from graftwork.classes import class_notes
 from graftwork.compact import set_control_, structure_of
 from graftwork.data import collate, load_task
 from graftwork.diagnose import DiagnosisCallback, diagnose
@@ -49,7 +50,7 @@ from graftwork.training import (
     training_arguments,
 )
 from graftwork.trainrun import Training
-from graftwork.view import budget_cost, check_budgets
+from graftwork.view import budget_cost, check_budgets, pool_note
 
 __all__ = ["Session"]
 
@@ -77,6 +78,7 @@ class Session:
         """In the unit of `graft.cost`."""
         self.origin: dict[str, Any] = {}
         """When the run was `started`, and the steps at which it was `resumed`: for the report."""
+        self._said: set[str] = set()
         trackers(recipe.training.report_to)  # here too, what is not installed must show at once
         source = named_file(recipe.graft.structure)
         if source is not None:
@@ -92,6 +94,15 @@ class Session:
         """The training loop, its length settled."""
         if recipe.training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
+        for data in clean:
+            self._say(class_notes(data))
+
+    def _say(self, notes: Iterable[str | None]) -> None:
+        """Print notes, each once."""
+        for note in notes:
+            if note is not None and note not in self._said:
+                self._said.add(note)
+                self.console.print(f"note: {note}", highlight=False, markup=False)
 
     def build(self, budget: float | None = None) -> MultiTaskModel:
         """A model before its first step; every call gives an equal one, with a backbone of its own.
@@ -114,6 +125,8 @@ class Session:
         heads = [data.head for data in prepared.datas]
         model = MultiTaskModel(adapted, heads, pooling=recipe.training.pooling)
         check_budgets(model)
+        if named_file(recipe.graft.structure) is None:
+            self._say([pool_note(model)])
         self.budget = budget_cost(model)
         if recipe.graft.structure is not None:
             self.given = set_control_(model, recipe.graft.structure, seed=recipe.seed)

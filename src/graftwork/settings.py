@@ -11,6 +11,7 @@ from graftwork.controls import CONTROLS, check_control
 from graftwork.errors import ConfigError, RecipeError
 from graftwork.files import shown
 from graftwork.later import LATER
+from graftwork.shares import SHARE
 
 __all__ = ["GraftSettings", "Training"]
 
@@ -46,9 +47,9 @@ class GraftSettings:
     path_threshold: float = field(default=0.05, metadata=LATER)
     """With importance: a task uses a stored adapter if its importance there is at least this part of the
     keenest task's, above 0 and below 1. Low: tasks share; high: they part."""
-    budget: float | None = None
-    """Stored adapter parameters as a fraction of the backbone's, above 0 and below 1. Without `budget` and
-    `penalty`, learnable gates get 0.003."""
+    budget: float | None = field(default=None, metadata=SHARE)
+    """Stored adapter parameters as a fraction of the backbone's: `0.3%` or 0.003; from a tenth on only with
+    the sign (`20%`). Without `budget` and `penalty`, learnable gates get 0.3%."""
     penalty: float | None = None
     """lambda: weight of the expected size in the loss, instead of a budget."""
     penalty_reduction: Literal["mean", "sum"] = "mean"
@@ -56,8 +57,9 @@ class GraftSettings:
     rank_by: Literal["prob_open", "strength", "product"] = field(default="prob_open", metadata=LATER)
     """What the budget keeps first: by P(open), ties by the strength of the weights; by strength alone; or by
     their product."""
-    task_budget: float | None = field(default=None, metadata=LATER)
-    """Adapter parameters that one task may use: a fraction of the backbone's, or a count from 1 on."""
+    task_budget: float | None = field(default=None, metadata=LATER | SHARE)
+    """Adapter parameters that one task may use: a fraction of the backbone's (`0.1%` or 0.001), or a count
+    from 1 on."""
     cost: str | dict[str, float] = field(default="parameters", metadata=LATER)
     """What budgets count: `parameters`; `flops` per token, of which a budget is a fraction of the backbone's
     linear maps; or the cost of one adapter at every site, as a mapping or `file:TABLE.json`, of which a
@@ -84,7 +86,7 @@ class GraftSettings:
         if self.budget is not None and not 0 < self.budget < 1:
             raise RecipeError(
                 f"graft.budget={self.budget!r} must be above 0 and below 1: stored adapter parameters "
-                "as a fraction of the backbone's, such as 0.003"
+                "as a fraction of the backbone's, such as 0.3% or 0.003"
             )
         if self.structure is not None:
             self._check_structure(self.structure)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graftwork.classes import check_rows, class_weights
 from graftwork.errors import DataError
 from graftwork.files import listed, mended, shown
 from graftwork.sources import Table, read_table, split_file
@@ -68,11 +69,12 @@ def load_task(task: Task, seed: int = 0) -> TaskData:
 
     Raises:
         DataError: A source cannot be read, a field is missing, a label is unknown, a score is not a
-            number, or the training rows have only one class.
+            number, the training rows have only one class, or their labels are none (`check_rows`).
     """
     if task.train is None:
         raise DataError(f"task {task.name!r} has no training source; set train to a file, folder or dataset")
     columns = {"train": _Columns.read(task, task.train, "train")}
+    check_rows(task, columns["train"].texts, columns["train"].labels)
     for name, source in (("validation", task.validation), ("test", task.test)):
         source = source or split_file(task.train, name)
         if source is not None:
@@ -218,7 +220,7 @@ def _head(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> 
     _check_varied(task, labels, targets)
     if task.kind == "regression":
         return task.head(mean=float(targets.mean()), std=float(targets.std()))
-    return task.head(labels)
+    return task.head(labels, class_weights=class_weights(task, labels, targets))
 
 
 _Part = tuple[tuple[list[str], ...], "NDArray[np.float64]"]

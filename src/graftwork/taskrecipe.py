@@ -16,6 +16,7 @@ from graftwork.newtask import Extension
 from graftwork.recipe import override, read_tasks, read_yaml
 from graftwork.schema import read_fields, together
 from graftwork.settings import Training
+from graftwork.shares import share_slips
 from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
 
@@ -71,6 +72,7 @@ def load_task_recipe(path: str | Path, overrides: Mapping[str, Any] | None = Non
     if "output" in raw:
         faults.append("output is given on the command line; remove it")
         del raw["output"]
+    faults += share_slips(Extension, raw.get("extend"), "extend.")
     tasks = read_tasks(raw.pop("tasks", None), path.parent, faults)
     settings = read_fields(TaskRecipe, raw, "", faults, given=("task",))
     if len(tasks) != 1 and not faults:

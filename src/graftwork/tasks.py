@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from graftwork.errors import CheckpointError, RecipeError
 from graftwork.files import is_finite, listed, mended, shown
-from graftwork.later import settled
+from graftwork.later import LATER, settled
 
 __all__ = ["METRICS", "SPLITS", "Kind", "Metric", "Task", "TaskHead", "label_name", "sort_labels"]
 
@@ -29,6 +29,8 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 }
 """The metrics of each kind of task, the default first."""
 
+WEIGHTS = (1e-6, 1e6)
+"""The smallest and the largest weight that a class may be given."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -50,7 +52,10 @@ def label_name(value: object) -> str:
     if isinstance(value, float):
         if math.isfinite(value) and value.is_integer():
             return str(int(value))
-        raise ValueError(f"the label {shown(value)}: classes are strings, integers or booleans")
+        raise ValueError(
+            f"the label {shown(value)}: classes are strings, integers or booleans; for scores set kind: "
+            "regression"
+        )
     if value is None:
         raise ValueError("no label (null)")
     raise ValueError(f"a label of type {type(value).__name__}: classes are strings, integers or booleans")
@@ -103,6 +108,9 @@ class Task:
     """Keep only the rows whose numeric field is at least this."""
     drop_broken: bool = False
     """Drop rows whose text has a broken character (U+FFFD)."""
+    class_weights: str | dict[str, float] | None = field(default=None, hash=False, metadata=LATER)
+    """What a row counts in the training loss, by its class: `balanced` (each class as much as any other), or
+    a weight per label, 1 if not named; only their ratios matter. Scores are not weighted."""
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the metric, and check everything at once."""
@@ -125,6 +133,12 @@ class Task:
                 object.__setattr__(self, "labels", tuple(label_name(label) for label in self.labels))
             except ValueError as error:
                 raise RecipeError(f"task {self.name!r}: labels has {error}") from None
+        if isinstance(self.class_weights, Mapping):
+            try:
+                weights = {label_name(label): weight for label, weight in self.class_weights.items()}
+            except ValueError as error:
+                raise RecipeError(f"task {self.name!r}: class_weights has {error}") from None
+            object.__setattr__(self, "class_weights", weights)
 
     def _faults(self) -> list[str]:
         faults = []
@@ -160,6 +174,7 @@ class Task:
         if self.metric is not None and self.metric not in METRICS[self.kind]:
             allowed = ", ".join(METRICS[self.kind])
             faults.append(f"metric is {self.metric!r}; allowed for {self.kind}: {allowed}")
+        faults += self._weight_faults()
         if self.labels is None:
             return faults
         if self.kind == "regression":
@@ -170,15 +185,49 @@ class Task:
             faults.append(f"labels has {listed(self.labels) or 'none'}; give two or more, each once")
         return faults
 
+    def _weight_faults(self) -> list[str]:
+        given = self.class_weights
+        if given is None:
+            return []
+        if self.kind != "classification":
+            return ["a regression task has no class_weights; remove them or set kind to classification"]
+        weights = list(given.values()) if isinstance(given, Mapping) else []
+        least, most = WEIGHTS
+        if given != "balanced" and not (
+            weights and all(is_finite(w) and least <= w <= most for w in weights)
+        ):
+            return [
+                f"class_weights is {shown(given)}, not balanced or a mapping of labels to numbers from "
+                f"{least:g} to {most:,.0f}"
+            ]
+        return []
+
     @property
     def text_fields(self) -> tuple[str, ...]:
         """The text fields as a tuple of one or two names."""
         return (self.text,) if isinstance(self.text, str) else tuple(self.text)
 
-    def head(self, labels: Sequence[str] = (), mean: float = 0.0, std: float = 1.0) -> TaskHead:
+    def head(
+        self,
+        labels: Sequence[str] = (),
+        mean: float = 0.0,
+        std: float = 1.0,
+        *,
+        class_weights: Sequence[float] = (),
+    ) -> TaskHead:
         """Make the task's head: with its classes, or with the mean and deviation of its training scores."""
         metric = self.metric or METRICS[self.kind][0]
-        return TaskHead(self.name, self.text_fields, self.label, self.kind, metric, tuple(labels), mean, std)
+        return TaskHead(
+            self.name,
+            self.text_fields,
+            self.label,
+            self.kind,
+            metric,
+            tuple(labels),
+            mean,
+            std,
+            class_weights=tuple(class_weights),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the task as JSON types."""
@@ -216,6 +265,8 @@ class TaskHead:
     """Mean of the training scores: a regression head learns `(score - mean) / std`."""
     std: float = 1.0
     """Deviation of the training scores."""
+    class_weights: tuple[float, ...] = field(default=(), metadata=LATER)
+    """What a row counts in the training loss, by its class, in the order of `labels`; empty: 1 each."""
 
     @property
     def size(self) -> int:
@@ -244,10 +295,13 @@ class TaskHead:
         faults = [key for key, right in _RIGHT.items() if key in values and not right(values[key])]
         if not faults and values["metric"] not in METRICS[values["kind"]]:
             faults = ["metric"]
+        if not faults and len(values.get("class_weights", ())) not in (0, len(values["labels"])):
+            faults = ["class_weights"]
         if faults:
             given = ", ".join(f"{key}={shown(values[key])}" for key in faults)
             raise CheckpointError(f"the saved head of task {name} has {given}")
-        return cls(**{**values, "text": tuple(values["text"]), "labels": tuple(values["labels"])})
+        lists = {key: tuple(values[key]) for key in ("text", "labels", "class_weights") if key in values}
+        return cls(**{**values, **lists})
 
 
 def _distinct(value: object) -> bool:
@@ -264,6 +318,9 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
     "labels": _distinct,
     "mean": is_finite,
     "std": lambda value: is_finite(value) and value > 0,
+    "class_weights": lambda value: (
+        isinstance(value, list | tuple) and all(is_finite(weight) and weight > 0 for weight in value)
+    ),
 }
 """What the fields of a saved head may be."""
 

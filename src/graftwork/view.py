@@ -22,6 +22,7 @@ __all__ = [
     "check_budgets",
     "graft_view",
     "in_units_of_cost",
+    "pool_note",
     "site_prices",
 ]
 
@@ -168,6 +169,42 @@ def check_budgets(model: nn.Module, adapter_name: str | None = None) -> None:
     site_prices(graft_view(model, adapter_name))
     budget_cost(model, adapter_name)
     budget_cost(model, adapter_name, of="task_budget")
+
+
+def pool_note(
+    model: nn.Module,
+    adapter_name: str | None = None,
+    *,
+    budget: str = "graft.budget",
+    larger: str = "graft.pool_size",
+) -> str | None:
+    """A sentence if the budget of an adapter is above its whole pool, so that nothing has to be chosen.
+
+    Args:
+        model: a model with a graft adapter whose pool is whole.
+        adapter_name: PEFT's name for the adapter; default the active one.
+        budget: the name of the setting.
+        larger: the setting that makes the pool larger.
+
+    Raises:
+        StructureError: the budget is smaller than one adapter.
+    """
+    view, allowed = graft_view(model, adapter_name), budget_cost(model, adapter_name)
+    name, prices = view.adapter_name, site_prices(view)
+    whole = sum(prices[site] * layer.pools[name].size for site, layer in view.sites.items())
+    if allowed is None or allowed <= whole or not whole:
+        return None
+    cost, size = view.config.cost, view.config.pool_size
+    unit = cost if isinstance(cost, str) else "of the cost table's units"
+    share = ""
+    if cost == "parameters":
+        share = f", {100 * whole / backbone_parameters(model):.3g} % of the backbone"
+    return (
+        f"{budget} allows {allowed:,.10g} {unit}, more than the whole pool holds ({whole:,.10g}{share}: "
+        f"{size} adapters of rank {view.config.r} at {len(view.sites)} sites), so that nothing has to be "
+        f"closed; raise {larger} (to {math.ceil(size * allowed / whole)} for a pool as large as the budget), "
+        "r or the number of sites (placement, target_modules), or lower the budget."
+    )
 
 
 def budget_parameters(model: nn.Module, adapter_name: str | None = None) -> int | None:

@@ -20,6 +20,7 @@ from graftwork.persist import FILES
 from graftwork.recipe import Recipe, plain, recipe_to_yaml
 from graftwork.report import versions
 from graftwork.settings import GraftSettings, Training
+from graftwork.shares import plain_share
 from graftwork.storage import storage_errors, write_text
 from graftwork.tasks import Task
 
@@ -186,6 +187,8 @@ class WorkFolder:
 
 def _settled(recipe: dict[str, Any]) -> dict[str, Any]:
     """The values of a `recipe.yaml` as this version would write them: an older one wrote every default."""
+    graft = {key: plain_share(value, key) for key, value in recipe["graft"].items()}
+    recipe = {**recipe, "graft": graft, "budgets": plain_share(recipe["budgets"])}
     sections = {"training": Training, "graft": GraftSettings}
     found = {name: without_later(recipe[name], cls) for name, cls in sections.items()}
     return {**recipe, **found, "tasks": [without_later(task, Task) for task in recipe["tasks"]]}

@@ -54,11 +54,12 @@ def test_a_swept_key_concerns_only_methods_that_have_it(make_grid: MakeGrid) -> 
 
 
 def test_budget_is_one_key_for_learned_and_fixed_sizes(make_grid: MakeGrid) -> None:
-    grid = make_grid(methods=["graft", "lora", "adapters", "bitfit"], vary={"budget": [0.1, 0.2]})
+    grid = make_grid(methods=["graft", "lora", "adapters", "bitfit"], vary={"budget": ["10%", 0.02]})
     runs = finals(grid)
-    assert [run.graft.budget for run in runs if run.method.name == "graft"] == [0.1, 0.2]
+    assert [run.graft.budget for run in runs if run.method.name == "graft"] == [0.1, 0.02]
     found = [run.method.budget for run in runs if run.method.name == "lora"]  # type: ignore[attr-defined]
-    assert found == [0.1, 0.2]
+    assert found == [0.1, 0.02]
+    assert [run.vary["budget"] for run in runs if run.method.name == "lora"] == [0.1, 0.02]
     assert len([run for run in runs if run.method.name == "bitfit"]) == 1
 
 

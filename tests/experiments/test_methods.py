@@ -116,7 +116,7 @@ def test_graft_equals_fit(make_grid: MakeGrid, tmp_path_factory: pytest.TempPath
 
 @pytest.mark.parametrize("name", ["lora", "adapters", "private", "poly", "gumbel_switch", "adalora"])
 def test_a_budget_sets_the_rank(name: str, make_grid: MakeGrid) -> None:
-    result = run_trial(single_run(make_grid(methods=[name], vary={"budget": [0.3]})))
+    result = run_trial(single_run(make_grid(methods=[name], vary={"budget": ["30%"]})))
     assert 0.1 * BACKBONE < result["parameters"]["stored"] <= 0.3 * BACKBONE or name == "gumbel_switch"
 
 

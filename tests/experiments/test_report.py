@@ -19,6 +19,7 @@ from synthetic import failed, hashed, run_file, showcase, structure, write
 
 from graftwork.cli import main
 from graftwork.errors import DataError, GraftworkError
+from graftwork.experiments.below import below_probe, below_reference
 from graftwork.experiments.collect import Comparison, Group, compare, read_runs
 from graftwork.experiments.costs import (
     active_table,
@@ -573,3 +574,29 @@ def test_page_opens_in_a_browser_without_an_error(tmp_path: Path) -> None:
     )
     (tmp_path / "bad/index.html").write_text(page)
     assert "CONSOLE" in browse(tmp_path / "bad/index.html", tmp_path / "bad")
+
+
+def test_a_method_below_the_linear_probe_is_named(tmp_path: Path) -> None:
+    """1,000 test rows: .70 against .72 is within 0.020, .60 is not."""
+    runs = [
+        run_file(method, seed, scores)
+        for seed in (0, 1)
+        for method, scores in (
+            ("linear_probe", {"trec": 0.72, "stsb": 0.5}),
+            ("lora", {"trec": 0.60, "stsb": 0.8}),
+            ("full", {"trec": 0.705, "stsb": 0.8}),
+            ("bitfit", {"trec": 0.8, "stsb": None}),
+        )
+    ]
+    (comparison,) = load(tmp_path / "runs", *runs)
+    sentence, advice = below_probe(comparison)
+    assert sentence == "lora is below the linear probe on trec (60.0 against 72.0)."
+    assert "tune.learning_rates" in advice
+    assert below_reference(comparison, "lora") == (sentence,)
+    assert below_reference(comparison, "full") == ()
+    (without,) = load(tmp_path / "others", *runs[1:4])
+    assert below_probe(without) == ()
+    report(tmp_path / "runs", tmp_path / "page")
+    for name in ("report.md", "index.html"):
+        text = (tmp_path / "page" / name).read_text()
+        assert text.count("is below the linear probe on trec") == 2  # first thing, and below the table

@@ -31,12 +31,17 @@ def evaluate(folder: Path, backbone: str | None = None, split: str = "test", as_
     from rich.markup import escape
     from rich.table import Table
 
+    from graftwork.floor import evaluation_notes
+    from graftwork.report_tasks import read_report
+
     table = Table(title=escape(f"{split} scores of {folder}"))
     for column in ("task", "metric", "score", "rows"):
         table.add_column(column, justify="right" if column in ("score", "rows") else "left")
     for name, task in scores["tasks"].items():
         table.add_row(escape(name), task["metric"], f"{task['score']:.3f}", f"{task['rows']:,}")
     Console().print(table)
+    for note in evaluation_notes(read_report(folder), split, scores["tasks"]):
+        Console().print(f"note: {note}", highlight=False, markup=False)
 
 
 def predict(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peft import AdaLoraConfig, TaskType
@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from graftwork.experiments.baselines import Targets, targets_of, wrap
 from graftwork.experiments.methods import Adapted, Setup, rank_within, register
+from graftwork.shares import SHARE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
@@ -48,7 +49,7 @@ class AdaLora:
     """Modules as in PEFT; null: as LoRA."""
     orthogonality: float = 0.5
     """Weight of the orthogonality loss."""
-    budget: float | None = None
+    budget: float | None = field(default=None, metadata=SHARE)
     """Parameters that are kept, as a fraction of the backbone's: sets the rank."""
 
     def _smallest(self, backbone: PreTrainedModel, r: int) -> nn.Module:

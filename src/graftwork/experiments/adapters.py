@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from graftwork.config import GraftConfig
 from graftwork.experiments.methods import Adapted, Setup, count, rank_within, register
 from graftwork.pool import site_widths
+from graftwork.shares import SHARE
 from graftwork.sites import resolve_sites
 from graftwork.structure import SiteStructure, Structure
 
@@ -228,7 +229,7 @@ class GumbelSwitch:
     """Of the Gumbel softmax."""
     switch_learning_rate: float = 0.05
     """Learning rate of the switches."""
-    budget: float | None = None
+    budget: float | None = field(default=None, metadata=SHARE)
     """Parameters of all adapters, before any is off, as a fraction of the backbone's: sets the rank."""
 
     def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from graftwork.errors import ConfigError
 from graftwork.experiments.methods import Adapted, Setup, rank_within, register
 from graftwork.later import LATER
+from graftwork.shares import SHARE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -113,7 +114,7 @@ class Lora:
     """On the input of the low-rank maps."""
     target_modules: Targets = None
     """Modules as in PEFT; null: PEFT's default for the architecture (query and value)."""
-    budget: float | None = None
+    budget: float | None = field(default=None, metadata=SHARE)
     """Parameters as a fraction of the backbone's: sets the rank."""
 
     def _build(self, backbone: PreTrainedModel, r: int) -> nn.Module:
@@ -173,7 +174,7 @@ class Poly:
     """Modules as in PEFT; null: as LoRA."""
     router_learning_rate: float | None = 0.1
     """Learning rate of the mixing logits; null: that of the adapters."""
-    budget: float | None = None
+    budget: float | None = field(default=None, metadata=SHARE)
     """Parameters as a fraction of the backbone's: sets the rank."""
     uniform: bool = field(default=False, metadata=LATER)
     """Control: every task uses the plain average of the pool; nothing is routed or learned about mixing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from peft import get_peft_model
@@ -16,6 +16,7 @@ from graftwork.controls import GROUPED, check_control
 from graftwork.errors import ConfigError
 from graftwork.experiments.methods import Adapted, Setup, rank_within, register
 from graftwork.recipe import finds_groups, graft_config
+from graftwork.shares import SHARE
 from graftwork.structure import SiteStructure, Structure
 from graftwork.view import check_budgets, graft_view
 
@@ -125,7 +126,7 @@ class _FixedAdapters:
     """Adapters read the output of their site, or its input."""
     placement: Placement = "attention+ffn"
     """Sites by name."""
-    budget: float | None = None
+    budget: float | None = field(default=None, metadata=SHARE)
     """Parameters as a fraction of the backbone's: sets the rank."""
 
     def _adapters(self, tasks: tuple[str, ...]) -> int:

@@ -19,6 +19,7 @@ from graftwork.noise import Noise
 from graftwork.recipe import find_files, override, read_noise, read_tasks
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
+from graftwork.shares import plain_share, share_slips
 from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
 
@@ -239,6 +240,8 @@ def make_run(
     if read["training"] is not None and read["training"].epochs is None:
         # Every method trains as long, and as long as its key says.
         read["training"] = dataclasses.replace(read["training"], epochs=DEFAULT_EPOCHS)
+    faults += share_slips(GraftSettings, raw.get("graft"), "graft.")
+    faults += share_slips(cls, raw["method"], f"{cell.entry.name}: method.", below=math.inf)
     options = read_fields(cls, raw["method"], f"method {cell.entry.name}", faults)
     model = expand(str(raw["model"]), folder, "model", faults)
     if faults:
@@ -253,7 +256,7 @@ def make_run(
         noise=noise,
         seed=seed,
         data_seed=grid.data_seed,
-        vary=cell.vary,
+        vary={key: plain_share(value, key) for key, value in cell.vary.items()},
         shared={key: common.get(key) for key in ("training", "noise")},
         **read,
     )

@@ -6,13 +6,14 @@ import base64
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from graftwork.draw import structure_png
 from graftwork.errors import DataError, GraftworkError
+from graftwork.experiments.below import below_probe, below_reference
 from graftwork.experiments.canvas import Look, Picture, looks
 from graftwork.experiments.collect import Comparison, Run, agreed, compare, read_runs
 from graftwork.experiments.costs import (
@@ -181,12 +182,13 @@ def _write(runs: Sequence[Run], reference: str, ignore: Sequence[str], folder: P
         ("noise", "Noise", "", noise_table(comparisons)),
         ("tuning", "Tuning", "", tuning),
     ]
+    below = [line for each in comparisons for line in below_reference(each, reference)]
     methods, tasks = {run.label for run in final}, {task for each in comparisons for task in each.tasks}
     context: dict[str, Any] = {
         "headline": verdict.headline
         if verdict
         else _count(len(methods), "method") + " on " + _count(len(tasks), "task"),
-        "evidence": verdict.evidence if verdict else (),
+        "evidence": (*(verdict.evidence if verdict else ()), *below),
         "tone": "" if verdict is None else "good" if verdict.good else "bad",
         "tiles": _tiles(runs, comparisons, reference),
         "parts": parts,
@@ -211,10 +213,11 @@ def _part(number: int, comparison: Comparison, reference: str, style: Mapping[st
         draw_differences(differences, f"differences-{number}", "Difference from the reference"),
         draw_pareto(comparison, style, f"pareto-{number}", "Accuracy against stored parameters"),
     )
+    scores = score_table(comparison)
     return _Part(
         anchor=f"comparison-{number}",
         title=comparison.title or "Results",
-        scores=score_table(comparison),
+        scores=replace(scores, notes=(*scores.notes, *below_probe(comparison))),
         differences=difference_table(comparison, differences) if differences else None,
         costs=cost_table(comparison),
         active=active_table(comparison),
