@@ -27,7 +27,7 @@ __all__ = ["extended_report", "print_addition", "read_diagnoses", "read_report",
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report of a saved model; empty if it has none, as what `extract` writes.
+    """The report of a saved model; empty if it has none.
 
     Raises:
         CheckpointError: it is damaged.
@@ -106,13 +106,17 @@ def reduced_report(
     old: Mapping[str, Any],
     model: MultiTaskModel,
     structure: Structure,
-    removal: Mapping[str, Any],
+    removal: Mapping[str, Any] | None,
     folder: Path,
 ) -> dict[str, Any]:
-    """The report `old` without a task. Its diagnosis stays that of the search, with the task."""
+    """The report `old` without a task, or (no removal) with the only one that was cut out.
+
+    Its diagnosis stays that of the search, with all tasks.
+    """
     report = _changed(old, model, structure, folder)
     report["tasks"] = {name: task for name, task in report["tasks"].items() if name in structure.tasks}
-    report["removals"] = [*report.get("removals", []), dict(removal)]
+    if removal is not None:
+        report["removals"] = [*report.get("removals", []), dict(removal)]
     return report
 
 
