@@ -16,7 +16,7 @@ from graftwork.noise import noisy_model
 from graftwork.persist import FILES, load_model, read_tasks, save_model
 from graftwork.progress import scoring_bar
 from graftwork.recipe import load_recipe
-from graftwork.report_tasks import read_report, reduced_report
+from graftwork.report_tasks import extracted_report, read_report
 from graftwork.scored_rows import SavedData, note_of_score
 from graftwork.scoring import predictions
 from graftwork.settings import Training
@@ -129,7 +129,7 @@ def extract(
         _, small, structure = write_tasks(Path(folder), [task], staged, backbone=backbone)
         report = read_report(Path(folder))
         if report:
-            report = reduced_report(report, small, structure, None, staged)
+            report = extracted_report(report, small, structure, staged)
             (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return structure.parameters()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 __all__ = ["confusions", "print_scores"]
@@ -22,12 +23,14 @@ WIDEST = 40
 
 def print_scores(scores: Mapping[str, Any], folder: Path, console: Console) -> None:
     """Print what `graftwork.rescore.rescore` returns, but for its notes."""
-    of = scores["split"] if scores["data"] is None else scores["data"]
+    title = f"{scores['split']} scores of {folder}"
+    if scores["data"] is not None:
+        title = f"scores of {folder} on {scores['data']}"
     rows = [
         (name, task["metric"], f"{task['score']:.3f}", f"{task['rows']:,}")
         for name, task in scores["tasks"].items()
     ]
-    console.print(_table(f"{of} scores of {folder}", ("task", "metric", "score", "rows"), rows, texts=2))
+    console.print(_table(title, ("task", "metric", "score", "rows"), rows, texts=2))
     for name, task in scores["tasks"].items():
         if "details" in task:
             for table in _details(name, task["details"], console):
@@ -54,7 +57,7 @@ def _details(name: str, details: Mapping[str, Any], console: Console) -> Iterato
     labels, matrix = details["confusion"]["labels"], details["confusion"]["matrix"]
     whole = _matrix(name, labels, matrix)
     # A column that does not fit would be cut, and a number that is cut is another number.
-    if len(labels) <= MOST and console.measure(whole).maximum <= console.width:
+    if len(labels) <= MOST and _width(whole, console) <= console.width:
         yield whole
         return
     found = confusions(labels, matrix)
@@ -100,6 +103,11 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], te
     for row in rows:
         table.add_row(*(escape(_short(cell) if i < texts else cell) for i, cell in enumerate(row)))
     return table
+
+
+def _width(table: Table, console: Console) -> int:
+    """Columns that a table takes where there is room."""
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
 
 def _short(text: str) -> str:
