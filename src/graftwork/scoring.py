@@ -80,7 +80,7 @@ def predictions(
         advance: is told how many rows were done since the last time.
 
     Raises:
-        DataError: an output is not a number.
+        DataError: an output is not finite.
     """
     route = [known.name for known in model.heads.heads].index(head.name)
     make_batch = collate(tokenizer)
@@ -96,10 +96,9 @@ def predictions(
                 for i in picked
             ]
             outputs = forward_rows(model, batch, make_batch).logits[:, : head.size].numpy()
-            if np.isnan(outputs).any():
+            if not np.isfinite(outputs).all():
                 raise DataError(
-                    f"the model gives outputs that are not numbers for task {head.name!r}; its weights are "
-                    "damaged."
+                    f"the model gives no finite outputs for task {head.name!r}; its weights are damaged."
                 )
             predicted[start + picked] = outputs.argmax(axis=1) if head.labels else outputs[:, 0]
             advance(len(picked))
