@@ -172,7 +172,8 @@ def test_removing_an_older_task_keeps_the_others_up_to_rounding(folder: Path, tm
 
 def test_a_model_without_recipe_and_report_can_grow(folder: Path, tmp_path: Path) -> None:
     extract(folder / "out", "length", tmp_path / "length")
-    (tmp_path / "length/recipe.yaml").unlink()
+    for name in ("recipe.yaml", "report.json"):
+        (tmp_path / "length" / name).unlink()
     path = write_task_recipe(folder, "short.yaml", training={"epochs": 1, "batch_size": 16})
     report = gw.add_task(tmp_path / "length", path, tmp_path / "two", console=QUIET)
     assert list(report["tasks"]) == ["same"]

@@ -50,6 +50,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "new-task.yaml").write_text(
         "tasks: [{name: objects, train: objects}]\ntraining: {epochs: 1}\n", encoding="utf-8"
     )
+    # The new rows that the README scores.
+    (folder / "new-tweets.csv").write_text(
+        "text,sentiment\nwhat a lovely morning,positive\nthe worst film of the year,negative\n",
+        encoding="utf-8",
+    )
     return folder
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graftwork.errors import DataError
-from graftwork.splits import load_task
+from graftwork.splits import carved_with, load_split, load_task
 from graftwork.tasks import Task
 
 Rows = list[dict[str, Any]]
@@ -245,3 +245,35 @@ def test_a_score_that_no_float_holds_is_refused(write: Write) -> None:
     rows = [{"text": f"t{i}", "label": 10**400 if i == 3 else i} for i in range(20)]
     with pytest.raises(DataError, match=r"line 4: 'label' is .*, not a finite number"):
         load_task(Task("t", train=write("a.jsonl", rows), kind="regression"))
+
+
+@pytest.mark.parametrize("own", [(), ("test",), ("validation",), ("validation", "test")])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_split_alone_is_that_of_the_whole_task(write: Write, own: tuple[str, ...], kind: Any) -> None:
+    label = {"classification": ("n", "y", "z"), "regression": (0.5, 1, 4)}[kind]
+    given = {name: write(name, toy(9, label)) for name in own}
+    task = Task("t", write("a", toy(80, label)), **given, kind=kind, max_train=30, max_test=4)  # type: ignore[arg-type]
+    whole = load_task(task, seed=3)
+    for split, part in whole.splits.items():
+        alone = load_split(task, whole.head, split, seed=3)
+        assert alone.head == whole.head
+        assert list(alone.splits) == [split]
+        assert alone.sha256[split] == part.sha256
+        assert alone.counts[split] == len(part)
+    missing = [name for name in ("validation", "test") if name not in own]
+    assert carved_with(task, "train") == missing
+    for name in ("validation", "test"):
+        assert carved_with(task, name) == (missing if name in missing else [])
+
+
+def test_a_saved_head_says_what_the_classes_are(write: Write, tmp_path: Path) -> None:
+    task = Task("t", write("a", toy(20)), test=write("b", toy(4)))
+    head = Task("t").head(("y", "n"))
+    assert load_split(task, head, "test").splits["test"].targets.tolist() == [1, 0, 1, 0]
+    write("a", toy(20, ("n", "y", "new")))
+    assert load_split(task, head, "test").splits["test"].targets.tolist() == [1, 0, 1, 0]
+    message = (
+        r"train of task 't': .*a.jsonl line 3 has the label 'new'; allowed \(the classes of the model\): y, n"
+    )
+    with pytest.raises(DataError, match=message):
+        load_split(task, head, "validation")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -115,3 +116,9 @@ def test_labels_of_thousands_of_digits_sort_as_text() -> None:
 def test_half_a_surrogate_pair_in_a_label_is_replaced() -> None:
     assert label_name("a\ud800") == "a\ufffd"
     assert label_name("\ud83d\ude00") == "\U0001f600"
+
+
+def test_labels_of_one_value_have_one_order() -> None:
+    names = ["7", "07", "-0", "0", "007"]
+    orders = {sort_labels(order) for order in itertools.permutations(names)}
+    assert orders == {("-0", "0", "007", "07", "7")}

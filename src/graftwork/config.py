@@ -55,7 +55,7 @@ def _names(name: str, value: object, *, plain: bool = True) -> None:
     """Refuse what are no names of modules, `plain` where PEFT makes regular expressions of them."""
     if not isinstance(value, list | tuple | set | frozenset):
         raise ConfigError(f"{name}={shown(value)} must be a list of names.")
-    for item in value:
+    for item in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
         if not isinstance(item, str):
             raise ConfigError(f"{name} has {shown(item)}; a name is a string.")
         if plain and not _NAME.fullmatch(item):
@@ -230,6 +230,11 @@ class GraftConfig(PeftConfig):
         _choice("rank_by", self.rank_by, tuple(RANKINGS))
         check_cost(self.cost)
         self._check_sparsity()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as a dictionary, sets as sorted lists: what is saved must not depend on hashing."""
+        found = super().to_dict()
+        return {key: sorted(value) if isinstance(value, set) else value for key, value in found.items()}
 
     def _check_modules(self) -> None:
         for name in ("target_modules", "exclude_modules"):

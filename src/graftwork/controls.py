@@ -7,6 +7,7 @@ A control is a small function from `Terms` to a `Structure` that meets the budge
 from __future__ import annotations
 
 import difflib
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -291,7 +292,8 @@ def _scattered(layer: Sequence[Place], phase: float) -> list[Place]:
 
 
 def _price(places: Iterable[Place], terms: Terms) -> float:
-    return sum(terms.prices[name] for name, _ in places)
+    # Rounded once: the sum of fractions over a set must not depend on the order of the set.
+    return math.fsum(terms.prices[name] for name, _ in places)
 
 
 def _shared(whole: Structure, path: Collection[Place]) -> Structure:

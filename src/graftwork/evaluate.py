@@ -68,6 +68,8 @@ def _macro_f1(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
 def _matthews(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
     from sklearn.metrics import matthews_corrcoef
 
+    if not np.ptp(labels) and not np.ptp(predictions):
+        return 0.0  # what it gives, with a warning, for a single class
     return float(matthews_corrcoef(labels, predictions))
 
 

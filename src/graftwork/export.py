@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def export_lora(
     target.mkdir(parents=True, exist_ok=True)
     contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(contents, target / "adapter_model.safetensors", metadata={"format": "pt"})
-    config.save_pretrained(str(target))
+    written = copy.copy(config)
+    written.target_modules = sorted(updates)  # PEFT would write a set, in an order that depends on hashing
+    written.save_pretrained(str(target))
     return config
 
 

@@ -184,7 +184,7 @@ def apply_to_task(data: TaskData, noise: Noise) -> tuple[TaskData, NoiseReport]:
     changes the labels, and leaves out the rows, that a smaller one does, and more. `data` is not changed.
 
     Args:
-        data: a loaded task.
+        data: a loaded task, perhaps without some of its splits.
         noise: noise in a model, or of ratio 0, leaves the data as they are.
 
     Returns:
@@ -197,7 +197,11 @@ def apply_to_task(data: TaskData, noise: Noise) -> tuple[TaskData, NoiseReport]:
     """
     if noise.target == "model":
         return data, NoiseReport(noise, {}, {})
-    damaged = {name: damage_split(data, name, noise.kind, noise.ratio, noise.seed) for name in noise.splits}
+    damaged = {
+        name: damage_split(data, name, noise.kind, noise.ratio, noise.seed)
+        for name in noise.splits
+        if name in data.splits
+    }
     report = NoiseReport(
         noise,
         {name: part.realised for name, part in damaged.items()},
@@ -208,7 +212,7 @@ def apply_to_task(data: TaskData, noise: Noise) -> tuple[TaskData, NoiseReport]:
         return data, report
     splits = {**data.splits, **{name: part.split for name, part in damaged.items()}}
     head = data.head
-    if noise.kind == "row_drop" and head.kind == "regression":
+    if noise.kind == "row_drop" and head.kind == "regression" and "train" in splits:
         scores = splits["train"].targets
         head = dataclasses.replace(head, mean=float(scores.mean()), std=float(scores.std()))
     return TaskData(head, splits), report

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -258,14 +259,28 @@ def load_weights(model: MultiTaskModel, folder: Path) -> None:
     """Load a checkpoint into a model of the same shape, during training.
 
     Raises:
-        CheckpointError: files are missing, damaged, or have other shapes or values that are not finite.
+        CheckpointError: files are missing, damaged, or have other shapes or values that are not finite, or
+            the heads have other classes, or the same in another order.
     """
     from peft import set_peft_model_state_dict
 
     with as_checkpoint_error(folder):
+        _check_classes(read_tasks(folder)["tasks"], model.heads.heads, folder)
         tensors = read_weights(folder / FILES.adapter_weights, _adapter_shapes(model.backbone), "adapter")
         set_peft_model_state_dict(model.backbone, tensors)
         load_heads(model, folder)
+
+
+def _check_classes(saved: Sequence[TaskHead], heads: Sequence[TaskHead], folder: Path) -> None:
+    """Refuse weights whose rows stand for other classes: the shapes alone would not tell."""
+    classes = {head.name: head.labels for head in saved}
+    for head in heads:
+        found = classes.get(head.name, head.labels)  # a head that is missing is found with the weights
+        if found != head.labels:
+            raise CheckpointError(
+                f"{folder} has the classes {listed(found)} for task {head.name!r}, but its data give "
+                f"{listed(head.labels)}; the classes of a run and their order cannot change."
+            )
 
 
 def _adapter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

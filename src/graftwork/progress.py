@@ -1,15 +1,18 @@
-"""Bars of a training on the terminal."""
+"""Bars of a training, and of scoring, on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
 
-__all__ = ["TrainingBars", "closed_bars"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["TrainingBars", "closed_bars", "scoring_bar"]
 
 
 class TrainingBars(ProgressCallback):
@@ -44,3 +47,21 @@ def closed_bars(trainer: Trainer) -> Iterator[None]:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TrainingBars):
                 callback.close()
+
+
+@contextmanager
+def scoring_bar(total: int, console: Console | None) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` rows while the context is open, if the console is a terminal; gone afterwards.
+
+    Yields:
+        What is told how many rows were done since the last time.
+    """
+    if console is None or not console.is_terminal:
+        yield lambda count: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("scoring rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=total)
+        yield lambda count: progress.advance(bar, count)

@@ -24,11 +24,21 @@ if TYPE_CHECKING:
     from graftwork.multitask import MultiTaskModel
     from graftwork.structure import Structure
 
-__all__ = ["extended_report", "print_addition", "read_diagnoses", "read_report", "reduced_report"]
+__all__ = [
+    "extended_report",
+    "extracted_report",
+    "print_addition",
+    "read_diagnoses",
+    "read_report",
+    "reduced_report",
+]
+
+EXTRACTED = ("tasks", "parameters", "structure", "bytes_on_disk", "versions", "git", "seed", "recipe")
+"""What a report has to say of a task alone."""
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report of a saved model; empty if it has none, as what `extract` writes.
+    """The report of a saved model; empty if it has none.
 
     Raises:
         CheckpointError: it is damaged.
@@ -123,9 +133,16 @@ def reduced_report(
 ) -> dict[str, Any]:
     """The report `old` without a task. Its diagnosis stays that of the search, with the task."""
     report = _changed(old, model, structure, folder)
-    report["tasks"] = {name: task for name, task in report["tasks"].items() if name in structure.tasks}
     report["removals"] = [*report.get("removals", []), dict(removal)]
     return report
+
+
+def extracted_report(
+    old: Mapping[str, Any], model: MultiTaskModel, structure: Structure, folder: Path
+) -> dict[str, Any]:
+    """What the report `old` says of the only task that is left: nothing of the search for all of them."""
+    report = _changed(old, model, structure, folder)
+    return {name: value for name, value in report.items() if name in EXTRACTED}
 
 
 def _changed(
@@ -133,7 +150,8 @@ def _changed(
 ) -> dict[str, Any]:
     report = copy.deepcopy(dict(old))
     backbone, stored = backbone_parameters(model), structure.parameters()
-    report["tasks"] = dict(report.get("tasks", {}))
+    tasks = report.get("tasks", {})
+    report["tasks"] = {name: task for name, task in tasks.items() if name in structure.tasks}
     report["parameters"] = {
         **report.get("parameters", {}),
         "backbone": backbone,

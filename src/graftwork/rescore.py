@@ -1,63 +1,116 @@
-"""Using a saved model again: score it on its recipe's data, or cut one task out of it."""
+"""Using a saved model again: score it on its recipe's data or on new rows, or cut one task out of it."""
 
 from __future__ import annotations
 
+import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from graftwork.class_figures import figures_of
 from graftwork.compact import compact_, structure_of
-from graftwork.data import collate, load_task, longest_first, tokenise
-from graftwork.errors import CheckpointError, DataError
-from graftwork.forward import forward_rows
+from graftwork.errors import DataError
 from graftwork.multitask import MultiTaskModel
-from graftwork.noise import damage_tasks, noisy_model
+from graftwork.noise import noisy_model
 from graftwork.persist import FILES, load_model, read_tasks, save_model
+from graftwork.progress import scoring_bar
 from graftwork.recipe import load_recipe
+from graftwork.report_tasks import extracted_report, read_report
+from graftwork.scored_rows import SavedData, note_of_score
+from graftwork.scoring import predictions
+from graftwork.settings import Training
 from graftwork.storage import staged_folder
 from graftwork.structure import Structure
 from graftwork.tasks import SPLITS
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = ["extract", "keep_tasks", "rescore", "write_tasks"]
 
 
-def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -> dict[str, Any]:
-    """Score a saved model on a split of its recipe's data, with the recipe's noise.
+def rescore(
+    folder: Path,
+    *,
+    backbone: str | None = None,
+    split: str = "test",
+    data: str | None = None,
+    task: str | None = None,
+    details: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Score a saved model on a split of its recipe's data, with the recipe's noise, or on new rows.
+
+    Fields, classes, scale and metric are those of the saved heads. The rows of the recipe are compared with
+    the digests in the report: a split that was carved out of a train source that has changed is refused.
+
+    Args:
+        folder: written by `graftwork fit`.
+        backbone: where the backbone is now, if it has moved.
+        split: train, validation or test.
+        data: a source as in a recipe, in place of the recipe's; of a folder, the file of `split`.
+        task: score this task alone; needed with `data` if there are several.
+        details: add the figures of `graftwork.class_figures`.
+        console: where to show a bar; default none.
 
     Returns:
-        `{"split", "tasks": {name: {"metric", "score", "rows"}}}`.
+        `{"split", "data", "tasks": {name: {"metric", "score", "rows"}}, "notes"}`, the tasks perhaps with
+        `details`; `notes` say what is not as it was when the model was made.
 
     Raises:
-        CheckpointError: the folder is not a complete model.
-        DataError: no such split, or the data have changed or are gone.
+        CheckpointError: the folder is not a complete model, or does not say where its data are.
+        DataError: no such split or task, rows that cannot be read, a class that the model does not know, or
+            a split that cannot be found again.
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}.")
+    folder = Path(folder)
+    names = _wanted([head.name for head in read_tasks(folder)["tasks"]], task, data)
     model, tokenizer = load_model(folder, backbone=backbone)
-    if not (Path(folder) / FILES.recipe).is_file():
-        raise CheckpointError(
-            f"{folder} has no {FILES.recipe}, so its data are not known; use `graftwork predict`."
-        )
-    recipe = load_recipe(Path(folder) / FILES.recipe, saved=True)
-    wanted = {head.name for head in model.heads.heads}
-    clean = [load_task(task, recipe.seed) for task in recipe.tasks if task.name in wanted]
-    datas, noise = damage_tasks(clean, recipe.noise)
-    tokens = longest_first(tokenise(datas, tokenizer, recipe.training.max_length, None)[split])
+    saved = SavedData(folder)
+    heads = [head for head in model.heads.heads if head.name in names]
+    found = [saved.split(head, split) if data is None else saved.file(head, data, split) for head in heads]
+    several = [rows for rows in found if rows is not None]
+    if not several:
+        raise DataError(f"{saved.notes[0]}.")
+    max_length = _max_length(folder, model)
     # As in `fit`, noise in the model is for the test rows; noise in the data is in the splits already.
-    in_model = recipe.noise if split == "test" else ()
-    with noisy_model(model, in_model, "test", noise):
-        scores = forward_rows(model, tokens, collate(tokenizer)).scores(model)
-    return {
-        "split": split,
-        "tasks": {
-            data.head.name: {
-                "metric": data.head.metric,
-                "score": scores[data.head.name],
-                "rows": len(data.splits[split]),
+    noise = saved.recipe.noise if saved.recipe is not None and split == "test" and data is None else ()
+    tasks: dict[str, Any] = {}
+    with (
+        scoring_bar(sum(len(rows.rows) for rows in several), console) as advance,
+        noisy_model(model, noise, "test", []),
+    ):
+        for rows in several:
+            made = predictions(model, tokenizer, rows.head, rows.rows, max_length, advance)
+            result: dict[str, Any] = {
+                "metric": rows.head.metric,
+                "score": made.score(),
+                "rows": len(rows.rows),
             }
-            for data in datas
-        },
-    }
+            tasks[rows.head.name] = result
+            saved.notes += filter(None, (note_of_score(rows, split, made.score()), made.one_value()))
+            if details:
+                result["details"] = figures_of(rows.head, *made.in_units())
+    return {"split": split, "data": data, "tasks": tasks, "notes": saved.notes}
+
+
+def _wanted(names: Sequence[str], task: str | None, data: str | None) -> Sequence[str]:
+    """The tasks to score."""
+    if task is not None and task not in names:
+        near = difflib.get_close_matches(task, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"unknown task {task!r}{hint} The model has {', '.join(names)}.")
+    if data is not None and task is None and len(names) > 1:
+        raise DataError(f"the rows of {data} are of one task; pass --task with one of {', '.join(names)}.")
+    return names if task is None else [task]
+
+
+def _max_length(folder: Path, model: MultiTaskModel) -> int:
+    """Tokens of a row, as in training."""
+    file = folder / FILES.recipe
+    return (load_recipe(file, saved=True).training if file.is_file() else Training()).max_length
 
 
 def extract(
@@ -73,7 +126,11 @@ def extract(
         DataError: the output exists.
     """
     with staged_folder(Path(output), overwrite=overwrite) as staged:
-        _, _, structure = write_tasks(Path(folder), [task], staged, backbone=backbone)
+        _, small, structure = write_tasks(Path(folder), [task], staged, backbone=backbone)
+        report = read_report(Path(folder))
+        if report:
+            report = extracted_report(report, small, structure, staged)
+            (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return structure.parameters()
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from graftwork.tasks import SPLITS, Task, TaskHead, label_name, sort_labels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Split", "TaskData", "load_task"]
+__all__ = ["Split", "TaskData", "carved_with", "load_split", "load_task"]
 
 CARVED = 0.1
 """Share of the distinct training texts that becomes a validation or a test split."""
@@ -71,12 +71,10 @@ def load_task(task: Task, seed: int = 0) -> TaskData:
         DataError: A source cannot be read, a field is missing, a label is unknown, a score is not a
             number, the training rows have only one class, or their labels are none (`check_rows`).
     """
-    if task.train is None:
-        raise DataError(f"task {task.name!r} has no training source; set train to a file, folder or dataset")
-    columns = {"train": _Columns.read(task, task.train, "train")}
+    columns = {"train": _Columns.read(task, str(_source(task, "train")), "train")}
     check_rows(task, columns["train"].texts, columns["train"].labels)
-    for name, source in (("validation", task.validation), ("test", task.test)):
-        source = source or split_file(task.train, name)
+    for name in ("validation", "test"):
+        source = _source(task, name)
         if source is not None:
             columns[name] = _Columns.read(task, source, name)
     labels: tuple[str, ...] = ()
@@ -89,16 +87,52 @@ def load_task(task: Task, seed: int = 0) -> TaskData:
     missing = [name for name in SPLITS if name not in parts]
     if missing:
         parts |= _carve(task, *parts["train"], missing, seed)
-    splits = {}
-    for name in SPLITS:
-        texts, targets = parts[name]
-        most = getattr(task, f"max_{name}")
-        if most is not None and most < len(targets):
-            texts, targets = _take(
-                texts, targets, np.sort(_rng(seed, task, name).permutation(len(targets))[:most])
-            )
-        splits[name] = Split(texts, targets, _sha256(texts, targets, labels))
+    splits = {name: _sample(task, name, parts[name], labels, seed) for name in SPLITS}
     return TaskData(_head(task, labels, splits["train"].targets), splits)
+
+
+def load_split(task: Task, head: TaskHead, split: str, seed: int = 0) -> TaskData:
+    """One split of a task as a saved head reads it: with its fields, its classes and its scale.
+
+    Only the source that the split comes from is read, and nothing but the head says what the classes are.
+
+    Args:
+        task: where the rows are, and which of them.
+        head: of the saved model.
+        split: train, validation or test.
+        seed: that the model was trained with.
+
+    Returns:
+        The task with this split alone.
+
+    Raises:
+        DataError: As `load_task`; a class that the head does not know is an unknown label.
+    """
+    task = replace(
+        task, text=head.text, label=head.label, kind=head.kind, metric=head.metric, labels=head.labels or None
+    )
+    missing = carved_with(task, split)
+    origin = "train" if missing else split
+    columns = _Columns.read(task, str(_source(task, origin)), origin)
+    part = (columns.texts, columns.targets(task, head.labels, origin, "the classes of the model"))
+    if missing:
+        part = _carve(task, *part, missing, seed)[split]
+    return TaskData(head, {split: _sample(task, split, part, head.labels, seed)})
+
+
+def carved_with(task: Task, split: str) -> list[str]:
+    """The splits that are carved out of the train source together, if this one depends on that; else none."""
+    if split != "train" and _source(task, split) is not None:
+        return []
+    return [name for name in SPLITS if _source(task, name) is None]
+
+
+def _source(task: Task, split: str) -> str | None:
+    """Where a split has rows of its own."""
+    if task.train is None:
+        raise DataError(f"task {task.name!r} has no training source; set train to a file, folder or dataset")
+    given: str | None = getattr(task, split)
+    return given or split_file(task.train, split)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +175,7 @@ class _Columns:
                 raise DataError(f"{what}: {self.table.where(self.keep[i])} has {error}") from None
         return _Columns(self.texts, names, self.table, self.keep)
 
-    def targets(self, task: Task, labels: Sequence[str], split: str) -> NDArray[np.float64]:
+    def targets(self, task: Task, labels: Sequence[str], split: str, origin: str = "") -> NDArray[np.float64]:
         what = f"{split} of task {task.name!r}"
         if task.kind == "regression":
             return _numbers(self.table, task.label, self.labels, what, keep=self.keep)
@@ -150,7 +184,7 @@ class _Columns:
         if found.min() < 0:
             i = int(found.argmin())
             allowed = listed(labels, 20)
-            origin = "given by the task" if task.labels else "found in the train rows"
+            origin = origin or ("given by the task" if task.labels else "found in the train rows")
             place = self.table.where(self.keep[i])
             raise DataError(
                 f"{what}: {place} has the label {shown(self.labels[i])}; allowed ({origin}): {allowed}"
@@ -228,6 +262,17 @@ _Part = tuple[tuple[list[str], ...], "NDArray[np.float64]"]
 
 def _take(texts: tuple[list[str], ...], targets: NDArray[np.float64], rows: NDArray[np.int64]) -> _Part:
     return tuple([column[i] for i in rows] for column in texts), targets[rows]
+
+
+def _sample(task: Task, name: str, part: _Part, labels: tuple[str, ...], seed: int) -> Split:
+    """The split of these rows: all of them, or as many as the task allows."""
+    texts, targets = part
+    most = getattr(task, f"max_{name}")
+    if most is not None and most < len(targets):
+        texts, targets = _take(
+            texts, targets, np.sort(_rng(seed, task, name).permutation(len(targets))[:most])
+        )
+    return Split(texts, targets, _sha256(texts, targets, labels))
 
 
 def _rng(seed: int, task: Task, purpose: str) -> np.random.Generator:

@@ -62,9 +62,13 @@ def label_name(value: object) -> str:
 
 
 def sort_labels(names: Sequence[str] | set[str]) -> tuple[str, ...]:
-    """Sort distinct label names: by value if all are integers, else alphabetically."""
+    """Sort distinct label names: by value if all are integers, else alphabetically.
+
+    The order is that of the names alone, never that of a set: of integers that are equal, such as `07` and
+    `7`, the one that comes first as text is first.
+    """
     if all(re.fullmatch(r"-?[0-9]{1,4000}", name) for name in names):  # Python converts up to 4,300 digits
-        return tuple(sorted(set(names), key=int))
+        return tuple(sorted(set(names), key=lambda name: (int(name), name)))
     return tuple(sorted(set(names)))
 
 

@@ -193,6 +193,6 @@ def _keyboard_table() -> dict[str, list[str]]:
     for key, values in _read_table("keyboard", "keyboard").items():
         # One entry of the table has a stray blank, which would make two words of one.
         near = {case for value in values if len(value) == 1 for case in (value, value.upper())}
-        for case in {key, key.upper()}:
+        for case in (key, key.upper()):
             table[case] = sorted(near - {case})
     return {key: values for key, values in table.items() if values}

@@ -20,7 +20,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.replace("_", "-"): command
     for command in (fit, evaluate, predict, show, extract, export, add_task, remove_task, compare, report)
 }
-_RENAMED = {"as_json": "json", "dry_run": "dry-run", "retry_failed": "retry-failed"}
+_RENAMED = {"as_json": "json", "dry_run": "dry-run", "retry_failed": "retry-failed", "per_class": "per-class"}
 """Options whose name would hide a module inside their function."""
 _REPEATED = {"set": "KEY=VALUE", "ignore": "SETTING"}
 """Options that may be given several times, with the name of what they take."""

@@ -12,36 +12,47 @@ from typing import Any
 __all__ = ["evaluate", "predict"]
 
 
-def evaluate(folder: Path, backbone: str | None = None, split: str = "test", as_json: bool = False) -> None:
-    """Score a saved model again on the data of its recipe.
+def evaluate(
+    folder: Path,
+    backbone: str | None = None,
+    split: str = "test",
+    data: str | None = None,
+    task: str | None = None,
+    per_class: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Score a saved model again on the data of its recipe, or on new rows with labels.
 
     Args:
         folder: Written by `graftwork fit`.
         backbone: Where the backbone is now, if it has moved.
         split: train, validation or test.
-        as_json: Print JSON instead of a table.
+        data: Score these rows instead: a source as in a recipe, with the fields of the task.
+        task: Score this task alone; needed with --data if the model has several.
+        per_class: Add precision, recall and F1 of every class and the confusion matrix, or errors of numbers.
+        as_json: Print JSON instead of tables.
     """
-    from graftwork.rescore import rescore
-
-    scores = rescore(folder, backbone=backbone, split=split)
-    if as_json:
-        print(json.dumps(scores))
-        return
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from graftwork.floor import evaluation_notes
     from graftwork.report_tasks import read_report
+    from graftwork.rescore import rescore
 
-    table = Table(title=escape(f"{split} scores of {folder}"))
-    for column in ("task", "metric", "score", "rows"):
-        table.add_column(column, justify="right" if column in ("score", "rows") else "left")
-    for name, task in scores["tasks"].items():
-        table.add_row(escape(name), task["metric"], f"{task['score']:.3f}", f"{task['rows']:,}")
-    Console().print(table)
-    for note in evaluation_notes(read_report(folder), split, scores["tasks"]):
-        Console().print(f"note: {note}", highlight=False, markup=False)
+    console = Console(stderr=True)
+    scores = rescore(
+        folder, backbone=backbone, split=split, data=data, task=task, details=per_class, console=console
+    )
+    for note in scores["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(scores))
+        return
+    from graftwork.score_tables import print_scores
+
+    print_scores(scores, folder, Console())
+    if data is None:
+        for note in evaluation_notes(read_report(folder), split, scores["tasks"]):
+            Console().print(f"note: {note}", highlight=False, markup=False)
 
 
 def predict(

@@ -95,7 +95,7 @@ def draw_pareto(comparison: Comparison, looks: Mapping[str, Look], name: str, ti
     whole = [(stored, float(np.mean(suites))) for group, stored, suites in points if group.complete(tasks)]
     front = [whole[i] for i in pareto_front(whole)]
     with canvas.style(name):
-        _, legend = _shape([_short(label) for label in {group.label for group, _, _ in points}])
+        _, legend = _shape([_short(label) for label in sorted({group.label for group, _, _ in points})])
         figure = canvas.figure(3.0 + legend)
         axes = figure.add_subplot()
         axes.set_xscale("log")
