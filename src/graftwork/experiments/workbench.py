@@ -28,7 +28,7 @@ from graftwork.multitask import MultiTaskModel
 from graftwork.noise import noisy_model
 from graftwork.tracking import keep_events
 from graftwork.training import (
-    CACHE,
+    cache_folder,
     Grouping,
     Prepared,
     find_groups,
@@ -215,7 +215,7 @@ class Workbench:
             with_noise = functools.partial(noisy_model, prepared.backbone, run.noise, "test", noise)
             return self.probe.test_scores(datas, with_noise)
         assert self.trainer is not None
-        tokens = tokenise(datas, prepared.tokenizer, run.training.max_length, CACHE.expanduser())["test"]
+        tokens = tokenise(datas, prepared.tokenizer, run.training.max_length, cache_folder())["test"]
         with noisy_model(self.trainer.model, run.noise, "test", noise):
             return split_scores(self.trainer, tokens, "test", self.names)
 
