@@ -22,7 +22,7 @@ __all__ = ["UTF8", "Decoded", "decode", "encoding_faults", "is_wide", "named_enc
 UTF8 = ("utf-8",)
 """The encodings of a file about which nothing is said."""
 LARGEST_RATIO, SMALLEST_LIMIT = 200, 2**26
-"""A gzip file may unpack to so many times its size, or to so many bytes: text does not reach a tenth of it."""
+"""A gzip file may unpack to so many times its size, or so many bytes: text stays far below."""
 HEAD = 4096
 """Bytes that are searched for the null bytes of UTF-16."""
 SAMPLE = 2**15
@@ -109,7 +109,7 @@ def decode(content: bytes, name: str, encodings: Sequence[str] = UTF8, *, line: 
         DataError: It is not in the encoding.
     """
     _refuse_other_kinds(content, name, encodings)
-    # Ideographs in UTF-16 can have the bytes of letters; the ends of their lines have null bytes all the same.
+    # Ideographs in UTF-16 can have the bytes of letters, but their lines end in null bytes all the same.
     if (b"\n\0" in content or b"\0\n" in content) and not any(map(is_wide, encodings)):
         raise DataError(f"{name} has null bytes: it is no text, or UTF-16; save it as UTF-8")
     error: UnicodeError | None = None
@@ -192,8 +192,8 @@ def _refusal(content: bytes, name: str, encodings: Sequence[str], error: Unicode
     broken = _broken_utf8(bare) if named == "UTF-8" else 0
     if broken:
         advice = (
-            f"it is UTF-8 but for {broken:,} broken characters: mend them, or give [ascii, utf-8] as encoding, "
-            "which reads them as U+FFFD"
+            f"it is UTF-8 but for {broken:,} broken characters: mend them, or give [ascii, utf-8] as "
+            "encoding, which reads them as U+FFFD"
         )
     else:
         likely = list(_likely(bare))

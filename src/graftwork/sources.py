@@ -98,8 +98,8 @@ def read_table(source: str, *, task: str = "", split: str = "train", form: TextF
         raise DataError(f"{what}cannot read {_short(source)}: {error.strerror or error}") from None
     if table.unknown:
         note_once(
-            f"{what}{table.path}: {table.unknown:,} characters that {form.encodings[-1]} does not know became "
-            "U+FFFD"
+            f"{what}{table.path}: {table.unknown:,} characters that {form.encodings[-1]} does not know "
+            "became U+FFFD"
         )
     return table
 

@@ -107,8 +107,8 @@ class Task:
     drop_broken: bool = False
     """Drop rows whose text has a broken character (U+FFFD)."""
     encoding: str | tuple[str, ...] = field(default="utf-8", metadata=LATER)
-    """Of text files: a name such as cp1252, which has to fit, or several, tried per file in their order; bytes
-    that the last of several does not know become U+FFFD."""
+    """Of text files: one that has to fit, or several, such as `[utf-8, cp1252]`, tried per file in order;
+    bytes that the last of several does not know become U+FFFD."""
     delimiter: str | None = field(default=None, metadata=LATER)
     """Of CSV and TSV files; else the comma wherever it fits, or the one of `;`, tab and `|` that does."""
 

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from graftwork.decoding import UTF8
 from graftwork.errors import DataError
@@ -150,7 +150,7 @@ def read_tsv(text: str, name: str, delimiter: str | None = None) -> Rows:
 
 
 def _delimited_or_fault(
-    text: str, name: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL
+    text: str, name: str, delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 ) -> Rows | DataError:
     try:
         return _delimited(text, name, delimiter, quoting=quoting)
@@ -166,12 +166,12 @@ def _width(text: str, delimiter: str) -> int:
         return 0
 
 
-def _reader(text: str, delimiter: str, quoting: int) -> Any:
+def _reader(text: str, delimiter: str, quoting: Literal[0, 3]) -> Any:
     return csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, quoting=quoting)
 
 
 def _delimited(
-    text: str, name: str, delimiter: str, *, quoting: int = csv.QUOTE_MINIMAL, skip: int = 0
+    text: str, name: str, delimiter: str, *, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL, skip: int = 0
 ) -> Rows:
     rows: list[Row] = []
     marks: list[int] = []

@@ -28,9 +28,9 @@ from graftwork.multitask import MultiTaskModel
 from graftwork.noise import noisy_model
 from graftwork.tracking import keep_events
 from graftwork.training import (
-    cache_folder,
     Grouping,
     Prepared,
+    cache_folder,
     find_groups,
     split_scores,
     total_steps,
