@@ -81,9 +81,9 @@ class Answers:
             return {"task": head.name, "score": self._score(outputs[0] * head.std + head.mean, head.std)}
         order: Sequence[int] = range(head.size)
         probabilities = _softmax(outputs)
-        best = max(order, key=probabilities.__getitem__)
+        best = max(order, key=outputs.__getitem__)
         if self.top is not None:
-            order = sorted(order, key=lambda index: -probabilities[index])[: self.top]
+            order = sorted(order, key=lambda index: -outputs[index])[: self.top]
         if self.digits is not None:
             probabilities = [round(value, self.digits) for value in probabilities]
         return {

@@ -102,14 +102,12 @@ def _answer(answers: Iterable[list[dict[str, Any]]]) -> None:
 
     # Escapes are right in every locale.
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    count = 0
     try:
         for some in answers:
             sys.stdout.write("".join(to_json(answer, ascii_only=ascii_only) for answer in some))
             sys.stdout.flush()
-            count += len(some)
     except KeyboardInterrupt:
-        print(f"graftwork: interrupted; {count:,} rows have been answered.", file=sys.stderr)
+        print("graftwork: interrupted.", file=sys.stderr)
         sys.exit(130)
 
 
