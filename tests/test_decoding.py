@@ -93,6 +93,15 @@ def test_several_encodings_are_tried_in_their_order() -> None:
     assert (lenient.text, lenient.unknown) == ("é \ufffd", 1)
 
 
+def test_a_file_of_utf8_that_is_said_to_be_something_else() -> None:
+    with pytest.raises(
+        DataError, match=r"is not ascii .* it is likely utf-8 \('Привет.* give utf-8 as encoding"
+    ):
+        decode(RUSSIAN.encode(), "x", ("ascii",))
+    with pytest.raises(DataError, match=r"is not utf-16-le .* it is likely utf-8 \('abc'\)"):
+        decode(b"abc", "x", ("utf-16-le",))
+
+
 def test_the_line_is_counted_from_the_one_that_is_given() -> None:
     with pytest.raises(DataError, match="x line 12 is not UTF-8"):
         decode(b"a\n\xe9", "x", line=11)

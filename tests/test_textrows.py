@@ -78,6 +78,9 @@ def test_what_fits_no_delimiter_is_refused(text: str, message: str) -> None:
 def test_a_tsv_has_quotes_only_where_it_cannot_be_read_without() -> None:
     assert read_tsv('text\tlabel\n"one\tx\ntwo"\ty\n', "x").rows[0]["text"] == '"one'
     assert read_tsv(exported(ROWS, "\t"), "x").rows == ROWS
+    assert read_tsv('"text"\t"label"\n"one\ttwo\nthree"\t"y"\n', "x").rows == [
+        {"text": "one\ttwo\nthree", "label": "y"}
+    ]
     assert read_tsv("a;b\n1;2\n", "x", ";").rows == [{"a": "1", "b": "2"}]
     with pytest.raises(DataError, match="x line 3 has 1 fields, its header has 2"):
         read_tsv("a\tb\n1\t2\n3\n", "x")

@@ -136,7 +136,7 @@ def _codec(name: str) -> str:
 
 def _strict(content: bytes, encoding: str) -> str:
     if _codec(encoding) in ("utf-16", "utf-32") and not _mark(content):
-        raise UnicodeError("it has no byte order mark; say utf-16-le or utf-16-be")
+        raise UnicodeError("it has no byte order mark; say utf-8, utf-16-le or utf-16-be")
     return _bare(content).decode(encoding).removeprefix("\ufeff")
 
 
@@ -198,9 +198,11 @@ def _refusal(content: bytes, name: str, encodings: Sequence[str], error: Unicode
     else:
         likely = list(_likely(bare))
         named_so = " or ".join(f"{one} ({sample})" for one, sample in likely)
-        # Not the likely one alone: other files of the task may well be UTF-8.
-        advice = f"it is likely {named_so}: give " + f"[utf-8, {likely[0][0]}] as encoding" if likely else ""
-        advice = (advice or "give its encoding") + ", or save it as UTF-8"
+        best = likely[0][0] if likely else ""
+        # Other files of the task may well be UTF-8.
+        given = best if best.startswith("utf") else f"[utf-8, {best}]"
+        advice = f"it is likely {named_so}: give {given} as encoding" if best else "give its encoding"
+        advice += ", or save it as UTF-8"
     return f"{name} line {place} is not {named} ({byte}); {advice}"
 
 
@@ -222,6 +224,9 @@ def _likely(content: bytes) -> Iterator[tuple[str, str]]:
         sample += text[:SAMPLE] + b"\n"
         if len(sample) >= SAMPLE:
             break
+    if not sample:
+        yield "utf-8", shown(content[:24].decode("ascii", "replace"))
+        return
     names = [match.encoding.replace("_", "-") for match in from_bytes(sample)]
     # Western texts are spread over many similar encodings; this is what programs write.
     names.sort(key=lambda name: name != "cp1252")

@@ -135,11 +135,14 @@ def read_csv(text: str, name: str, delimiter: str | None = None) -> Rows:
 def read_tsv(text: str, name: str, delimiter: str | None = None) -> Rows:
     """Rows of a TSV file, which has no quoting: with it, one stray quote would swallow many rows.
 
-    Only a file that cannot be read so is read with quotes, as spreadsheets write them around line ends.
+    Spreadsheets write quotes, around line ends at least: a file whose header has them, or that cannot be read
+    without, is read with them.
 
     Raises:
         DataError: as for `read_csv`.
     """
+    if text.startswith('"'):
+        return _delimited(text, name, delimiter or "\t")
     plain = _delimited_or_fault(text, name, delimiter or "\t", quoting=csv.QUOTE_NONE)
     if isinstance(plain, Rows):
         return plain
