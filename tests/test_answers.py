@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.answers import Answers, to_json
@@ -16,10 +16,11 @@ def head(size: int) -> TaskHead:
     return Task("t").head([f"c{i}" for i in range(size)])
 
 
+@pytest.mark.parametrize("digits", [None, 6])
+@settings(deadline=None)
 @given(
     logits=st.lists(st.floats(-50, 50), min_size=2, max_size=30),
     top=st.none() | st.integers(1, 40),
-    digits=st.none() | st.just(6),
 )
 def test_probabilities(logits: list[float], top: int | None, digits: int | None) -> None:
     answer = Answers(top=top, digits=digits).describe(head(len(logits)), logits)
@@ -53,7 +54,7 @@ def test_damaged_weights_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("given_so", "message"),
     [
         ({"top": 0}, "top is 0"),
         ({"top": True}, "top is True"),
@@ -62,9 +63,9 @@ def test_damaged_weights_are_named() -> None:
         ({"keep": ["score"]}, "keep has 'score'"),
     ],
 )
-def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
+def test_wrong_settings(given_so: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Answers(**settings)
+        Answers(**given_so)
 
 
 def test_a_line_is_ascii_if_asked() -> None:

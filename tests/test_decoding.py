@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.decoding import decode, encoding_faults, read_text
@@ -15,6 +15,7 @@ from graftwork.errors import DataError
 RUSSIAN = "text,label\nПривет, как дела? Это очень хороший фильм\n"
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_utf8_comes_back(text: str) -> None:
     try:

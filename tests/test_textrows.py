@@ -5,7 +5,7 @@ import io
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.errors import DataError
@@ -35,6 +35,7 @@ def test_the_delimiter_is_found(delimiter: str, end: str) -> None:
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 
+@settings(deadline=None)
 @given(cells=st.lists(st.tuples(CELL, CELL), max_size=6), delimiter=st.sampled_from(DELIMITERS))
 def test_every_table_of_two_named_fields_comes_back(cells: list[tuple[str, str]], delimiter: str) -> None:
     rows = [{"text": text, "label": label} for text, label in [("a", "b"), *cells]]

@@ -35,6 +35,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_SINGLE_BYTE = ("cp125", "cp775", "cp85", "iso8859", "mac")
+"""How the names of encodings of a byte a character begin."""
 _ARCHIVES = {
     b"\x1f\x8b\x08": "is compressed with gzip; let its name end in .gz",
     b"PK\x03\x04": "is a zip archive or a spreadsheet, no text; save it as a CSV file in UTF-8",
@@ -227,9 +229,16 @@ def _likely(content: bytes) -> Iterator[tuple[str, str]]:
     if not sample:
         yield "utf-8", shown(content[:24].decode("ascii", "replace"))
         return
-    names = [match.encoding.replace("_", "-") for match in from_bytes(sample)]
-    # Western texts are spread over many similar encodings; this is what programs write.
-    names.sort(key=lambda name: name != "cp1252")
+    words = b" ".join(word for word in sample.split() if not word.isascii())
+    found = [match.encoding for match in from_bytes(words)] or [
+        match.encoding for match in from_bytes(sample)
+    ]
+    names = [name.replace("_", "-") for name in found]
+    # Western texts fit many similar encodings; this is what programs write.
+    if "cp1252" in names:
+        names.insert(0, names.pop(names.index("cp1252")))
+    elif not names or names[0].startswith(_SINGLE_BYTE):
+        names.insert(1, "cp1252")
     for name in [name for name in names if not is_wide(name)][:SHOWN]:
         start = next(i for i, byte in enumerate(sample) if byte > 127)
         piece = sample[:start].decode(name, "replace")[-8:] + sample[start:].decode(name, "replace")
