@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -140,10 +142,21 @@ def test_concurrent_writers_agree(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_a_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"the token cache .* cannot be written \("):
-        tokenise(DATAS, tokenizer(), 16, tmp_path / "file" / "cache")
+    wanted = tokenise(DATAS, tokenizer(), 16, None)["train"][:]
+    assert tokenise(DATAS, tokenizer(), 16, tmp_path / "file" / "cache")["train"][:] == wanted
+    assert caplog.text.count("cache cannot be written (Not a directory)") == 1
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    assert tokenise(DATAS, tokenizer(), 16, tmp_path / "full")["train"][:] == wanted
+    assert "full cannot be written (No space left on device)" in caplog.text
+    assert not list((tmp_path / "full").iterdir())
 
 
 def test_an_empty_text_is_one_token() -> None:

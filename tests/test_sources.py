@@ -10,6 +10,7 @@ import pytest
 
 from graftwork.errors import DataError
 from graftwork.sources import locate, read_rows, read_table, split_file
+from graftwork.textrows import TextFormat
 
 Write = Callable[[str, str | bytes], str]
 ROWS = [{"text": 'a "b", c\td', "label": "x"}, {"text": "null", "label": "y"}]
@@ -75,9 +76,19 @@ def test_class_labels_of_a_parquet_file_become_names(tmp_path: Path) -> None:
     assert [row["label"] for row in read_rows(str(tmp_path / "a.parquet"))] == ["yes", "no", None]
 
 
-def test_a_csv_that_is_not_utf8_is_read(write: Write) -> None:
+WESTERN = TextFormat(("utf-8", "cp1252"))
+
+
+def test_a_csv_in_another_encoding(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     source = write("a.csv", b"text,label\n\xa35 for caf\xe9 \x93x\x94,y\nbroken \x81,n\n")
-    assert [row["text"] for row in read_rows(source)] == ["£5 for café “x”", "broken \ufffd"]
+    with pytest.raises(DataError, match=r"a.csv line 2 is not UTF-8 \(byte 0xa3, number 12\); it is likely"):
+        read_rows(source)
+    with pytest.raises(DataError, match=r"a.csv line 3 is not cp1252 \(byte 0x81, number 37\)"):
+        read_rows(source, form=TextFormat(("cp1252",)))
+    table = read_table(source, task="t", form=WESTERN)
+    assert [row["text"] for row in table.rows] == ["£5 for café “x”", "broken \ufffd"]
+    assert table.unknown == 1
+    assert f"note: train of task 't': {source}: 1 characters that cp1252 does not know" in caplog.text
 
 
 def test_a_csv_may_hold_a_long_document(write: Write) -> None:
@@ -174,7 +185,11 @@ def test_a_folder_with_one_sub_folder_per_class(write: Write, tmp_path: Path) ->
     write("d/art/1.txt", "paint")
     write("d/readme.txt", "not a row")
     (tmp_path / "d" / "empty").mkdir()
-    table = read_table(str(tmp_path / "d"))
+    with pytest.raises(
+        DataError, match=r"sport/1.txt line 1 is not UTF-8 .* give \[utf-8, cp1252\] as encoding"
+    ):
+        read_table(str(tmp_path / "d"))
+    table = read_table(str(tmp_path / "d"), form=WESTERN)
     assert table.rows == [
         {"text": "paint", "label": "art"},
         {"text": "£5 ticket", "label": "sport"},

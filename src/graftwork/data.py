@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import Sampler
 
 from graftwork.errors import ConfigError, DataError
+from graftwork.notes import note_once
 from graftwork.splits import Split, TaskData, load_task
 from graftwork.tasks import SPLITS
 
@@ -64,10 +66,8 @@ def tokenise(
         datas: The tasks, in the order that numbers them.
         tokenizer: The backbone's tokenizer.
         max_length: Tokens kept per row; of a pair the longer text is cut first.
-        cache_dir: Folder of the cache, made if absent; None keeps nothing.
-
-    Raises:
-        DataError: The cache folder cannot be written.
+        cache_dir: Folder of the cache, made if absent; None keeps nothing. One that cannot be written is
+            passed over with a note: the cache only saves time.
     """
     from datasets import Dataset
 
@@ -266,7 +266,7 @@ def _load(file: Path) -> Dataset | None:
 
     try:
         return Dataset.from_file(str(file))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, pyarrow.ArrowException) as error:
         # A crash of the machine can leave a file whose content never reached the disk.
@@ -285,11 +285,15 @@ def _store(table: pyarrow.Table, file: Path) -> None:
         with pyarrow.OSFile(temporary, "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=CHUNK)
         os.replace(temporary, file)
-    except OSError as error:
-        raise DataError(f"the token cache {file.parent} cannot be written ({error.strerror})") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or error
+        note_once(
+            f"the token cache {file.parent} cannot be written ({reason}); texts are tokenised in every run"
+        )
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
 
 
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

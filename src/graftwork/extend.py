@@ -49,7 +49,7 @@ from graftwork.rescore import write_tasks
 from graftwork.storage import check_target, output_lock, staged_folder
 from graftwork.taskrecipe import TaskRecipe, load_task_recipe
 from graftwork.trainer import MultiTaskTrainer
-from graftwork.training import CACHE, remove_default_output, training_arguments
+from graftwork.training import cache_folder, remove_default_output, training_arguments
 from graftwork.view import pool_note
 
 if TYPE_CHECKING:
@@ -176,9 +176,7 @@ class _Addition:
             self.model, self.tokenizer = load_model(folder, backbone=backbone)
             clean = load_task(recipe.task, seed)
             (self.data,), self.reports = damage_tasks([clean], self.noise)
-            self.tokens = tokenise(
-                [self.data], self.tokenizer, recipe.training.max_length, CACHE.expanduser()
-            )
+            self.tokens = tokenise([self.data], self.tokenizer, recipe.training.max_length, cache_folder())
         rows = len(self.tokens["train"])
         self.settings = settle_length(recipe.training, rows)
         if recipe.training.epochs is None:

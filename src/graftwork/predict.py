@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graftwork.answers import Answers
 from graftwork.data import encode, pad
 from graftwork.errors import DataError
 from graftwork.files import listed, mended, shown
@@ -61,46 +62,92 @@ class Predictor:
         model, tokenizer = load_model(folder, backbone=backbone)
         return cls(model, tokenizer, **options)
 
-    def predict(self, rows: Sequence[Mapping[str, Any]], task: str | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        task: str | None = None,
+        *,
+        keep: Sequence[str] = (),
+        top: int | None = None,
+        digits: int | None = None,
+    ) -> list[dict[str, Any]]:
         """Predictions in the order of the rows.
 
         Args:
             rows: text fields; with several tasks and no `task`, also the field `task`.
             task: the task of all rows.
+            keep: fields of a row that its prediction begins with.
+            top: only the `top` likeliest labels, in order of probability.
+            digits: decimals of probabilities, and of scores in units of their deviation; all, unless given.
 
         Returns:
             `{"task", "label", "probabilities": {label: p}}` for classes, `{"task", "score"}` for numbers.
 
         Raises:
-            DataError: a row has no task, an unknown one, or lacks a text field.
+            DataError: a row has no task, an unknown one, or lacks a text field or one that is to be kept.
         """
-        return list(self.stream(rows, task))
+        return list(self.stream(rows, task, keep=keep, top=top, digits=digits))
 
-    def stream(self, rows: Iterable[Mapping[str, Any]], task: str | None = None) -> Iterator[dict[str, Any]]:
-        """The same for any number of rows, in bounded memory."""
-        remaining = enumerate(rows, start=1)
-        while chunk := list(islice(remaining, CHUNK * self.batch_size)):
-            yield from self._predict_chunk(chunk, task)
+    def stream(
+        self, rows: Iterable[Mapping[str, Any]], task: str | None = None, **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The same for any number of rows, in bounded memory: `ahead` rows are taken at a time."""
+        remaining = iter(rows)
+        lists = iter(lambda: list(islice(remaining, self.ahead)), [])
+        for answers in self.stream_lists(lists, task, **options):
+            yield from answers
 
-    def _predict_chunk(
-        self, chunk: list[tuple[int, Mapping[str, Any]]], task: str | None
-    ) -> list[dict[str, Any]]:
-        names = [self._task_of(row, number, task) for number, row in chunk]
-        tokens = self._tokenise(chunk, names)
-        order = sorted(range(len(chunk)), key=lambda index: -len(tokens[index]["input_ids"]))
+    def stream_lists(
+        self, lists: Iterable[Sequence[Mapping[str, Any]]], task: str | None = None, **options: Any
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The same for rows that come in lists, each of which is answered before the next one is taken.
+
+        The rows before a bad one are answered before its error is raised.
+        """
+        answers = Answers(**options)
+        number = 0
+        for rows in lists:
+            read: list[_Row] = []
+            fault: DataError | None = None
+            for row in rows:
+                number += 1
+                try:
+                    read.append(self._read(row, number, task, answers))
+                except DataError as error:
+                    fault = error
+                    break
+            if read:
+                yield self._predict_rows(read, answers)
+            if fault is not None:
+                raise fault
+
+    @property
+    def ahead(self) -> int:
+        """How many rows are sorted by length together."""
+        return CHUNK * self.batch_size
+
+    def _predict_rows(self, rows: list[_Row], answers: Answers) -> list[dict[str, Any]]:
+        tokens = self._tokenise(rows)
+        order = sorted(range(len(rows)), key=lambda index: -len(tokens[index]["input_ids"]))
         index_of = {name: index for index, name in enumerate(self.heads)}
-        results: list[dict[str, Any]] = [{} for _ in chunk]
+        results: list[dict[str, Any]] = [{} for _ in rows]
         for start in range(0, len(order), self.batch_size):
             picked = order[start : start + self.batch_size]
             batch = pad(self.tokenizer, [tokens[index] for index in picked])
-            graft_rows = torch.tensor([index_of[names[index]] for index in picked])
+            graft_rows = torch.tensor([index_of[rows[index].head.name] for index in picked])
             device = self.model.heads.weight.device
             with torch.inference_mode():
                 inputs = {name: value.to(device) for name, value in batch.items()}
                 logits = self.model(**inputs, graft_rows=graft_rows.to(device)).logits.cpu()
-            for index, outputs in zip(picked, logits, strict=True):
-                results[index] = _describe(self.heads[names[index]], outputs)
+            for index, outputs in zip(picked, logits.tolist(), strict=True):
+                row = rows[index]
+                results[index] = row.kept | answers.describe(row.head, outputs[: row.head.size])
         return results
+
+    def _read(self, row: Mapping[str, Any], number: int, task: str | None, answers: Answers) -> _Row:
+        head = self.heads[self._task_of(row, number, task)]
+        texts = tuple(_text(row, field, number, head.name) for field in head.text)
+        return _Row(head, texts, answers.kept(row, number))
 
     def _task_of(self, row: Mapping[str, Any], number: int, task: str | None) -> str:
         if not isinstance(row, Mapping):
@@ -117,24 +164,27 @@ class Predictor:
             )
         return name
 
-    def _tokenise(
-        self, chunk: list[tuple[int, Mapping[str, Any]]], names: list[str]
-    ) -> list[dict[str, list[int]]]:
+    def _tokenise(self, rows: list[_Row]) -> list[dict[str, list[int]]]:
         """Token lists of every row, with one tokenizer call for single texts and one for pairs."""
-        tokens: list[dict[str, list[int]]] = [{} for _ in chunk]
+        tokens: list[dict[str, list[int]]] = [{} for _ in rows]
         groups: dict[int, list[int]] = {}
-        for index, name in enumerate(names):
-            groups.setdefault(len(self.heads[name].text), []).append(index)
-        for width, members in groups.items():
-            columns: list[list[str]] = [[] for _ in range(width)]
-            for index in members:
-                number, row = chunk[index]
-                for column, field in zip(columns, self.heads[names[index]].text, strict=True):
-                    column.append(_text(row, field, number, names[index]))
+        for index, row in enumerate(rows):
+            groups.setdefault(len(row.texts), []).append(index)
+        for members in groups.values():
+            columns = list(zip(*(rows[index].texts for index in members), strict=True))
             encoded = encode(self.tokenizer, columns, self.max_length)
             for place, index in enumerate(members):
                 tokens[index] = {name: values[place] for name, values in encoded.items()}
         return tokens
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row that has been checked."""
+
+    head: TaskHead
+    texts: tuple[str, ...]
+    kept: dict[str, Any]
 
 
 def _text(row: Mapping[str, Any], field: str, number: int, task: str) -> str:
@@ -146,19 +196,3 @@ def _text(row: Mapping[str, Any], field: str, number: int, task: str) -> str:
     if not isinstance(row[field], str):
         raise DataError(f"row {number}: field {field!r} is {shown(row[field])}, not a text.")
     return mended(row[field])
-
-
-def _describe(head: TaskHead, outputs: torch.Tensor) -> dict[str, Any]:
-    if head.kind == "regression":
-        return {"task": head.name, "score": float(outputs[0]) * head.std + head.mean}
-    probabilities = outputs[: head.size].softmax(0).tolist()
-    if not all(map(math.isfinite, probabilities)):
-        raise DataError(
-            f"the model gives no finite probabilities for task {head.name!r}; its weights are damaged."
-        )
-    best = max(range(head.size), key=probabilities.__getitem__)
-    return {
-        "task": head.name,
-        "label": head.labels[best],
-        "probabilities": dict(zip(head.labels, probabilities, strict=True)),
-    }

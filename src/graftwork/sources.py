@@ -5,21 +5,19 @@ Every fault is one `DataError` line that says which file and which line.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import importlib.util
-import io
-import json
 import re
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftwork.decoding import read_text
 from graftwork.errors import DataError
-from graftwork.files import exists, parse_json, read_regular, shown, user_path
+from graftwork.files import exists, shown, user_path
+from graftwork.notes import note_once
+from graftwork.textrows import TextFormat, read_csv, read_json, read_tsv
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Table", "locate", "read_rows", "read_table", "split_file"]
 
 Row = dict[str, Any]
+_TEXTS = (".jsonl", ".json", ".csv", ".tsv")
+"""Endings of text files; each may have `.gz` behind it."""
+_FILES = (*_TEXTS, ".parquet", *(f"{kind}.gz" for kind in _TEXTS))
+_ANY = TextFormat()
 _HUB_PART = re.compile(r"\w[\w.-]*")
 """A part of a hub id. No path: `datasets` would take one for a folder."""
 _HUB_SPLIT = re.compile(r"[\w.+%:\[\]-]+")
@@ -42,6 +44,8 @@ class Table:
     unit: str
     """What `marks` count: lines or rows; empty if they are the names of files."""
     marks: Sequence[int | str]
+    unknown: int = 0
+    """Characters that the encoding does not know; they are U+FFFD."""
 
     def where(self, index: int) -> str:
         """Say where a row was found, e.g. `data/train.jsonl line 17`."""
@@ -66,32 +70,37 @@ def locate(path: str) -> Path:
     return found
 
 
-def read_rows(source: str, *, task: str = "", split: str = "train") -> list[Row]:
+def read_rows(source: str, *, task: str = "", split: str = "train", form: TextFormat = _ANY) -> list[Row]:
     """Read the rows of a source as dictionaries.
 
     Args:
         source: As described at `graftwork.tasks.Task`.
         task: The task's name, for messages.
         split: Which file of a folder, or which split of a hub dataset, and for messages.
+        form: Encoding and delimiter of text files.
 
     Raises:
         DataError: The source is missing, empty or broken; names the file and the line.
     """
-    return read_table(source, task=task, split=split).rows
+    return read_table(source, task=task, split=split, form=form).rows
 
 
-def read_table(source: str, *, task: str = "", split: str = "train") -> Table:
+def read_table(source: str, *, task: str = "", split: str = "train", form: TextFormat = _ANY) -> Table:
     """Read a source like `read_rows`, with the place of every row."""
+    what = f"{split} of task {task!r}: " if task else ""
     try:
-        table = _hub(source, split) if source.startswith("hub:") else _local(locate(source), split)
+        table = _hub(source, split) if source.startswith("hub:") else _local(locate(source), split, form)
         if not table.rows:
             raise DataError(f"{table.path} has no rows")
     except DataError as error:
-        raise DataError(f"{split} of task {task!r}: {error}" if task else str(error)) from None
+        raise DataError(f"{what}{error}") from None
     except OSError as error:
-        raise DataError(
-            f"{split} of task {task!r}: cannot read {_short(source)}: {error.strerror or error}"
-        ) from None
+        raise DataError(f"{what}cannot read {_short(source)}: {error.strerror or error}") from None
+    if table.unknown:
+        note_once(
+            f"{what}{table.path}: {table.unknown:,} characters that {form.encodings[-1]} does not know "
+            "became U+FFFD"
+        )
     return table
 
 
@@ -100,7 +109,7 @@ def split_file(source: str, split: str) -> str | None:
     if source.startswith("hub:"):
         return None
     folder = locate(source)
-    files = (folder / f"{split}{suffix}" for suffix in _READERS)
+    files = (folder / f"{split}{suffix}" for suffix in _FILES)
     return next((str(file) for file in files if file.is_file()), None) if folder.is_dir() else None
 
 
@@ -146,122 +155,49 @@ def _near(path: Path) -> Path | None:
     return path.parent / match[0] if match else None
 
 
-def _local(path: Path, split: str) -> Table:
+def _local(path: Path, split: str, form: TextFormat) -> Table:
     if path.is_dir():
         file = split_file(str(path), split)
-        return _local(Path(file), split) if file else _class_folders(path, split)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} is of an unknown type; allowed: {', '.join(_READERS)}, or a folder")
-    return reader(path)
+        return _local(Path(file), split, form) if file else _class_folders(path, split, form)
+    kind = _kind(path)
+    if kind == ".parquet":
+        return _parquet(path)
+    if kind.removesuffix(".gz") not in _TEXTS:
+        allowed = ", ".join((*_TEXTS, ".parquet"))
+        raise DataError(
+            f"{path} is of an unknown type; allowed: {allowed}, or a folder (texts also with .gz)"
+        )
+    return _text_rows(path, form, kind.removesuffix(".gz"))
 
 
-def _class_folders(path: Path, split: str) -> Table:
+def _kind(path: Path) -> str:
+    """The ending of a file's name, with `.gz` and what stands before it."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() + suffix if suffix == ".gz" else suffix
+
+
+def _class_folders(path: Path, split: str, form: TextFormat) -> Table:
     """Read one sub-folder of text files per class into rows with `text` and `label`."""
-    files = sorted(path.glob("*/*.txt"))
+    files = sorted([*path.glob("*/*.txt"), *path.glob("*/*.txt.gz")])
     if not files:
         raise DataError(f"folder {path} has neither {split}.jsonl nor one sub-folder of .txt files per class")
-    rows: list[Row] = [{"text": _decode(file).strip(), "label": file.parent.name} for file in files]
-    return Table(rows, str(path), "", [f"{file.parent.name}/{file.name}" for file in files])
+    texts = [read_text(file, form.encodings) for file in files]
+    rows: list[Row] = [
+        {"text": decoded.text.strip(), "label": file.parent.name}
+        for file, decoded in zip(files, texts, strict=True)
+    ]
+    marks = [f"{file.parent.name}/{file.name}" for file in files]
+    return Table(rows, str(path), "", marks, sum(decoded.unknown for decoded in texts))
 
 
-def _decode(path: Path) -> str:
-    """Decode a text file: UTF-8, else Windows-1252.
-
-    Windows-1252 is Latin-1 with the printable characters people use; its few undefined bytes become
-    U+FFFD, which `drop_broken` finds.
-    """
-    content = read_regular(path)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace")
-
-
-def _jsonl(path: Path) -> Table:
-    content = read_regular(path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} line {number} is not UTF-8 ({error.reason})") from None
-    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
-        return _json_list(path, text)
-    rows: list[Row] = []
-    marks: list[int] = []
-    # Not splitlines(): U+2028 and the like are legal inside JSON strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line or line.isspace():
-            continue
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            what = (
-                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            )
-            raise DataError(f"{path} line {number} is not valid JSON ({what})") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {number} is not a JSON object but {line.strip()[:40]!r}")
-        rows.append(row)
-        marks.append(number)
-    return Table(rows, str(path), "line", marks)
-
-
-def _json_list(path: Path, text: str) -> Table:
-    try:
-        rows = parse_json(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} line {error.lineno} is not valid JSON ({error.msg})") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error})") from None
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path} row {number} is not a JSON object but {shown(row)[:60]}")
-    return Table(rows, str(path), "row", range(1, len(rows) + 1))
-
-
-def _csv(path: Path) -> Table:
-    # Everything stays a string: guessing types would turn the text "null" or "NA" into a missing value.
-    return _delimited(path, delimiter=",", quoting=csv.QUOTE_MINIMAL)
-
-
-def _tsv(path: Path) -> Table:
-    # text/tab-separated-values has no quoting; with it, one stray quote would swallow many rows.
-    return _delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _delimited(path: Path, **style: Any) -> Table:
-    rows: list[Row] = []
-    marks: list[int] = []
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True, **style)
-    try:
-        header = next(_long_fields(reader), [])
-        twice = [name for name, count in Counter(header).items() if count > 1]
-        if twice:
-            raise DataError(
-                f"{path} line 1 names the field {shown(twice[0])} twice; give each a name of its own"
-            )
-        for cells in _long_fields(reader):
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path} line {reader.line_num} has {len(cells)} fields, its header has {len(header)}"
-                )
-            rows.append(dict(zip(header, cells, strict=True)))
-            marks.append(reader.line_num)
-    except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num} cannot be read ({error})") from None
-    return Table(rows, str(path), "line", marks)
-
-
-def _long_fields(reader: Iterator[list[str]]) -> Iterator[list[str]]:
-    """Iterate with csv's limit of 131,072 characters per field lifted: documents are longer."""
-    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        yield from reader
-    finally:
-        csv.field_size_limit(limit)
+def _text_rows(path: Path, form: TextFormat, kind: str) -> Table:
+    decoded = read_text(path, form.encodings)
+    name = str(path)
+    if kind in (".csv", ".tsv"):
+        found = (read_csv if kind == ".csv" else read_tsv)(decoded.text, name, form.delimiter)
+    else:
+        found = read_json(decoded.text, name, may_be_list=kind == ".json")
+    return Table(found.rows, name, found.unit, found.marks, decoded.unknown)
 
 
 def _parquet(path: Path) -> Table:
@@ -275,15 +211,6 @@ def _parquet(path: Path) -> Table:
     except Exception as error:  # the types of the columns are JSON inside the file, read by `datasets`
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is not a Parquet file ({reason[:200]})") from None
-
-
-_READERS: dict[str, Callable[[Path], Table]] = {
-    ".jsonl": _jsonl,
-    ".json": _jsonl,
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".parquet": _parquet,
-}
 
 
 def _hub(source: str, split: str) -> Table:

@@ -146,7 +146,7 @@ class _Columns:
 
     @classmethod
     def read(cls, task: Task, source: str, split: str) -> _Columns:
-        table = read_table(source, task=task.name, split=split)
+        table = read_table(source, task=task.name, split=split, form=task.text_format)
         what = f"{split} of task {task.name!r}"
         texts = tuple(_text_column(table, field, what) for field in task.text_fields)
         labels = _column(table, task.label, what)

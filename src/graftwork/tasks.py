@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
+from graftwork.decoding import encoding_faults, named_encodings
 from graftwork.errors import CheckpointError, RecipeError
 from graftwork.files import is_finite, listed, mended, shown
 from graftwork.later import LATER, settled
+from graftwork.textrows import TextFormat, delimiter_faults
 
 __all__ = ["METRICS", "SPLITS", "Kind", "Metric", "Task", "TaskHead", "label_name", "sort_labels"]
 
@@ -78,7 +80,8 @@ class Task:
 
     A source is a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a folder with one file per split
     (`train.jsonl`, ...), a folder with one sub-folder of `.txt` files per class, any of these inside an
-    installed package (`package:NAME/sub/path`), or a hub dataset (`hub:ID[/CONFIG][:SPLIT]`).
+    installed package (`package:NAME/sub/path`), or a hub dataset (`hub:ID[/CONFIG][:SPLIT]`). Text files may
+    be compressed (`.csv.gz`).
 
     Raises:
         RecipeError: A setting is wrong; the message names all that are.
@@ -115,6 +118,11 @@ class Task:
     class_weights: str | dict[str, float] | None = field(default=None, hash=False, metadata=LATER)
     """What a row counts in the training loss, by its class: `balanced` (each class as much as any other), or
     a weight per label, 1 if not named; only their ratios matter. Scores are not weighted."""
+    encoding: str | tuple[str, ...] = field(default="utf-8", metadata=LATER)
+    """Of text files: one that has to fit, or several, such as `[utf-8, cp1252]`, tried per file in order;
+    bytes that the last of several does not know become U+FFFD."""
+    delimiter: str | None = field(default=None, metadata=LATER)
+    """Of CSV and TSV files; else the comma wherever it fits, or the one of `;`, tab and `|` that does."""
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the metric, and check everything at once."""
@@ -130,8 +138,9 @@ class Task:
             source = getattr(self, split)
             if isinstance(source, os.PathLike):
                 object.__setattr__(self, split, os.fspath(source))
-        if isinstance(self.text, list):
-            object.__setattr__(self, "text", tuple(self.text))
+        for name in ("text", "encoding"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.labels, list | tuple):
             try:
                 object.__setattr__(self, "labels", tuple(label_name(label) for label in self.labels))
@@ -169,7 +178,7 @@ class Task:
             faults.append(f"minimum is {shown(self.minimum)}, not field names with numbers")
         if not isinstance(self.drop_broken, bool):
             faults.append(f"drop_broken is {self.drop_broken!r}, not true or false")
-        return faults
+        return [*faults, *encoding_faults(self.encoding), *delimiter_faults(self.delimiter)]
 
     def _scoring_faults(self) -> list[str]:
         if self.kind not in METRICS:
@@ -210,6 +219,11 @@ class Task:
     def text_fields(self) -> tuple[str, ...]:
         """The text fields as a tuple of one or two names."""
         return (self.text,) if isinstance(self.text, str) else tuple(self.text)
+
+    @property
+    def text_format(self) -> TextFormat:
+        """How the task's text files are read."""
+        return TextFormat(named_encodings(self.encoding), self.delimiter)
 
     def head(
         self,

@@ -31,6 +31,7 @@ __all__ = [
     "CACHE",
     "Grouping",
     "Prepared",
+    "cache_folder",
     "find_groups",
     "prepare",
     "remove_default_output",
@@ -43,6 +44,14 @@ _UNSEEN = ("flyte",)
 """Trackers that Transformers does not look for."""
 CACHE = Path("~/.cache/graftwork")
 """Where tokenised data are kept."""
+
+
+def cache_folder() -> Path | None:
+    """Where tokenised data are kept; None for a user without a home."""
+    try:
+        return CACHE.expanduser()
+    except RuntimeError:
+        return None
 
 
 @dataclass
@@ -75,7 +84,7 @@ def prepare(
     loaded = list(datas) if datas is not None else [load_task(task, seed) for task in tasks]
     backbone, tokenizer = load_backbone(model)
     # The main process makes the cache, the others find it.
-    tokens = main_first(lambda: tokenise(loaded, tokenizer, max_length, CACHE.expanduser()))
+    tokens = main_first(lambda: tokenise(loaded, tokenizer, max_length, cache_folder()))
     return Prepared(backbone, tokenizer, loaded, tokens)
 
 

@@ -6,6 +6,7 @@ prints one line on standard error and exits with code 2.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ __all__ = ["build_parser", "main"]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the exit code is 0, 2 for bad input, 130 after Ctrl-C."""
+    _escape_what_cannot_be_printed()
     chosen = build_parser().parse_args(list(arguments) if arguments is not None else None)
     command = COMMANDS[chosen.command]
     options = {name: value for name, value in vars(chosen[chosen.command]).items()}
@@ -38,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _escape_what_cannot_be_printed() -> None:
+    """Print as an escape what the locale's encoding has no character for, such as a label."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _check_launch(command: str) -> None:

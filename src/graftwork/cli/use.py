@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graftwork.textrows import TextFormat
 
 __all__ = ["evaluate", "predict"]
+
+DIGITS = 6
+"""Decimals of probabilities."""
 
 
 def evaluate(
@@ -62,44 +67,77 @@ def predict(
     output: Path | None = None,
     backbone: str | None = None,
     batch_size: int = 64,
+    keep: str | None = None,
+    top: int | None = None,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
 ) -> None:
-    """Predict rows of JSON lines: text fields in, label and probabilities (or score) out, in the same order.
+    """Predict rows: text fields in, label and probabilities (or score) out as JSON lines, in the same order.
 
     Args:
         folder: Written by `graftwork fit`.
         task: Task of all rows; else each row names its own in a field `task`.
-        input: JSON lines file; default standard input.
-        output: JSON lines file to write; default standard output.
+        input: JSONL, JSON, CSV, TSV or Parquet file, also with .gz; default JSON lines on standard input.
+        output: JSON lines file to write; default standard output, where each row is answered as it comes.
         backbone: Where the backbone is now, if it has moved.
         batch_size: Rows per forward pass.
+        keep: Fields of the rows that go into their answers, such as id,text.
+        top: Only so many labels, the likeliest first.
+        encoding: Of the input; several, such as utf-8,cp1252, are tried in their order.
+        delimiter: Of a CSV or TSV file; else the one that fits.
     """
+    from graftwork.answers import Answers, to_json
+    from graftwork.decoding import encoding_faults
+    from graftwork.errors import DataError
+    from graftwork.textrows import TextFormat, delimiter_faults
+
+    form = TextFormat(_names(encoding.strip("[]")), delimiter)
+    faults = [*encoding_faults(form.encodings), *delimiter_faults(delimiter)]
+    if faults:
+        raise DataError("; ".join(faults))
+    options = {"keep": _names(keep), "top": top, "digits": DIGITS}
+    Answers(**options)  # wrong options show before the model is loaded
     from graftwork.predict import Predictor
-    from graftwork.sources import read_rows
+    from graftwork.storage import staged_file
 
     predictor = Predictor.load(folder, backbone=backbone, batch_size=batch_size)
-    rows = _stdin_rows() if input is None else iter(read_rows(str(input)))
-    lines = (json.dumps(result, ensure_ascii=False) + "\n" for result in predictor.stream(rows, task))
+    answers = predictor.stream_lists(_row_lists(input, form, predictor.ahead), task, **options)
     if output is None:
-        for line in lines:
-            sys.stdout.write(line)
+        _answer(answers)
         return
-    staged = output.with_name(f".{output.name}.{os.getpid()}")
+    if output.exists() and not output.is_file():
+        raise DataError(f"{output} is no regular file; leave --output out, and send standard output there.")
+    with staged_file(output) as staged, staged.open("w", encoding="utf-8") as sink:
+        for some in answers:
+            sink.writelines(map(to_json, some))
+
+
+def _answer(answers: Iterable[list[dict[str, Any]]]) -> None:
+    """Print answers as soon as they are there."""
+    from graftwork.answers import to_json
+
+    # Escapes are right in every locale.
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     try:
-        with staged.open("w", encoding="utf-8") as sink:
-            sink.writelines(lines)
-        staged.replace(output)
-    finally:
-        staged.unlink(missing_ok=True)
+        for some in answers:
+            sys.stdout.write("".join(to_json(answer, ascii_only=ascii_only) for answer in some))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("graftwork: interrupted.", file=sys.stderr)
+        sys.exit(130)
 
 
-def _stdin_rows() -> Iterator[dict[str, Any]]:
-    from graftwork.errors import DataError
-    from graftwork.files import parse_json
+def _names(value: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",")) if value else ()
 
-    for number, line in enumerate(sys.stdin, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield parse_json(line)
-        except ValueError as error:
-            raise DataError(f"standard input line {number} is not valid JSON ({error}).") from error
+
+def _row_lists(input: Path | None, form: TextFormat, most: int) -> Iterator[Sequence[dict[str, Any]]]:
+    from graftwork.livelines import stdin_rows
+    from graftwork.sources import read_rows
+
+    if input is None:
+        yield from stdin_rows(most, form.encodings)
+        return
+    rows = read_rows(str(input), form=form)
+    for start in range(0, len(rows), most):
+        yield rows[start : start + most]

@@ -30,9 +30,9 @@ from graftwork.noise import noisy_model
 from graftwork.patience import Patience
 from graftwork.tracking import keep_events
 from graftwork.training import (
-    CACHE,
     Grouping,
     Prepared,
+    cache_folder,
     find_groups,
     split_scores,
     training_arguments,
@@ -219,7 +219,7 @@ class Workbench:
             with_noise = functools.partial(noisy_model, prepared.backbone, run.noise, "test", noise)
             return self.probe.test_scores(datas, with_noise)
         assert self.trainer is not None
-        tokens = tokenise(datas, prepared.tokenizer, run.training.max_length, CACHE.expanduser())["test"]
+        tokens = tokenise(datas, prepared.tokenizer, run.training.max_length, cache_folder())["test"]
         with noisy_model(self.trainer.model, run.noise, "test", noise):
             return split_scores(self.trainer, tokens, "test", self.names)
 
