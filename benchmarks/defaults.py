@@ -6,8 +6,7 @@ DATA is a folder with one sub-folder of {train,validation,test}.jsonl per task. 
 rows a task there are these cases, each a file of the results, and what is there is not done again:
 
 - `together`: one recipe of all four tasks;
-- `alone-TASK`: a recipe of one task;
-- `added-TASK`: `add-task` to a model of the other two tasks of its kind (`base-...`).
+- `added-TASK`: `add-task` to a model of two other tasks.
 
 Prints a table of test scores beside the probe's, then JSON as its last line: the tasks that end below it.
 """
@@ -52,19 +51,19 @@ class Bench:
         """A task of so many rows."""
         return Task(name, train=str(self.data / name), text=TEXTS[name], max_train=self.rows)
 
-    def fit(self, case: str, names: tuple[str, ...]) -> dict[str, Any]:
+    def fit(self, folder: str, names: tuple[str, ...]) -> dict[str, Any]:
         """Train a recipe that says nothing about training."""
         tasks = tuple(map(self.task, names))
-        recipe = Recipe(MODEL, tasks, str(self.work / case), seed=self.seed)
+        recipe = Recipe(MODEL, tasks, str(self.work / folder), seed=self.seed)
         return fit(recipe, overwrite=True, console=Console(quiet=True))
 
     def run(self, case: str) -> dict[str, Any]:
         """The report of a case."""
-        kind, _, name = case.partition("-")
-        if kind != "added":
-            return self.fit(case, tuple(TEXTS) if kind == "together" else (name,))
+        name = case.removeprefix("added-")
+        if name == case:
+            return self.fit(case, tuple(TEXTS))
         base = next(base for base, added in PAIRS.items() if name in added)
-        folder = f"base-{'-'.join(base)}-{self.rows}-{self.seed}"
+        folder = self.base(base)
         if not (self.work / folder / "report.json").is_file():
             self.fit(folder, base)
         recipe = TaskRecipe(self.task(name), seed=self.seed)
@@ -99,8 +98,15 @@ class Bench:
 
     def results_of_all(self) -> Iterator[dict[str, Any]]:
         """Every case in turn."""
-        for case in ("together", *(f"{kind}-{name}" for kind in ("alone", "added") for name in TEXTS)):
-            yield self.result(case)
+        yield self.result("together")
+        for base, added in PAIRS.items():
+            for name in added:
+                yield self.result(f"added-{name}")
+            shutil.rmtree(self.work / self.base(base), ignore_errors=True)
+
+    def base(self, names: tuple[str, ...]) -> str:
+        """Folder of the model that a task is added to."""
+        return f"base-{'-'.join(names)}-{self.rows}-{self.seed}"
 
 
 def main() -> None:

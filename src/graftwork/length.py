@@ -21,7 +21,7 @@ __all__ = [
 
 EPOCHS = 4.0
 """Passes over the rows where none are given: enough for some thousand rows (`benchmarks/defaults.py`)."""
-MIN_STEPS = 600
+MIN_STEPS = 300
 """Optimizer steps at least where `epochs` is not given; the search and its tune phase need as many."""
 PATIENCE = 3
 """Evaluations without a better score after which such a training ends."""
