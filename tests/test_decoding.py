@@ -75,7 +75,7 @@ def test_wide_text_is_never_taken_for_another_encoding() -> None:
             decode("text,label\n".encode(encoding), "x", ("utf-8", "cp1252"))
     with pytest.raises(DataError, match=r"null bytes"):
         decode(("看好" * 20 + ",\n").encode("utf-16-le"), "x", ("utf-8", "cp1252"))
-    with pytest.raises(DataError, match=r"no byte order mark; say utf-16-le or utf-16-be"):
+    with pytest.raises(DataError, match=r"no byte order mark; say utf-8, utf-16-le or utf-16-be"):
         decode("看".encode("utf-16-le"), "x", ("utf-16",))
 
 

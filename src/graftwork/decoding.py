@@ -27,6 +27,8 @@ HEAD = 4096
 """Bytes that are searched for the null bytes of UTF-16."""
 SAMPLE = 2**15
 """Bytes from which the encoding is guessed for the advice."""
+ENOUGH = 4
+"""Bytes that are not ASCII, from which on the words that have them are looked at without the rest."""
 SHOWN = 2
 """Encodings that the advice names."""
 _MARKS = (
@@ -230,10 +232,9 @@ def _likely(content: bytes) -> Iterator[tuple[str, str]]:
         yield "utf-8", shown(content[:24].decode("ascii", "replace"))
         return
     words = b" ".join(word for word in sample.split() if not word.isascii())
-    found = [match.encoding for match in from_bytes(words)] or [
-        match.encoding for match in from_bytes(sample)
-    ]
-    names = [name.replace("_", "-") for name in found]
+    few = sum(byte > 127 for byte in words) < ENOUGH
+    matches = from_bytes(sample if few else words) or from_bytes(sample)
+    names = [match.encoding.replace("_", "-") for match in matches]
     # Western texts fit many similar encodings; this is what programs write.
     if "cp1252" in names:
         names.insert(0, names.pop(names.index("cp1252")))

@@ -95,7 +95,7 @@ def predict(
     faults = [*encoding_faults(form.encodings), *delimiter_faults(delimiter)]
     if faults:
         raise DataError("; ".join(faults))
-    options = {"keep": _names(keep), "top": top, "digits": DIGITS}
+    options: dict[str, Any] = {"keep": _names(keep), "top": top, "digits": DIGITS}
     Answers(**options)  # wrong options show before the model is loaded
     from graftwork.predict import Predictor
     from graftwork.storage import staged_file
