@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from graftwork.multitask import MultiTaskModel
 from graftwork.noise import damage_tasks, noisy_model
 from graftwork.noise_state import NoiseState
 from graftwork.persist import FILES, load_backbone, save_model
+from graftwork.preflight import preflight
 from graftwork.processes import on_main
 from graftwork.progress import TrainingBars
 from graftwork.recipe import Recipe, recipe_to_yaml
@@ -85,6 +87,14 @@ class Session:
             self.prepared = prepare(
                 recipe.model, recipe.tasks, max_length=recipe.training.max_length, datas=datas
             )
+        self._note(self.prepared.notes)
+        training = dataclasses.replace(recipe.training, max_length=self.prepared.max_length)
+        # What is trained, scored and saved: with the length that the backbone allows.
+        self.recipe = dataclasses.replace(recipe, training=training)
+
+    def _note(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            self.console.print(f"note: {note}", highlight=False, markup=False)
 
     def build(self, budget: float | None = None) -> MultiTaskModel:
         """A model before its first step; every call gives an equal one, with a backbone of its own.
@@ -111,6 +121,7 @@ class Session:
         if recipe.graft.structure is not None:
             self.given = set_control_(model, recipe.graft.structure, seed=recipe.seed)
         if not self.baselines:
+            self._note(preflight(model, prepared.tokens, prepared.tokenizer))
             with _timed(self.seconds, "baselines"), adapted.disable_adapter():
                 self.baselines = on_main(self._baselines)
         return model
