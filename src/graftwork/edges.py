@@ -46,7 +46,7 @@ def library_errors(what: str, kind: type[GraftworkError], cure: str = "") -> Ite
     except GraftworkError:
         raise
     except Exception as error:
-        if _is_ours(error):
+        if isinstance(error, Warning) or _is_ours(error):
             raise
         raise kind(f"{what}{f'; {cure}' if cure else ''} ({words_of(error)})") from error
 

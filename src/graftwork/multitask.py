@@ -210,7 +210,7 @@ def _check_order(heads: list[str], tasks: list[str]) -> None:
 
 
 def hidden_width(backbone: nn.Module) -> int:
-    """Features of the backbone's last hidden state: as measured when it was loaded, else by its configuration.
+    """Features of the backbone's last hidden state, as measured when it was loaded, or as configured.
 
     Raises:
         ConfigError: nothing was measured, and its configuration does not say.

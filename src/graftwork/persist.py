@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from graftwork.divergence import not_finite
+from graftwork.edges import words_of
 from graftwork.errors import (
     CheckpointError,
     DataError,
     DivergenceError,
     RecipeError,
 )
-from graftwork.edges import words_of
 from graftwork.evaluate import Pooling
 from graftwork.files import exists, listed, read_json, read_regular, shown
 from graftwork.firstpass import measure_width_
@@ -104,11 +104,12 @@ def _pretrained(path: str, config: PretrainedConfig) -> PreTrainedModel:
     from transformers import AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
-    if not getattr(config, "is_encoder_decoder", False):
-        return AutoModel.from_pretrained(path, trust_remote_code=False)
-    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        return AutoModelForTextEncoding.from_pretrained(path, trust_remote_code=False)
-    whole = AutoModel.from_pretrained(path, trust_remote_code=False)
+    split = getattr(config, "is_encoder_decoder", False)
+    ready = split and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    auto = AutoModelForTextEncoding if ready else AutoModel
+    whole: PreTrainedModel = auto.from_pretrained(path, trust_remote_code=False)
+    if ready or not split:
+        return whole
     encoder: PreTrainedModel = whole.get_encoder()
     encoder.name_or_path = whole.name_or_path
     return encoder

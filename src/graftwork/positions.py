@@ -49,9 +49,7 @@ def most_tokens(backbone: PreTrainedModel, wanted: int, token: int) -> int:
 def _tables(backbone: PreTrainedModel) -> list[int]:
     """Rows of all that may be a table of positions."""
     named = (*backbone.named_parameters(), *backbone.named_buffers())
-    return [
-        tensor.shape[-2] for name, tensor in named if tensor.dim() in (2, 3) and _TABLE.search(name)
-    ]
+    return [tensor.shape[-2] for name, tensor in named if tensor.dim() in (2, 3) and _TABLE.search(name)]
 
 
 @torch.inference_mode()

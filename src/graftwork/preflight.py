@@ -1,4 +1,4 @@
-"""Before training: a few rows through tokenizer, backbone, pool, head, loss and back, without leaving a trace.
+"""Before training: a few rows through tokenizer, backbone, pool, head, loss and back, without a trace.
 
 What would fail in the middle of a run, or never fail and never learn, shows here.
 """
@@ -65,14 +65,15 @@ def fitting_tokens(
     special = tokenizer.num_special_tokens_to_add(pair=any(len(data.head.text) > 1 for data in datas))
     if most <= special:
         raise RecipeError(
-            f"{_name(backbone)} has positions for {most} tokens, of which {special} are special ones; no text "
-            "is left. Choose another backbone."
+            f"{_name(backbone)} has positions for {most} tokens, of which {special} are special ones; no "
+            "text is left. Choose another backbone."
         )
     lengths = np.concatenate([row_lengths(split) for split in splits.values()])
     cut = int((lengths > most).sum())
+    rows = f"{cut:,} of {len(lengths):,} rows are longer and are cut" if cut else "no row here is longer"
     note = (
         f"max_length is {max_length}, but {_name(backbone)} has positions for {most} tokens: {most} is used, "
-        f"and saved with the model; {cut:,} of {len(lengths):,} rows are longer and are cut."
+        f"and saved with the model; {rows}."
     )
     return Tokens(tokenise(datas, tokenizer, most, cache), most, [note])
 
@@ -107,8 +108,9 @@ def _check_ids(
             )
         largest = pyarrow.compute.max(ids).as_py()
         if size is not None and largest is not None and largest >= size:
+            token = tokenizer.convert_ids_to_tokens(largest)
             raise RecipeError(
-                f"the tokenizer gives the {split} rows the token {tokenizer.convert_ids_to_tokens(largest)!r} "
+                f"the tokenizer gives the {split} rows the token {token!r} "
                 f"with number {largest}, but {_name(backbone)} has embeddings for 0 to {size - 1}; give the "
                 "tokenizer that belongs to the backbone."
             )
@@ -140,12 +142,9 @@ def preflight(
         SiteError: no adapter at all would learn.
     """
     rows = _rows(splits)
-    sites = {
-        name: module
-        for name, module in model.backbone.named_modules()
-        if isinstance(module, BaseTunerLayer) and any(p.requires_grad for p in _adapter(module))
-    }
-    lengths = f"{len(rows)} rows of up to {max(len(row['input_ids']) for row in rows)} tokens"
+    sites = dict(_sites(model.backbone))
+    longest = max(int(row_lengths(split).max()) for split in splits.values())
+    lengths = f"{len(rows)} rows of up to {longest} tokens"
     device = model.heads.weight.device
     with (
         library_errors(
@@ -162,7 +161,7 @@ def preflight(
             loss = model.train()(**batch).loss
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"the loss of the first {lengths} is {float(loss)} before any training; the weights of "
+                    f"the loss of the first {lengths} is {float(loss.detach())} before any training; the weights of "
                     f"{_name(_inner(model.backbone))} are damaged, or its numbers too large for "
                     f"{str(model.heads.weight.dtype).removeprefix('torch.')}."
                 )
@@ -195,15 +194,19 @@ def _called(sites: Mapping[str, nn.Module]) -> Iterator[set[str]]:
     def note(name: str) -> None:
         seen.add(name)
 
-    hooks = [
-        site.register_forward_hook(lambda *_, name=name: note(name))  # type: ignore[misc]
-        for name, site in sites.items()
-    ]
+    hooks = [site.register_forward_hook(lambda *_, name=name: note(name)) for name, site in sites.items()]
     try:
         yield seen
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _sites(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers with adapters that are trained, ours or another method's of PEFT, by name."""
+    for name, module in backbone.named_modules():
+        if isinstance(module, BaseTunerLayer) and any(p.requires_grad for p in _adapter(module)):
+            yield name, module
 
 
 def _adapter(site: nn.Module) -> Iterator[nn.Parameter]:
@@ -226,7 +229,7 @@ def _notes(sites: Sequence[str], evaluated: set[str], trained: set[str], learnin
     kinds = (
         (uncalled, "the backbone never calls them, so their adapters do nothing and can never learn"),
         (silent, "what they give does not reach the output, so their adapters can never learn"),
-        (vanished, "the backbone calls them in training but not in evaluation, where their adapters do nothing"),
+        (vanished, "the backbone calls them in training alone, so their adapters do nothing in evaluation"),
     )
     found = [(names, why) for names, why in kinds if names]
     if sites and not learning:

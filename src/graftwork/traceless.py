@@ -52,7 +52,7 @@ def traceless(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _torch_numbers(model: nn.Module) -> Iterator[None]:
-    """torch's random numbers, of the CPU and of the devices of the model."""
+    """The random numbers of torch, of the CPU and of the devices of the model."""
     devices = {parameter.device for parameter in model.parameters()} - {torch.device("cpu")}
     kinds = {device.type for device in devices if device.type != "meta"}
     if not kinds:

@@ -17,8 +17,8 @@ from graftwork.errors import ConfigError
 from graftwork.forward import RowSample
 from graftwork.grouping import ROWS, group_tasks, input_distances
 from graftwork.persist import load_backbone
-from graftwork.preflight import fitting_tokens
 from graftwork.precision import warn_if_bfloat16_is_slow
+from graftwork.preflight import fitting_tokens
 from graftwork.processes import main_first, on_main, world_size
 
 if TYPE_CHECKING:
