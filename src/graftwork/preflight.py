@@ -161,8 +161,8 @@ def preflight(
             loss = model.train()(**batch).loss
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"the loss of the first {lengths} is {float(loss.detach())} before any training; the weights of "
-                    f"{_name(_inner(model.backbone))} are damaged, or its numbers too large for "
+                    f"the loss of the first {lengths} is {float(loss.detach())} before any training; the "
+                    f"weights of {_name(_inner(model.backbone))} are damaged, or its numbers too large for "
                     f"{str(model.heads.weight.dtype).removeprefix('torch.')}."
                 )
             loss.backward()
@@ -205,7 +205,8 @@ def _called(sites: Mapping[str, nn.Module]) -> Iterator[set[str]]:
 def _sites(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The layers with adapters that are trained, ours or another method's of PEFT, by name."""
     for name, module in backbone.named_modules():
-        if isinstance(module, BaseTunerLayer) and any(p.requires_grad for p in _adapter(module)):
+        adapted = isinstance(module, BaseTunerLayer)
+        if adapted and any(parameter.requires_grad for parameter in _adapter(module)):
             yield name, module
 
 
