@@ -43,7 +43,7 @@ def test_our_own_faults_pass() -> None:
 def test_a_forward_pass_says_how_large_it_was() -> None:
     ids = torch.tensor([[1, 2, 9]])
     with (
-        pytest.raises(DataError, match=r"1 rows of up to 3 tokens .* \(IndexError: index out of range"),
+        pytest.raises(DataError, match=r"1 rows of up to 3 tokens .* \(IndexError: index out"),
         forward_errors({"input_ids": ids}),
     ):
         nn.Embedding(3, 2)(ids)

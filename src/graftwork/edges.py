@@ -60,7 +60,8 @@ def forward_errors(inputs: Mapping[str, Tensor]) -> Iterator[None]:
     """
     shape = next(iter(inputs.values())).shape
     what = f"{shape[0]} rows of up to {shape[1]} tokens cannot be passed through the backbone"
-    with library_errors(what, DataError):
+    cure = "shorten the texts, or give the backbone and tokenizer that belong together"
+    with library_errors(what, DataError, cure):
         yield
 
 

@@ -118,7 +118,7 @@ def _pretrained(path: str, config: PretrainedConfig) -> PreTrainedModel:
 def _reason(error: Exception) -> str:
     """What Transformers says, without its advice to run code that came with a model."""
     words = words_of(error)
-    if "trust_remote_code" in words:
+    if "trust_remote_code" in str(error):
         return f"it brings code of its own, which graftwork never runs: {words[:150]}"
     return words
 

@@ -161,7 +161,7 @@ def test_a_dataset_with_a_broken_file_is_one_line(
         RuntimeError("Dataset scripts are no longer supported, but found some.py"),
         DatasetGenerationError("An error occurred while generating the dataset"),
         HfHubHTTPError.__new__(HfHubHTTPError, "403 Forbidden: the dataset is gated"),
-        ImportError("To support decoding audio files, please install 'torchcodec'."),
+        ImportError("To support decoding audio files, please install 'torchcodec'"),
     ],
 )
 def test_whatever_datasets_raises_is_one_line(
@@ -188,4 +188,4 @@ def test_a_row_that_a_saved_model_cannot_take_is_one_line(
     monkeypatch.setattr(Predictor, "load", classmethod(long))
     line = json.dumps({"text": words(50)}).encode() + b"\n"
     message = command("predict", fitted / "out", "--task", "colour", stdin=line).message
-    assert "1 rows of up to 49 tokens cannot be passed through the backbone (" in message
+    assert "1 rows of up to 50 tokens cannot be passed through the backbone; shorten" in message
