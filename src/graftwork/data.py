@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from graftwork.edges import library_errors
 from graftwork.errors import ConfigError, DataError
 from graftwork.notes import note_once
 from graftwork.splits import Split, TaskData, load_task
@@ -91,7 +92,8 @@ def encode(
     tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], max_length: int
 ) -> dict[str, list[list[int]]]:
     """Tokenise one column of texts, or two of pairs, in one call and without padding."""
-    encoded = tokenizer(*map(list, columns), truncation=True, max_length=max_length, padding=False)
+    with library_errors(f"{type(tokenizer).__name__} cannot read the texts", DataError):
+        encoded = tokenizer(*map(list, columns), truncation=True, max_length=max_length, padding=False)
     result = {name: list(values) for name, values in encoded.items()}
     if not all(result["input_ids"]):
         # Tokenizers without special tokens turn an empty text into no token at all; models need one.

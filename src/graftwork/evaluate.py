@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from graftwork.data import Split, encode, pad
+from graftwork.edges import forward_errors
 from graftwork.errors import ConfigError, DataError
 from graftwork.tasks import TaskHead
 
@@ -193,7 +194,8 @@ def embed(
                 rows = order[start : start + batch_size]
                 batch = pad(tokenizer, [{name: tokens[name][i] for name in tokens} for i in rows])
                 batch = {name: value.to(device) for name, value in batch.items()}
-                hidden = model(**batch).last_hidden_state
+                with forward_errors(batch):
+                    hidden = model(**batch).last_hidden_state
                 parts.append(pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy())
     finally:
         backbone.train(training)

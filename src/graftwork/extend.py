@@ -25,7 +25,7 @@ from transformers import TrainerCallback, set_seed
 from graftwork.callback import StructureCallback
 from graftwork.classes import class_notes
 from graftwork.compact import structure_of
-from graftwork.data import collate, load_task, tokenise
+from graftwork.data import collate, load_task
 from graftwork.diagnose import DiagnosisCallback, diagnose
 from graftwork.errors import StructureError
 from graftwork.evaluate import embed, linear_probe, majority_score
@@ -41,16 +41,18 @@ from graftwork.persist import (
     read_tasks,
     save_model,
 )
+from graftwork.preflight import fitting_tokens, preflight
 from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, load_recipe, recipe_to_yaml
 from graftwork.report import versions
 from graftwork.report_tasks import extended_report, print_addition, read_report, reduced_report
 from graftwork.rescore import write_tasks
+from graftwork.routing import route
 from graftwork.storage import check_target, output_lock, staged_folder
 from graftwork.taskrecipe import TaskRecipe, load_task_recipe
 from graftwork.trainer import MultiTaskTrainer
 from graftwork.training import cache_folder, remove_default_output, training_arguments
-from graftwork.view import pool_note
+from graftwork.view import graft_view, pool_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,6 +110,8 @@ def _add_task(
     set_seed(run.recipe.seed)
     new = NewTask(run.model, run.data.head, recipe.extend, sites=list(read_structure(folder).sites))
     run.say(new)
+    for note in preflight(new.learner, run.tokens, run.tokenizer):
+        console.print(f"note: {note}", highlight=False, markup=False)
     trainable = sum(p.numel() for p in new.learner.parameters() if p.requires_grad)
     baselines = run.baselines(new)
     learning = console.status(f"learning the path of task {run.data.head.name}")
@@ -171,15 +175,26 @@ class _Addition:
             seed = self.old.seed
             shared = {key: getattr(self.old.training, key) for key in ("max_length", "pooling")}
             recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **shared))
-        self.recipe = recipe
         with console.status("reading and tokenising the task"):
             self.model, self.tokenizer = load_model(folder, backbone=backbone)
             clean = load_task(recipe.task, seed)
             (self.data,), self.reports = damage_tasks([clean], self.noise)
-            self.tokens = tokenise([self.data], self.tokenizer, recipe.training.max_length, cache_folder())
+            with route(self.model, self.model.heads.heads[0].name):
+                found = fitting_tokens(
+                    [self.data],
+                    cast("PreTrainedModel", graft_view(self.model).backbone),
+                    self.tokenizer,
+                    recipe.training.max_length,
+                    cache_folder(),
+                )
+        self.tokens = found.splits
+        training = dataclasses.replace(recipe.training, max_length=found.max_length)
+        self.recipe = dataclasses.replace(recipe, training=training)
+        for note in found.notes:
+            console.print(f"note: {note}", highlight=False, markup=False)
         rows = len(self.tokens["train"])
-        self.settings = settle_length(recipe.training, rows)
-        if recipe.training.epochs is None:
+        self.settings = settle_length(training, rows)
+        if training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
         self.older = len(self.model.heads.heads)
         self.console, self.notes = console, class_notes(clean)

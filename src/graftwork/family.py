@@ -159,7 +159,7 @@ class _Family:
     """The runs of one recipe with several budgets."""
 
     def __init__(self, recipe: Recipe, work: WorkFolder, console: Console) -> None:
-        self.recipe, self.folders, self.work = recipe, work, work.path
+        self.folders, self.work = work, work.path
         self.budgets = sorted(recipe.budgets, reverse=True)
         self.session = Session(recipe, console)
 
@@ -221,12 +221,13 @@ class _Family:
             )
         )
         run.train(last or snapshot.checkpoint, self.work)
-        graft = dataclasses.replace(self.recipe.graft, budget=budget)
-        output = str(Path(self.recipe.output) / _name(budget))
+        recipe = self.session.recipe
+        graft = dataclasses.replace(recipe.graft, budget=budget)
+        output = str(Path(recipe.output) / _name(budget))
         report, _ = self.session.write(
             run,
             done,
-            recipe=dataclasses.replace(self.recipe, graft=graft, budgets=(), output=output),
+            recipe=dataclasses.replace(recipe, graft=graft, budgets=(), output=output),
             overwrite=True,
             further={"family": {"budgets": self.budgets, "searched": self.budgets[0]}},
         )

@@ -69,7 +69,7 @@ def fit(
         run = together(lambda: session.training(session.build(), work.path))
         on_main(lambda: open_work_folder(work, session, resume=resume))
         run.train(checkpoint, work.path)
-        report, structure = session.write(run, work.output, recipe=recipe, overwrite=overwrite)
+        report, structure = session.write(run, work.output, recipe=session.recipe, overwrite=overwrite)
         on_main(work.remove)
     print_report(report, structure, console, work.output)
     return report

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from graftwork.data import collate
+from graftwork.edges import forward_errors
 from graftwork.evaluate import per_task_scores
 from graftwork.keys import stable_key
 
@@ -87,7 +88,8 @@ def forward_rows(
                 batch["graft_rows"] = torch.full_like(batch["graft_rows"], row)
             rows.append(batch["graft_rows"])
             inputs = {name: value.to(device) for name, value in batch.items()}
-            logits.append(model(**inputs).logits.float().cpu())
+            with forward_errors(inputs):
+                logits.append(model(**inputs).logits.float().cpu())
     finally:
         model.train(training)
     return Outputs(torch.cat(logits), torch.cat(labels), torch.cat(rows))

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from graftwork.errors import CheckpointError, ConfigError, DataError
 from graftwork.evaluate import Pooling, pool
+from graftwork.firstpass import measured_width
 from graftwork.pool import check_size
 from graftwork.routing import find_router
 from graftwork.rows import ROWS_KEYWORD
@@ -224,14 +225,19 @@ def _check_order(heads: list[str], tasks: list[str]) -> None:
 
 
 def hidden_width(backbone: nn.Module) -> int:
-    """Features of the backbone's last hidden state.
+    """Features of the backbone's last hidden state, as measured when it was loaded, or as configured.
 
     Raises:
-        ConfigError: its configuration does not say.
+        ConfigError: nothing was measured, and its configuration does not say.
     """
+    measured = measured_width(backbone)
+    if measured is not None:
+        return measured
     config: Any = getattr(backbone, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    width = getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
+    # OPT projects its output to the width of its embeddings.
+    width = getattr(text, "word_embed_proj_dim", None)
+    width = width or getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
     if width is None:
         raise ConfigError(
             f"the configuration of {type(backbone).__name__} names no hidden_size, so no head fits it."

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from graftwork.divergence import not_finite
+from graftwork.edges import words_of
 from graftwork.errors import (
     CheckpointError,
     DataError,
@@ -23,6 +24,7 @@ from graftwork.errors import (
 )
 from graftwork.evaluate import Pooling
 from graftwork.files import exists, listed, read_json, read_regular, shown
+from graftwork.firstpass import measure_width_
 from graftwork.sources import locate
 from graftwork.storage import read_whole
 from graftwork.structure import Structure
@@ -32,7 +34,7 @@ from graftwork.weights import as_checkpoint_error, check_values, read_shapes, re
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.multitask import MultiTaskModel
 
@@ -68,12 +70,12 @@ FILES = _Files()
 def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The pretrained transformer and tokenizer of a hub id, a folder, or `package:NAME/sub/folder`.
 
-    Of an encoder-decoder only the encoder is loaded.
+    Of an encoder-decoder only the encoder is kept. A short text is passed through the backbone.
 
     Raises:
-        RecipeError: there is no such model, or it cannot be read.
+        RecipeError: there is no such model, it cannot be read, or it does not turn text into hidden states.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     local = name.startswith(("package:", ".", "/", "~")) or exists(Path(name))
@@ -85,18 +87,41 @@ def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         # False instead of the default, which asks whoever sits at the terminal whether to run a model's code.
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        model = auto.from_pretrained(path, trust_remote_code=False)
+        model = _pretrained(path, config)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # Transformers raises anything at all at files that it did not write
-        reason = " ".join(str(error).split())
         raise RecipeError(
             f"model {shown(name)} cannot be loaded; give a hub id, a folder with config.json, or "
-            f"package:NAME/folder. ({reason[:300]})"
+            f"package:NAME/folder. ({_reason(error)})"
         ) from error
     finally:
         transformers_logging.enable_progress_bar()
+    measure_width_(model, tokenizer, name)
     return model, tokenizer
+
+
+def _pretrained(path: str, config: PretrainedConfig) -> PreTrainedModel:
+    """The weights; of an encoder-decoder those of its encoder."""
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    split = getattr(config, "is_encoder_decoder", False)
+    ready = split and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    auto = AutoModelForTextEncoding if ready else AutoModel
+    whole: PreTrainedModel = auto.from_pretrained(path, trust_remote_code=False)
+    if ready or not split:
+        return whole
+    encoder: PreTrainedModel = whole.get_encoder()
+    encoder.name_or_path = whole.name_or_path
+    return encoder
+
+
+def _reason(error: Exception) -> str:
+    """What Transformers says, without its advice to run code that came with a model."""
+    words = words_of(error)
+    if "trust_remote_code" in str(error):
+        return f"it brings code of its own, which graftwork never runs: {words[:150]}"
+    return words
 
 
 def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str) -> None:

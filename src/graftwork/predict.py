@@ -12,6 +12,7 @@ import torch
 
 from graftwork.answers import Answers
 from graftwork.data import encode, pad
+from graftwork.edges import forward_errors
 from graftwork.errors import DataError
 from graftwork.files import listed, mended, shown
 from graftwork.persist import load_model
@@ -138,7 +139,8 @@ class Predictor:
             device = self.model.heads.weight.device
             with torch.inference_mode():
                 inputs = {name: value.to(device) for name, value in batch.items()}
-                logits = self.model(**inputs, graft_rows=graft_rows.to(device)).logits.cpu()
+                with forward_errors(inputs):
+                    logits = self.model(**inputs, graft_rows=graft_rows.to(device)).logits.cpu()
             for index, outputs in zip(picked, logits.tolist(), strict=True):
                 row = rows[index]
                 results[index] = row.kept | answers.describe(row.head, outputs[: row.head.size])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -31,6 +32,7 @@ from graftwork.noise import damage_tasks, noisy_model
 from graftwork.noise_state import NoiseState
 from graftwork.patience import Patience
 from graftwork.persist import FILES, load_backbone, save_model
+from graftwork.preflight import preflight
 from graftwork.processes import on_main
 from graftwork.progress import TrainingBars
 from graftwork.recipe import Recipe, recipe_to_yaml
@@ -89,11 +91,15 @@ class Session:
             self.prepared = prepare(
                 recipe.model, recipe.tasks, max_length=recipe.training.max_length, datas=datas
             )
+        training = dataclasses.replace(recipe.training, max_length=self.prepared.max_length)
+        # What is trained, scored and saved: with the length that the backbone allows.
+        self.recipe = dataclasses.replace(recipe, training=training)
         rows = len(self.prepared.tokens["train"])
-        self.settings = settle_length(recipe.training, rows)
+        self.settings = settle_length(training, rows)
         """The training loop, its length settled."""
-        if recipe.training.epochs is None:
+        if training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
+        self._say(self.prepared.notes)
         for data in clean:
             self._say(class_notes(data))
 
@@ -131,6 +137,7 @@ class Session:
         if recipe.graft.structure is not None:
             self.given = set_control_(model, recipe.graft.structure, seed=recipe.seed)
         if not self.baselines:
+            self._say(preflight(model, prepared.tokens, prepared.tokenizer))
             with _timed(self.seconds, "baselines"), adapted.disable_adapter():
                 self.baselines = on_main(self._baselines)
         return model

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftwork.decoding import read_text
+from graftwork.edges import library_errors
 from graftwork.errors import DataError
 from graftwork.files import exists, shown, user_path
 from graftwork.notes import note_once
@@ -206,16 +207,15 @@ def _parquet(path: Path) -> Table:
 
     if not path.is_file():
         raise DataError(f"{path} is not a regular file")
-    try:
+    with library_errors(f"{path} is not a Parquet file", DataError):
+        # The types of the columns are JSON inside the file, read by `datasets`.
         return _from_dataset(Dataset(pyarrow.parquet.read_table(path)), str(path))
-    except Exception as error:  # the types of the columns are JSON inside the file, read by `datasets`
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a Parquet file ({reason[:200]})") from None
 
 
 def _hub(source: str, split: str) -> Table:
     """Load `hub:ID[/CONFIG][:SPLIT]`; the first two parts are the id (`namespace/name`)."""
     from datasets import load_dataset
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     name, _, wanted = source.removeprefix("hub:").partition(":")
     parts = name.split("/")
@@ -223,12 +223,16 @@ def _hub(source: str, split: str) -> Table:
     if not named or not _HUB_SPLIT.fullmatch(wanted or split):
         raise DataError(f"{_short(source)}: give hub:NAMESPACE/NAME, and if need be /CONFIG and :SPLIT")
     config = parts[2] if len(parts) == 3 else None
+    bars = are_progress_bars_disabled()
+    disable_progress_bars()
     try:
-        dataset = load_dataset("/".join(parts[:2]), config, split=wanted or split)
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source} cannot be loaded ({reason})") from None
-    return _from_dataset(dataset, source)
+        with library_errors(f"{source} cannot be loaded", DataError):
+            dataset = load_dataset("/".join(parts[:2]), config, split=wanted or split)
+    finally:
+        if not bars:
+            enable_progress_bars()
+    with library_errors(f"{source} cannot be read", DataError):
+        return _from_dataset(dataset, source)
 
 
 def _from_dataset(dataset: Dataset, path: str) -> Table:
@@ -239,6 +243,12 @@ def _from_dataset(dataset: Dataset, path: str) -> Table:
     for name, feature in dataset.features.items():
         if isinstance(feature, ClassLabel):
             # -1 is how the hub marks rows without a label.
-            columns[name] = [feature.names[i] if i is not None and i >= 0 else None for i in columns[name]]
+            columns[name] = [_class_name(feature.names, index, name, path) for index in columns[name]]
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     return Table(rows, path, "row", range(1, len(rows) + 1))
+
+
+def _class_name(names: Sequence[str], index: int | None, column: str, path: str) -> str | None:
+    if index is not None and index >= len(names):
+        raise DataError(f"{path}: column {column!r} holds the class {index}, but names only {len(names)}")
+    return names[index] if index is not None and index >= 0 else None

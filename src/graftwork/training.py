@@ -11,13 +11,14 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from graftwork.data import TaskData, load_task, longest_first, tokenise
+from graftwork.data import TaskData, load_task, longest_first
 from graftwork.errors import ConfigError
 from graftwork.forward import RowSample
 from graftwork.grouping import ROWS, group_tasks, input_distances
 from graftwork.length import total_steps
 from graftwork.persist import load_backbone
 from graftwork.precision import warn_if_bfloat16_is_slow
+from graftwork.preflight import fitting_tokens
 from graftwork.processes import main_first, on_main, world_size
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ CACHE = Path("~/.cache/graftwork")
 def cache_folder() -> Path | None:
     """Where tokenised data are kept; None for a user without a home."""
     try:
-        return CACHE.expanduser()
+        return cache_folder()
     except RuntimeError:
         return None
 
@@ -62,6 +63,10 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     datas: list[TaskData]
     tokens: dict[str, Dataset]
+    max_length: int
+    """Tokens of a row: what was asked for, or all that the backbone has positions for."""
+    notes: list[str]
+    """What the user should know."""
 
 
 def prepare(
@@ -77,15 +82,15 @@ def prepare(
     Args:
         model: hub id, folder, or `package:NAME/sub/folder`.
         tasks: what to train on.
-        max_length: tokens of a row.
+        max_length: tokens of a row; no more are used than the backbone has positions for.
         seed: of the splits and sub-samples that are drawn.
         datas: the tasks' rows, if they are loaded already (or damaged on purpose).
     """
     loaded = list(datas) if datas is not None else [load_task(task, seed) for task in tasks]
     backbone, tokenizer = load_backbone(model)
     # The main process makes the cache, the others find it.
-    tokens = main_first(lambda: tokenise(loaded, tokenizer, max_length, cache_folder()))
-    return Prepared(backbone, tokenizer, loaded, tokens)
+    found = main_first(lambda: fitting_tokens(loaded, backbone, tokenizer, max_length, cache_folder()))
+    return Prepared(backbone, tokenizer, loaded, found.splits, found.max_length, found.notes)
 
 
 @dataclass(frozen=True)

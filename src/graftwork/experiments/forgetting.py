@@ -51,7 +51,7 @@ def embed_general(prepared: Prepared, training: Training) -> NDArray[np.float32]
         prepared.backbone,
         prepared.tokenizer,
         general_texts(),
-        _most_tokens(prepared, training),
+        _most_tokens(prepared),
         pooling=training.pooling,
     )
 
@@ -67,7 +67,7 @@ def forgetting(
         training: how rows are cut and pooled.
         before: what `embed_general` returned.
     """
-    tokens = encode(prepared.tokenizer, [list(general_texts())], _most_tokens(prepared, training))
+    tokens = encode(prepared.tokenizer, [list(general_texts())], _most_tokens(prepared))
     rows = [{name: tokens[name][i] for name in tokens} for i in range(len(before))]
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in pad(prepared.tokenizer, rows).items()}
@@ -93,9 +93,9 @@ def forgetting(
     return float(np.mean(known)) if known else None
 
 
-def _most_tokens(prepared: Prepared, training: Training) -> int:
+def _most_tokens(prepared: Prepared) -> int:
     """No sentence is longer than what the model was trained on, so that none is beyond its positions."""
-    return min(training.max_length, int(row_lengths(prepared.tokens["train"]).max()))
+    return min(prepared.max_length, int(row_lengths(prepared.tokens["train"]).max()))
 
 
 def lost_similarity(before: NDArray[np.float32], after: NDArray[np.float32]) -> float | None:

@@ -71,7 +71,7 @@ class Probe:
             prepared.backbone,
             prepared.tokenizer,
             texts,
-            self.training.max_length,
+            prepared.max_length,
             pooling=self.training.pooling,
         )
         self.width = vectors.shape[1]

@@ -28,6 +28,7 @@ from graftwork.length import settle_length, total_steps
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import noisy_model
 from graftwork.patience import Patience
+from graftwork.preflight import preflight
 from graftwork.tracking import keep_events
 from graftwork.training import (
     Grouping,
@@ -39,6 +40,8 @@ from graftwork.training import (
 )
 
 __all__ = ["Workbench"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Workbench:
@@ -65,6 +68,8 @@ class Workbench:
     def train_model(self) -> None:
         """Adapt, train, score on validation, measure."""
         run, prepared = self.run, self.prepared
+        for note in prepared.notes:
+            _LOG.warning("%s: %s", run.name, note)
         before = embed_general(prepared, run.training)
         set_seed(run.seed)
         tokens = prepared.tokens["train"]
@@ -86,6 +91,8 @@ class Workbench:
             adapted.backbone, [data.head for data in prepared.datas], pooling=run.training.pooling
         )
         adapted.attach(model)
+        for note in preflight(model, prepared.tokens, prepared.tokenizer):
+            _LOG.warning("%s: %s", run.name, note)
         peak = max(adapted.peak, count(model))
         with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
             self.trainer = trainer = self.make_trainer(model, adapted, tokens, Path(folder))
@@ -219,7 +226,7 @@ class Workbench:
             with_noise = functools.partial(noisy_model, prepared.backbone, run.noise, "test", noise)
             return self.probe.test_scores(datas, with_noise)
         assert self.trainer is not None
-        tokens = tokenise(datas, prepared.tokenizer, run.training.max_length, cache_folder())["test"]
+        tokens = tokenise(datas, prepared.tokenizer, prepared.max_length, cache_folder())["test"]
         with noisy_model(self.trainer.model, run.noise, "test", noise):
             return split_scores(self.trainer, tokens, "test", self.names)
 
