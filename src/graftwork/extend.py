@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from rich.console import Console
@@ -29,10 +29,12 @@ from graftwork.diagnose import DiagnosisCallback, diagnose
 from graftwork.errors import StructureError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.forward import forward_rows
+from graftwork.manifest import saved_backbone
 from graftwork.newtask import NewTask
 from graftwork.noise import damage_tasks, noisy_model
 from graftwork.persist import (
     FILES,
+    Loading,
     load_model,
     read_structure,
     read_tasks,
@@ -64,9 +66,9 @@ def add_task(
     recipe: TaskRecipe | str | Path,
     output: str | Path,
     *,
-    backbone: str | None = None,
     overwrite: bool = False,
     console: Console | None = None,
+    **loading: Unpack[Loading],
 ) -> dict[str, Any]:
     """Add a task to a trained model: its pool is frozen, only the new task's gates and head are learned.
 
@@ -77,9 +79,9 @@ def add_task(
         folder: the trained model, written by `fit`, `extract` or this function.
         recipe: the new task and how to train it, or the path of its YAML file.
         output: folder to write, a model like any other.
-        backbone: where the backbone is now, if it has moved.
         overwrite: replace the output folder if it exists.
         console: where to print; default standard output.
+        **loading: where the parts of the trained model are now (`graftwork.persist.Loading`).
 
     Returns:
         The report, as written to `report.json`: that of the model with the new task, and an entry in
@@ -92,14 +94,14 @@ def add_task(
     recipe = recipe if isinstance(recipe, TaskRecipe) else load_task_recipe(recipe)
     with output_lock(output):
         check_target(output, overwrite=overwrite)
-        return _add_task(Path(folder), recipe, output, backbone, overwrite, console or Console())
+        return _add_task(Path(folder), recipe, output, loading, overwrite, console or Console())
 
 
 def _add_task(
-    folder: Path, recipe: TaskRecipe, output: Path, backbone: str | None, overwrite: bool, console: Console
+    folder: Path, recipe: TaskRecipe, output: Path, loading: Loading, overwrite: bool, console: Console
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    run = _Addition(folder, recipe, backbone, console)
+    run = _Addition(folder, recipe, loading, console)
     before = run.older_outputs(run.model)
     set_seed(run.recipe.seed)
     new = NewTask(run.model, run.data.head, recipe.extend, sites=list(read_structure(folder).sites))
@@ -134,10 +136,10 @@ def _add_task(
     }
     merged = run.merged_recipe(output)
     with staged_folder(output, overwrite=overwrite) as staged:
-        save_model(model, staged, backbone_name=run.name)
+        save_model(model, staged, backbone_name=run.name, place=output)
         run.tokenizer.save_pretrained(str(staged))
         (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
-        (staged / FILES.recipe).write_text(recipe_to_yaml(merged), encoding="utf-8")
+        (staged / FILES.recipe).write_text(recipe_to_yaml(merged, output), encoding="utf-8")
         report = extended_report(
             read_report(folder),
             model,
@@ -156,24 +158,19 @@ def _add_task(
 class _Addition:
     """The parts of one `add_task`: what is read, and what is done with it."""
 
-    def __init__(self, folder: Path, recipe: TaskRecipe, backbone: str | None, console: Console) -> None:
-        self.name = str(backbone or read_tasks(folder)["model"])
+    def __init__(self, folder: Path, recipe: TaskRecipe, loading: Loading, console: Console) -> None:
+        self.name = saved_backbone(folder, loading.get("backbone"))
         file = folder / FILES.recipe
-        self.old = load_recipe(file) if file.is_file() else None
+        self.old = load_recipe(file, places=False) if file.is_file() else None
         self.noise = () if self.old is None else self.old.noise
-        seed = recipe.seed
-        if self.old is not None:
-            seed = self.old.seed
-            shared = {key: getattr(self.old.training, key) for key in ("max_length", "pooling")}
-            recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **shared))
-        self.recipe = recipe
+        seed = recipe.seed if self.old is None else self.old.seed
         with console.status("reading and tokenising the task"):
-            self.model, self.tokenizer = load_model(folder, backbone=backbone)
+            self.model, self.tokenizer = load_model(folder, **loading)
             clean = load_task(recipe.task, seed)
             (self.data,), self.reports = damage_tasks([clean], self.noise)
-            self.tokens = tokenise(
-                [self.data], self.tokenizer, recipe.training.max_length, CACHE.expanduser()
-            )
+            self.tokens = tokenise([self.data], self.tokenizer, self.model.max_length, CACHE.expanduser())
+        shared = {key: getattr(self.model, key) for key in ("max_length", "pooling")}
+        self.recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **shared))
         self.older = len(self.model.heads.heads)
 
     def older_outputs(self, model: MultiTaskModel) -> Tensor:
@@ -296,8 +293,8 @@ def remove_task(
     task: str,
     output: str | Path,
     *,
-    backbone: str | None = None,
     overwrite: bool = False,
+    **loading: Unpack[Loading],
 ) -> dict[str, Any]:
     """Remove a task from a trained model, and with it the adapters that no other task uses.
 
@@ -307,8 +304,8 @@ def remove_task(
         folder: the trained model.
         task: the task to remove.
         output: folder to write, a model like any other.
-        backbone: where the backbone is now, if it has moved.
         overwrite: replace the output folder if it exists.
+        **loading: where the parts of the trained model are now (`graftwork.persist.Loading`).
 
     Returns:
         `{"task", "tasks", "reclaimed", "stored"}`: what was removed, what is left, and adapter parameters.
@@ -326,7 +323,7 @@ def remove_task(
         raise StructureError(f"{task!r} is the only task of {folder}; a model needs at least one.")
     with staged_folder(output, overwrite=overwrite) as staged:
         before, model, structure = write_tasks(
-            folder, [name for name in names if name != task], staged, backbone=backbone
+            folder, [name for name in names if name != task], staged, output, **loading
         )
         summary = {
             "task": task,

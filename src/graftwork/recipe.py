@@ -21,6 +21,7 @@ from graftwork.files import parse_yaml, read_yaml_text, shown
 from graftwork.grouping import check_groups
 from graftwork.later import settled
 from graftwork.noise import Noise
+from graftwork.places import Given, moved_recipe
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
 from graftwork.sparsity import Schedule
@@ -40,6 +41,7 @@ __all__ = [
     "read_tasks",
     "read_yaml",
     "recipe_to_yaml",
+    "values_to_yaml",
 ]
 
 
@@ -154,7 +156,9 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
-def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, places: bool = True
+) -> Recipe:
     """Read a recipe from a YAML file.
 
     `$NAME`, `${NAME}` and `${NAME:-default}` in `model`, `output` and the sources of tasks are environment
@@ -165,6 +169,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         path: The YAML file.
         overrides: Values that replace those of the file, by dotted key: `training.epochs`, `seed`, or
             `tasks.NAME.max_train`.
+        places: Refuse environment variables that are not set; False: backbone and data are not needed.
 
     Raises:
         RecipeError: the file cannot be read as a recipe; the message names every fault.
@@ -172,14 +177,15 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     path = Path(path)
     raw = read_yaml(path)
     faults: list[str] = []
+    unset = faults if places else []
     for key, value in (overrides or {}).items():
         override(raw, key, value, faults)
     folder = path.parent
     for name in ("model", "output"):
         if isinstance(raw.get(name), str):
-            raw[name] = expand(raw[name], folder if name == "model" else None, name, faults)
-    find_files(raw.get("graft"), folder, faults)
-    tasks = read_tasks(raw.pop("tasks", None), folder, faults)
+            raw[name] = expand(raw[name], folder if name == "model" else None, name, unset)
+    find_files(raw.get("graft"), folder, unset)
+    tasks = read_tasks(raw.pop("tasks", None), folder, faults, unset)
     noise = read_noise(raw.pop("noise", None) or [], faults)
     settings = read_fields(Recipe, raw, "", faults, given=("tasks", "noise"))
     if not faults:
@@ -190,21 +196,32 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     raise RecipeError(f"{path}: {together(faults)}")
 
 
-def recipe_to_yaml(recipe: Recipe) -> str:
+def recipe_to_yaml(recipe: Recipe, folder: Path | None = None) -> str:
     """The recipe as YAML that `load_recipe` reads back.
 
     Values at their default are written too, but for those of settings that came later (`graftwork.later`).
+
+    Args:
+        recipe: The recipe.
+        folder: Where the YAML is to lie: relative paths of backbone and data are written relative to it,
+            others as they were given. Without it, all are written as this process uses them.
     """
-    return yaml.safe_dump(plain(settled(recipe)), sort_keys=False, allow_unicode=True, width=110)
+    values = settled(recipe)
+    return values_to_yaml(values if folder is None else moved_recipe(values, folder))
+
+
+def values_to_yaml(values: Mapping[str, Any]) -> str:
+    """The values of a recipe as YAML."""
+    return yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True, width=110)
 
 
 def plain(value: Any) -> Any:
-    """The value with lists in place of tuples, as YAML and JSON have them."""
+    """The value with lists in place of tuples and bare strings, as YAML and JSON have them."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value
+    return str(value) if isinstance(value, str) else value
 
 
 def read_yaml(path: Path, what: str = "recipe", least: str = "model, tasks and output") -> dict[str, Any]:
@@ -255,11 +272,20 @@ def find_files(section: Any, folder: Path, faults: list[str]) -> None:
     for key in ("structure", "cost"):
         found = named_file(section.get(key)) if isinstance(section, dict) else None
         if found is not None:
-            section[key] = found[0] + expand(found[1], folder, key, faults)
+            place = expand(found[1], folder, key, faults)
+            section[key] = Given(found[0] + place, section[key], folder)
 
 
-def read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
-    """The tasks of a recipe or grid; every fault is appended as one phrase."""
+def read_tasks(raw: Any, folder: Path, faults: list[str], unset: list[str] | None = None) -> tuple[Task, ...]:
+    """The tasks of a recipe or grid; every fault is appended as one phrase.
+
+    Args:
+        raw: The list of the file.
+        folder: The folder of the file.
+        faults: Every fault is appended.
+        unset: Environment variables that are not set are appended here, in place of `faults`.
+    """
+    unset = faults if unset is None else unset
     if raw is None:
         faults.append("tasks is missing; give a list of at least one task")
         return ()
@@ -275,7 +301,7 @@ def read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
         entry = dict(entry)
         for split in ("train", "validation", "test"):
             if isinstance(entry.get(split), str):
-                entry[split] = expand(entry[split], folder, f"{split} of {where}", faults)
+                entry[split] = expand(entry[split], folder, f"{split} of {where}", unset)
         if isinstance(
             entry.get("labels"), list
         ):  # whole numbers are good class names; booleans are a trap of YAML

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from graftwork.compact import compact_, structure_of
 from graftwork.data import collate, load_task, longest_first, tokenise
 from graftwork.errors import CheckpointError, DataError
 from graftwork.forward import forward_rows
+from graftwork.manifest import saved_backbone
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import damage_tasks, noisy_model
-from graftwork.persist import FILES, load_model, read_tasks, save_model
-from graftwork.recipe import load_recipe
+from graftwork.persist import FILES, Loading, load_model, save_model
+from graftwork.places import moved_recipe
+from graftwork.recipe import load_recipe, read_yaml, values_to_yaml
 from graftwork.storage import staged_folder
 from graftwork.structure import Structure
 from graftwork.tasks import SPLITS
@@ -21,8 +23,13 @@ from graftwork.tasks import SPLITS
 __all__ = ["extract", "keep_tasks", "rescore", "write_tasks"]
 
 
-def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -> dict[str, Any]:
+def rescore(folder: Path, *, split: str = "test", **loading: Unpack[Loading]) -> dict[str, Any]:
     """Score a saved model on a split of its recipe's data, with the recipe's noise.
+
+    Args:
+        folder: written by `graftwork fit`.
+        split: train, validation or test.
+        **loading: where the parts of the model are now (`graftwork.persist.Loading`).
 
     Returns:
         `{"split", "tasks": {name: {"metric", "score", "rows"}}}`.
@@ -33,7 +40,7 @@ def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}.")
-    model, tokenizer = load_model(folder, backbone=backbone)
+    model, tokenizer = load_model(folder, **loading)
     if not (Path(folder) / FILES.recipe).is_file():
         raise CheckpointError(
             f"{folder} has no {FILES.recipe}, so its data are not known; use `graftwork predict`."
@@ -42,7 +49,7 @@ def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -
     wanted = {head.name for head in model.heads.heads}
     clean = [load_task(task, recipe.seed) for task in recipe.tasks if task.name in wanted]
     datas, noise = damage_tasks(clean, recipe.noise)
-    tokens = longest_first(tokenise(datas, tokenizer, recipe.training.max_length, None)[split])
+    tokens = longest_first(tokenise(datas, tokenizer, model.max_length, None)[split])
     # As in `fit`, noise in the model is for the test rows; noise in the data is in the splits already.
     in_model = recipe.noise if split == "test" else ()
     with noisy_model(model, in_model, "test", noise):
@@ -61,9 +68,16 @@ def rescore(folder: Path, *, backbone: str | None = None, split: str = "test") -
 
 
 def extract(
-    folder: Path, task: str, output: Path, *, backbone: str | None = None, overwrite: bool = False
+    folder: Path, task: str, output: Path, *, overwrite: bool = False, **loading: Unpack[Loading]
 ) -> int:
     """Write the model of one task of a multi-task model.
+
+    Args:
+        folder: the whole model.
+        task: what to keep.
+        output: folder to write.
+        overwrite: replace the output folder if it exists.
+        **loading: where the parts of the whole model are now (`graftwork.persist.Loading`).
 
     Returns:
         Its adapter parameters.
@@ -73,12 +87,12 @@ def extract(
         DataError: the output exists.
     """
     with staged_folder(Path(output), overwrite=overwrite) as staged:
-        _, _, structure = write_tasks(Path(folder), [task], staged, backbone=backbone)
+        _, _, structure = write_tasks(Path(folder), [task], staged, Path(output), **loading)
     return structure.parameters()
 
 
 def write_tasks(
-    folder: Path, tasks: Sequence[str], staged: Path, *, backbone: str | None = None
+    folder: Path, tasks: Sequence[str], staged: Path, output: Path, **loading: Unpack[Loading]
 ) -> tuple[int, MultiTaskModel, Structure]:
     """Write the model of some tasks of a multi-task model, without the adapters only others use.
 
@@ -86,7 +100,8 @@ def write_tasks(
         folder: the whole model.
         tasks: what to keep, in this order.
         staged: an existing folder to write into.
-        backbone: where the backbone is now, if it has moved.
+        output: where that folder will lie.
+        **loading: where the parts of the whole model are now (`graftwork.persist.Loading`).
 
     Returns:
         Adapter parameters before, the model, and its structure.
@@ -94,16 +109,17 @@ def write_tasks(
     Raises:
         StructureError: a task is unknown.
     """
-    name = str(backbone or read_tasks(folder)["model"])
-    model, tokenizer = load_model(folder, backbone=backbone)
+    name = saved_backbone(folder, loading.get("backbone"))
+    model, tokenizer = load_model(folder, **loading)
     before = structure_of(model).parameters()
     small, structure = keep_tasks(model, tasks)
-    save_model(small, staged, backbone_name=name)
+    save_model(small, staged, backbone_name=name, place=output)
     tokenizer.save_pretrained(str(staged))
     (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
     recipe = folder / FILES.recipe
     if recipe.is_file():
-        (staged / FILES.recipe).write_bytes(recipe.read_bytes())
+        text = values_to_yaml(moved_recipe(read_yaml(recipe), output, folder))
+        (staged / FILES.recipe).write_text(text, encoding="utf-8")
     return before, small, structure
 
 
@@ -115,6 +131,11 @@ def keep_tasks(model: MultiTaskModel, tasks: Sequence[str]) -> tuple[MultiTaskMo
     """
     structure = compact_(model, tasks)
     heads = {head.name: head for head in model.heads.heads}
-    small = MultiTaskModel(model.backbone, [heads[task] for task in tasks], pooling=model.pooling)
+    small = MultiTaskModel(
+        model.backbone,
+        [heads[task] for task in tasks],
+        pooling=model.pooling,
+        max_length=model.max_length,
+    )
     small.heads.load(model.heads.export())
     return small.eval(), structure

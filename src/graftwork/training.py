@@ -16,6 +16,8 @@ from graftwork.data import TaskData, load_task, longest_first, tokenise
 from graftwork.errors import ConfigError
 from graftwork.forward import RowSample
 from graftwork.grouping import ROWS, group_tasks, input_distances
+from graftwork.identity import CACHE
+from graftwork.neighbours import check_neighbours
 from graftwork.persist import load_backbone
 from graftwork.precision import warn_if_bfloat16_is_slow
 from graftwork.processes import main_first, on_main, world_size
@@ -42,8 +44,6 @@ __all__ = [
 
 _UNSEEN = ("flyte",)
 """Trackers that Transformers does not look for."""
-CACHE = Path("~/.cache/graftwork")
-"""Where tokenised data are kept."""
 
 
 @dataclass
@@ -72,9 +72,13 @@ def prepare(
         max_length: tokens of a row.
         seed: of the splits and sub-samples that are drawn.
         datas: the tasks' rows, if they are loaded already (or damaged on purpose).
+
+    Raises:
+        RecipeError: the backbone cannot be loaded, or its outputs for a row depend on the rows beside it.
     """
     loaded = list(datas) if datas is not None else [load_task(task, seed) for task in tasks]
     backbone, tokenizer = load_backbone(model)
+    check_neighbours(backbone, tokenizer, model, max_length)
     # The main process makes the cache, the others find it.
     tokens = main_first(lambda: tokenise(loaded, tokenizer, max_length, CACHE.expanduser()))
     return Prepared(backbone, tokenizer, loaded, tokens)

@@ -12,18 +12,33 @@ from typing import Any
 __all__ = ["evaluate", "predict"]
 
 
-def evaluate(folder: Path, backbone: str | None = None, split: str = "test", as_json: bool = False) -> None:
+def evaluate(
+    folder: Path,
+    backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
+    split: str = "test",
+    as_json: bool = False,
+) -> None:
     """Score a saved model again on the data of its recipe.
 
     Args:
         folder: Written by `graftwork fit`.
         backbone: Where the backbone is now, if it has moved.
+        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
+        backbone_unchecked: Take a backbone of the same shape though its weights are others.
         split: train, validation or test.
         as_json: Print JSON instead of a table.
     """
     from graftwork.rescore import rescore
 
-    scores = rescore(folder, backbone=backbone, split=split)
+    scores = rescore(
+        folder,
+        split=split,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        backbone_unchecked=backbone_unchecked,
+    )
     if as_json:
         print(json.dumps(scores))
         return
@@ -45,6 +60,8 @@ def predict(
     input: Path | None = None,
     output: Path | None = None,
     backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
     batch_size: int = 64,
 ) -> None:
     """Predict rows of JSON lines: text fields in, label and probabilities (or score) out, in the same order.
@@ -55,12 +72,20 @@ def predict(
         input: JSON lines file; default standard input.
         output: JSON lines file to write; default standard output.
         backbone: Where the backbone is now, if it has moved.
+        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
+        backbone_unchecked: Take a backbone of the same shape though its weights are others.
         batch_size: Rows per forward pass.
     """
     from graftwork.predict import Predictor
     from graftwork.sources import read_rows
 
-    predictor = Predictor.load(folder, backbone=backbone, batch_size=batch_size)
+    predictor = Predictor.load(
+        folder,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        backbone_unchecked=backbone_unchecked,
+        batch_size=batch_size,
+    )
     rows = _stdin_rows() if input is None else iter(read_rows(str(input)))
     lines = (json.dumps(result, ensure_ascii=False) + "\n" for result in predictor.stream(rows, task))
     if output is None:
