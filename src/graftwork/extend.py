@@ -40,6 +40,7 @@ from graftwork.persist import (
     read_tasks,
     save_model,
 )
+from graftwork.places import moved_recipe
 from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, load_recipe, recipe_to_yaml
 from graftwork.report import versions
@@ -332,5 +333,7 @@ def remove_task(
             "stored": structure.parameters(),
         }
         report = reduced_report(read_report(folder), model, structure, summary, staged)
+        if isinstance(report.get("recipe"), dict):
+            report["recipe"] = moved_recipe(report["recipe"], output, folder)
         (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return summary

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeGuard, get_args
 
 from graftwork.errors import CheckpointError, RecipeError
 from graftwork.evaluate import Pooling
@@ -119,7 +119,7 @@ def _check(described: Mapping[str, Any], path: Path) -> None:
     if not isinstance(described["model"], str) or not isinstance(described["backbone"], dict):
         raise CheckpointError(f"{path} is damaged: model must be a string, and backbone a mapping.")
     length = described["max_length"]
-    if length is not None and (type(length) is not int or length < 1):
+    if length is not None and not _is_length(length):
         raise CheckpointError(
             f"{path} is damaged: max_length={shown(length)} must be a whole number of at least 1."
         )
@@ -128,6 +128,11 @@ def _check(described: Mapping[str, Any], path: Path) -> None:
         isinstance(missing, list) and all(isinstance(name, str) for name in missing)
     ):
         raise CheckpointError(f"{path} is damaged: the checksum of the backbone is {shown(checksum)}.")
+
+
+def _is_length(value: object) -> TypeGuard[int]:
+    """Whether a value can be the tokens of a row; tokenizers count in 32 bits."""
+    return type(value) is int and 1 <= value < 2**31
 
 
 def saved_identity(described: Mapping[str, Any]) -> Identity | None:
@@ -150,7 +155,7 @@ def row_length(folder: Path, described: Mapping[str, Any]) -> int:
     except RecipeError:
         training = None
     length = training.get("max_length") if isinstance(training, dict) else None
-    if type(length) is int and length >= 1:
+    if _is_length(length):
         return length
     note(
         f"{folder} does not say how many tokens of a row it was trained on; rows are cut at "

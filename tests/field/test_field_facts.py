@@ -376,7 +376,9 @@ def test_no_file_of_a_model_names_the_machine(moved: Path) -> None:
         "${TOY_DATA:-../../../shared/data}/same",
         "../../../shared/data/length",
     ]
-    assert json.loads((folder / "report.json").read_text())["recipe"] == recipe
+    for name in ("runs/out/0.05", "grown", "a/b/shrunk"):
+        recipe = yaml.safe_load((moved / name / "recipe.yaml").read_text())
+        assert json.loads((moved / name / "report.json").read_text())["recipe"] == recipe
     for path in folder.glob("*.[jmy]*"):
         assert str(Path(os.path.realpath(moved)).parents[2]) not in path.read_text(), path
         assert "project" not in path.read_text(), path
