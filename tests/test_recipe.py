@@ -118,7 +118,7 @@ training: {epoch: 3, zzz: 1}
         "unknown key 'bugdet' in graft; did you mean 'budget'?",
         "unknown key 'warm' in schedule; did you mean 'warmup'?",
         "unknown key 'epoch' in training; did you mean 'epochs'?",
-        "unknown key 'zzz' in training; allowed: epochs, batch_size",
+        "unknown key 'zzz' in training; allowed: epochs, min_steps, patience, batch_size",
     ):
         assert expected in message
 

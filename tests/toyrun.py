@@ -21,7 +21,7 @@ from toys import grafted
 WORDS = ["red", "blue", "green", "stone", "river", "cloud", "tree", "bird", "road", "lamp"]
 
 
-def write_backbone(folder: Path, *, hidden: int = 32, seed: int = 0) -> Path:
+def write_backbone(folder: Path, *, hidden: int = 32, seed: int = 0, positions: int = 32) -> Path:
     """A two-layer BERT and a whole-word tokenizer."""
     vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -41,7 +41,7 @@ def write_backbone(folder: Path, *, hidden: int = 32, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=2 * hidden,
-        max_position_embeddings=32,
+        max_position_embeddings=positions,
     )
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -118,7 +118,10 @@ def longest_first(dataset: Dataset) -> Dataset:
 
 
 def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pad token lists to the longest; a tokenizer without a pad token pads with its end-of-text token.
+    """Pad token lists to the longest, on the right whatever side the tokenizer pads.
+
+    Positions that a model counts from the first column are then those of the row alone, and a causal model
+    never reads padding. A tokenizer without a pad token pads with its end-of-text token.
 
     Raises:
         DataError: The tokenizer has neither.
@@ -135,7 +138,7 @@ def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]
     quiet = tokenizer.deprecation_warnings.get("Asking-to-pad-a-fast-tokenizer", False)
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
     try:
-        return dict(tokenizer.pad(columns, padding=True, return_tensors="pt"))
+        return dict(tokenizer.pad(columns, padding=True, padding_side="right", return_tensors="pt"))
     finally:
         tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = quiet
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 import torch
 
 from graftwork.data import encode, pad
 from graftwork.errors import ExportError
 from graftwork.export import export_lora
+from graftwork.manifest import name_backbone, saved_backbone
 from graftwork.onnx_file import check_onnx_packages, export_onnx
-from graftwork.persist import FILES, load_model, read_tasks
+from graftwork.persist import FILES, Loading, load_model, read_tasks
+from graftwork.places import moved
 from graftwork.program import describe, save_program
 from graftwork.rescore import keep_tasks
 from graftwork.storage import check_target, staged_folder
@@ -43,8 +45,8 @@ def export_folder(
     *,
     format: str = "onnx",
     task: str | None = None,
-    backbone: str | None = None,
     overwrite: bool = False,
+    **loading: Unpack[Loading],
 ) -> dict[str, Any]:
     """Write a saved model in another format.
 
@@ -54,8 +56,8 @@ def export_folder(
             `heads.safetensors` beside it.
         format: `onnx`, `pt2` (`torch.export.load`) or `lora`.
         task: only this task, without the adapters that only others use; a LoRA holds no more.
-        backbone: where the backbone is now, if it has moved.
         overwrite: replace the output folder if it exists.
+        **loading: where the parts of the saved model are now (`graftwork.persist.Loading`).
 
     Returns:
         The contents of `export.json`.
@@ -75,18 +77,14 @@ def export_folder(
     if format == "onnx":
         check_onnx_packages()
     check_target(output, overwrite=overwrite)
-    described = read_tasks(folder)
-    names = [head.name for head in described["tasks"]]
+    names = [head.name for head in read_tasks(folder)["tasks"]]
     if format == "lora" and task is None and len(names) > 1:
         raise ExportError(f"a LoRA holds one task; pass --task with one of {', '.join(names)}.")
-    model, tokenizer = load_model(folder, backbone=backbone)
+    name = moved(saved_backbone(folder, loading.get("backbone")), output)
+    model, tokenizer = load_model(folder, **loading)
     if task is not None:
         model, _ = keep_tasks(model, [task])
-    facts = {
-        "model": str(backbone or described["model"]),
-        "pooling": described["pooling"],
-        "max_length": _max_length(folder),
-    }
+    facts = {"model": name, "pooling": model.pooling, "max_length": model.max_length}
     with staged_folder(output, overwrite=overwrite) as staged:
         written = _write(model, tokenizer, staged, format, facts)
         tokenizer.save_pretrained(str(staged))
@@ -109,6 +107,7 @@ def _write(
     from safetensors.torch import save_file
 
     export_lora(model.backbone, folder)
+    name_backbone(folder, facts["model"])
     save_file(model.heads.export(), folder / FILES.heads, metadata={"format": "pt"})
     return {**describe(model, inputs), **facts}
 
@@ -117,15 +116,3 @@ def _example(tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
     columns = encode(tokenizer, [_EXAMPLES], 64)
     rows = [{name: values[row] for name, values in columns.items()} for row in range(len(_EXAMPLES))]
     return {name: value.to(torch.int64) for name, value in pad(tokenizer, rows).items()}
-
-
-def _max_length(folder: Path) -> int | None:
-    """Tokens of a row in training, where the recipe is known."""
-    from graftwork.recipe import read_yaml
-    from graftwork.settings import Training
-
-    path = folder / FILES.recipe
-    if not path.is_file():
-        return None
-    training = read_yaml(path).get("training") or {}
-    return int(training.get("max_length", Training.max_length))

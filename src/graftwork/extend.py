@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from rich.console import Console
@@ -31,16 +31,19 @@ from graftwork.errors import StructureError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.forward import forward_rows
 from graftwork.length import described_length, settle_length
+from graftwork.manifest import saved_backbone
 from graftwork.newtask import PRIVATE, NewTask
 from graftwork.noise import damage_tasks, noisy_model
 from graftwork.patience import Patience
 from graftwork.persist import (
     FILES,
+    Loading,
     load_model,
     read_structure,
     read_tasks,
     save_model,
 )
+from graftwork.places import moved_recipe
 from graftwork.preflight import fitting_tokens, preflight
 from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, load_recipe, recipe_to_yaml
@@ -70,9 +73,9 @@ def add_task(
     recipe: TaskRecipe | str | Path,
     output: str | Path,
     *,
-    backbone: str | None = None,
     overwrite: bool = False,
     console: Console | None = None,
+    **loading: Unpack[Loading],
 ) -> dict[str, Any]:
     """Add a task to a trained model: its pool is frozen, only the new task's gates and head are learned.
 
@@ -83,9 +86,9 @@ def add_task(
         folder: the trained model, written by `fit`, `extract` or this function.
         recipe: the new task and how to train it, or the path of its YAML file.
         output: folder to write, a model like any other.
-        backbone: where the backbone is now, if it has moved.
         overwrite: replace the output folder if it exists.
         console: where to print; default standard output.
+        **loading: where the parts of the trained model are now (`graftwork.persist.Loading`).
 
     Returns:
         The report, as written to `report.json`: that of the model with the new task, and an entry in
@@ -98,14 +101,14 @@ def add_task(
     recipe = recipe if isinstance(recipe, TaskRecipe) else load_task_recipe(recipe)
     with output_lock(output):
         check_target(output, overwrite=overwrite)
-        return _add_task(Path(folder), recipe, output, backbone, overwrite, console or Console())
+        return _add_task(Path(folder), recipe, output, loading, overwrite, console or Console())
 
 
 def _add_task(
-    folder: Path, recipe: TaskRecipe, output: Path, backbone: str | None, overwrite: bool, console: Console
+    folder: Path, recipe: TaskRecipe, output: Path, loading: Loading, overwrite: bool, console: Console
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    run = _Addition(folder, recipe, backbone, console)
+    run = _Addition(folder, recipe, loading, console)
     before = run.older_outputs(run.model)
     set_seed(run.recipe.seed)
     new = NewTask(run.model, run.data.head, recipe.extend, sites=list(read_structure(folder).sites))
@@ -143,10 +146,10 @@ def _add_task(
     }
     merged = run.merged_recipe(output)
     with staged_folder(output, overwrite=overwrite) as staged:
-        save_model(model, staged, backbone_name=run.name)
+        save_model(model, staged, backbone_name=run.name, place=output)
         run.tokenizer.save_pretrained(str(staged))
         (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
-        (staged / FILES.recipe).write_text(recipe_to_yaml(merged), encoding="utf-8")
+        (staged / FILES.recipe).write_text(recipe_to_yaml(merged, output), encoding="utf-8")
         report = extended_report(
             read_report(folder),
             model,
@@ -165,18 +168,14 @@ def _add_task(
 class _Addition:
     """The parts of one `add_task`: what is read, and what is done with it."""
 
-    def __init__(self, folder: Path, recipe: TaskRecipe, backbone: str | None, console: Console) -> None:
-        self.name = str(backbone or read_tasks(folder)["model"])
+    def __init__(self, folder: Path, recipe: TaskRecipe, loading: Loading, console: Console) -> None:
+        self.name = saved_backbone(folder, loading.get("backbone"))
         file = folder / FILES.recipe
-        self.old = load_recipe(file, saved=True) if file.is_file() else None
+        self.old = load_recipe(file, saved=True, places=False) if file.is_file() else None
         self.noise = () if self.old is None else self.old.noise
-        seed = recipe.seed
-        if self.old is not None:
-            seed = self.old.seed
-            shared = {key: getattr(self.old.training, key) for key in ("max_length", "pooling")}
-            recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **shared))
+        seed = recipe.seed if self.old is None else self.old.seed
         with console.status("reading and tokenising the task"):
-            self.model, self.tokenizer = load_model(folder, backbone=backbone)
+            self.model, self.tokenizer = load_model(folder, **loading)
             clean = load_task(recipe.task, seed)
             (self.data,), self.reports = damage_tasks([clean], self.noise)
             with route(self.model, self.model.heads.heads[0].name):
@@ -184,11 +183,13 @@ class _Addition:
                     [self.data],
                     cast("PreTrainedModel", graft_view(self.model).backbone),
                     self.tokenizer,
-                    recipe.training.max_length,
+                    self.model.max_length,
                     cache_folder(),
                 )
         self.tokens = found.splits
-        training = dataclasses.replace(recipe.training, max_length=found.max_length)
+        training = dataclasses.replace(
+            recipe.training, max_length=found.max_length, pooling=self.model.pooling
+        )
         self.recipe = dataclasses.replace(recipe, training=training)
         for note in found.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
@@ -328,8 +329,8 @@ def remove_task(
     task: str,
     output: str | Path,
     *,
-    backbone: str | None = None,
     overwrite: bool = False,
+    **loading: Unpack[Loading],
 ) -> dict[str, Any]:
     """Remove a task from a trained model, and with it the adapters that no other task uses.
 
@@ -339,8 +340,8 @@ def remove_task(
         folder: the trained model.
         task: the task to remove.
         output: folder to write, a model like any other.
-        backbone: where the backbone is now, if it has moved.
         overwrite: replace the output folder if it exists.
+        **loading: where the parts of the trained model are now (`graftwork.persist.Loading`).
 
     Returns:
         `{"task", "tasks", "reclaimed", "stored"}`: what was removed, what is left, and adapter parameters.
@@ -358,7 +359,7 @@ def remove_task(
         raise StructureError(f"{task!r} is the only task of {folder}; a model needs at least one.")
     with staged_folder(output, overwrite=overwrite) as staged:
         before, model, structure = write_tasks(
-            folder, [name for name in names if name != task], staged, backbone=backbone
+            folder, [name for name in names if name != task], staged, output, **loading
         )
         summary = {
             "task": task,
@@ -367,5 +368,7 @@ def remove_task(
             "stored": structure.parameters(),
         }
         report = reduced_report(read_report(folder), model, structure, summary, staged)
+        if isinstance(report.get("recipe"), dict):
+            report["recipe"] = moved_recipe(report["recipe"], output, folder)
         (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return summary

@@ -141,6 +141,7 @@ class MultiTaskModel(nn.Module):
         heads: the tasks, in the order of the graft adapter's tasks.
         pooling: how the positions of a row become one vector.
         dropout: on that vector.
+        max_length: tokens of a row in training and in use; longer ones are cut before they come here.
 
     Raises:
         ConfigError: the heads are not those of the graft adapter's tasks, or the backbone's width is unknown.
@@ -153,9 +154,11 @@ class MultiTaskModel(nn.Module):
         *,
         pooling: Pooling = "mean",
         dropout: float = 0.1,
+        max_length: int = 128,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.max_length = max_length
         self.pooling: Pooling = pooling
         self.dropout = nn.Dropout(dropout)
         width = hidden_width(backbone)

@@ -135,7 +135,9 @@ class NewTask:
             self._add_private(where)
         active = [self.name, PRIVATE] if self.extension.private else [self.name]
         self._activate(active, trainable=True)
-        self.learner = MultiTaskModel(model.backbone, [head], pooling=model.pooling)
+        self.learner = MultiTaskModel(
+            model.backbone, [head], pooling=model.pooling, max_length=model.max_length
+        )
 
     @property
     def searched(self) -> list[str]:
@@ -256,6 +258,7 @@ class NewTask:
             [*old.heads, self.head],
             pooling=self.model.pooling,
             dropout=self.model.dropout.p,
+            max_length=self.model.max_length,
         )
         model.to(self.learner.heads.weight.device)
         model.heads.load({**old.export(), **self.learner.heads.export()})

@@ -1,45 +1,52 @@
 """A multi-task model on disk: a PEFT adapter folder plus heads and tasks, safetensors and JSON only.
 
 `adapter_config.json` and `adapter_model.safetensors` are written and read by PEFT, and usable without the
-rest. `heads.safetensors` holds `<task>.weight` and `<task>.bias`; `tasks.json` names, fields, labels and
-metrics, the pooling, and which backbone it was; the tokenizer's files are as Transformers saves them.
+rest. `heads.safetensors` holds `<task>.weight` and `<task>.bias`; `tasks.json` (`graftwork.manifest`) names,
+fields, labels and metrics, the pooling, the tokens of a row, and which backbone it was; the tokenizer's files
+are as Transformers saves them.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from graftwork.backbone import check_vocabulary, load_backbone, load_encoder, load_tokenizer
 from graftwork.divergence import not_finite
-from graftwork.edges import words_of
-from graftwork.errors import (
-    CheckpointError,
-    DataError,
-    DivergenceError,
-    RecipeError,
-)
-from graftwork.evaluate import Pooling
-from graftwork.files import exists, listed, read_json, read_regular, shown
+from graftwork.errors import CheckpointError, DivergenceError, RecipeError
+from graftwork.files import listed, read_regular, shown
 from graftwork.firstpass import measure_width_
-from graftwork.sources import locate
+from graftwork.identity import same_weights
+from graftwork.manifest import (
+    FILES,
+    fingerprint,
+    name_backbone,
+    read_tasks,
+    row_length,
+    saved_backbone,
+    saved_identity,
+    write_tasks_file,
+)
+from graftwork.notes import note
+from graftwork.places import moved
 from graftwork.storage import read_whole
 from graftwork.structure import Structure
-from graftwork.tasks import TaskHead
 from graftwork.weights import as_checkpoint_error, check_values, read_shapes, read_weights
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.multitask import MultiTaskModel
+    from graftwork.tasks import TaskHead
 
 __all__ = [
     "FILES",
+    "Loading",
     "load_backbone",
     "load_model",
     "load_weights",
@@ -48,84 +55,30 @@ __all__ = [
     "save_model",
 ]
 
-FORMAT = 1
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+"""Either of them says that a tokenizer was saved with a model."""
 
 
-@dataclass(frozen=True)
-class _Files:
-    heads: str = "heads.safetensors"
-    tasks: str = "tasks.json"
-    adapter_config: str = "adapter_config.json"
-    adapter_weights: str = "adapter_model.safetensors"
-    report: str = "report.json"
-    structure: str = "structure.json"
-    picture: str = "structure.png"
-    recipe: str = "recipe.yaml"
+class Loading(TypedDict, total=False):
+    """Where the parts of a saved model are now, for `load_model`."""
+
+    backbone: str | None
+    """The backbone's weights, if they have moved."""
+    tokenizer: str | None
+    """A hub id, folder or `package:NAME/folder`, in place of the tokenizer saved with the model."""
+    backbone_unchecked: bool
+    """Take a backbone of the same shape though its weights are not those of the training."""
 
 
-FILES = _Files()
-"""Names of the files in a model folder."""
-
-
-def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The pretrained transformer and tokenizer of a hub id, a folder, or `package:NAME/sub/folder`.
-
-    Of an encoder-decoder only the encoder is kept. A short text is passed through the backbone.
-
-    Raises:
-        RecipeError: there is no such model, it cannot be read, or it does not turn text into hidden states.
-    """
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
-
-    local = name.startswith(("package:", ".", "/", "~")) or exists(Path(name))
-    try:
-        path = str(locate(name)) if local else name
-    except DataError as error:
-        raise RecipeError(f"model: {error}") from error
-    transformers_logging.disable_progress_bar()
-    try:
-        # False instead of the default, which asks whoever sits at the terminal whether to run a model's code.
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model = _pretrained(path, config)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # Transformers raises anything at all at files that it did not write
-        raise RecipeError(
-            f"model {shown(name)} cannot be loaded; give a hub id, a folder with config.json, or "
-            f"package:NAME/folder. ({_reason(error)})"
-        ) from error
-    finally:
-        transformers_logging.enable_progress_bar()
-    measure_width_(model, tokenizer, name)
-    return model, tokenizer
-
-
-def _pretrained(path: str, config: PretrainedConfig) -> PreTrainedModel:
-    """The weights; of an encoder-decoder those of its encoder."""
-    from transformers import AutoModel, AutoModelForTextEncoding
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
-
-    split = getattr(config, "is_encoder_decoder", False)
-    ready = split and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
-    auto = AutoModelForTextEncoding if ready else AutoModel
-    whole: PreTrainedModel = auto.from_pretrained(path, trust_remote_code=False)
-    if ready or not split:
-        return whole
-    encoder: PreTrainedModel = whole.get_encoder()
-    encoder.name_or_path = whole.name_or_path
-    return encoder
-
-
-def _reason(error: Exception) -> str:
-    """What Transformers says, without its advice to run code that came with a model."""
-    words = words_of(error)
-    if "trust_remote_code" in str(error):
-        return f"it brings code of its own, which graftwork never runs: {words[:150]}"
-    return words
-
-
-def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str) -> None:
+def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str, place: Path | None = None) -> None:
     """Write adapter, heads and tasks into an existing folder.
+
+    Args:
+        model: the model.
+        folder: to write into.
+        backbone_name: hub id, path or `package:NAME/folder`; a relative path is stored relative to the
+            folder, so that both can be moved together.
+        place: where the folder will lie, if it is written elsewhere.
 
     Raises:
         DivergenceError: a weight is not finite; nothing is written.
@@ -142,60 +95,15 @@ def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str) -> No
         raise DivergenceError(
             f"{len(found)} of {len(weights)} weights are not finite, such as {found[0]}; they are not saved."
         )
+    name = moved(backbone_name, place or folder)
     model.backbone.save_pretrained(str(folder))  # type: ignore[operator]
+    name_backbone(folder, name, str(getattr(model.backbone.config, "_name_or_path", "")))
     save_file(heads, folder / FILES.heads, metadata={"format": "pt"})
-    description = {
-        "format": FORMAT,
-        "model": backbone_name,
-        "backbone": _fingerprint(model.backbone),
-        "pooling": model.pooling,
-        "tasks": [head.as_dict() for head in model.heads.heads],
-    }
-    (folder / FILES.tasks).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-
-
-def _fingerprint(backbone: nn.Module) -> dict[str, Any]:
-    """What two backbones must have in common for an adapter to fit both."""
-    config = backbone.config
-    return {"model_type": config.model_type, "hidden_size": getattr(config, "hidden_size", None)}  # type: ignore[union-attr]
-
-
-def read_tasks(folder: Path) -> dict[str, Any]:
-    """The contents of `tasks.json`, with `tasks` as heads.
-
-    Raises:
-        CheckpointError: the folder is not a saved model.
-    """
-    path = folder / FILES.tasks
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is not a model saved by `graftwork fit`: it has no {FILES.tasks}.")
-    try:
-        found = read_json(path)
-        if found["format"] != FORMAT:
-            raise CheckpointError(f"{path} has format {shown(found['format'])}; this version reads {FORMAT}.")
-        heads = [TaskHead.from_dict(head) for head in found["tasks"]]
-        described = {**{key: found[key] for key in ("model", "backbone", "pooling")}, "tasks": heads}
-    except CheckpointError as error:
-        raise CheckpointError(
-            str(error) if str(path) in str(error) else f"{path} is damaged: {error}."
-        ) from error
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {shown(str(error))}.") from error
-    if not heads or described["pooling"] not in get_args(Pooling):
-        raise CheckpointError(
-            f"{path} is damaged: it has {len(heads)} tasks and the pooling {shown(described['pooling'])}; at "
-            f"least one task and one of {', '.join(get_args(Pooling))} are needed."
-        )
-    names = [head.name for head in heads]
-    if len(set(names)) < len(names):
-        raise CheckpointError(f"{path} is damaged: it has a task twice ({listed(names)}).")
-    if not isinstance(described["model"], str) or not isinstance(described["backbone"], dict):
-        raise CheckpointError(f"{path} is damaged: model must be a string, and backbone a mapping.")
-    return described
+    write_tasks_file(model, folder, name)
 
 
 def load_model(
-    folder: str | Path, *, backbone: str | None = None
+    folder: str | Path, **loading: Unpack[Loading]
 ) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     """A saved multi-task model in evaluation mode, with its tokenizer.
 
@@ -203,30 +111,36 @@ def load_model(
 
     Args:
         folder: written by `graftwork fit` or `save_model`.
-        backbone: load this backbone instead of the one the model was trained on, if it has moved.
+        **loading: where its parts are now (`Loading`): `backbone`, `tokenizer`, `backbone_unchecked`.
 
     Raises:
         CheckpointError: files are missing, damaged, or belong to another backbone.
+        RecipeError: the backbone or the tokenizer cannot be found or read.
     """
-    return read_whole(Path(folder), lambda: _load_model(Path(folder), backbone))
+    return read_whole(Path(folder), lambda: _load_model(Path(folder), **loading))
 
 
-def _load_model(folder: Path, backbone: str | None) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
+def _load_model(
+    folder: Path,
+    backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
+) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     from peft import PeftConfig, PeftModel
 
     from graftwork.compact import structure_of
     from graftwork.config import GraftConfig
     from graftwork.multitask import MultiTaskModel
 
-    described = read_tasks(folder)
-    base, tokenizer = load_backbone(backbone or described["model"])
-    if _fingerprint(base) != described["backbone"]:
-        raise CheckpointError(
-            f"{folder} was trained on a backbone with {shown(described['backbone'])}, but "
-            f"{backbone or described['model']} has {_fingerprint(base)}; give the backbone it was trained on."
-        )
-    floating = {name: value for name, value in base.named_parameters() if value.is_floating_point()}
-    check_values(floating, f"the backbone {backbone or described['model']}")
+    described, name = read_tasks(folder), saved_backbone(folder, backbone)
+    try:
+        base = load_encoder(name)
+    except RecipeError as error:
+        hint = "" if backbone else " If the backbone has moved, say where it is with --backbone."
+        raise RecipeError(f"{error}{hint}") from error
+    _check_backbone(base, described, name, folder, unchecked=backbone_unchecked)
+    found = _find_tokenizer(folder, base, name, tokenizer)
+    measure_width_(base, found, name)
     with as_checkpoint_error(folder):
         read_shapes(folder / FILES.adapter_weights)
         config_file = folder / FILES.adapter_config
@@ -235,16 +149,69 @@ def _load_model(folder: Path, backbone: str | None) -> tuple[MultiTaskModel, Pre
             raise CheckpointError(f"{config_file} is missing; the folder is not complete.")
         with as_checkpoint_error(config_file):
             config = PeftConfig.from_pretrained(str(folder))
+        # Else PEFT would look on the hub for the stored name when the model is saved again.
+        config.base_model_name_or_path = base.name_or_path
         with warnings.catch_warnings():
             # PEFT warns of tensors it does not find, and leaves them random.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             peft_model: PeftModel = PeftModel.from_pretrained(base, str(folder), config=config)
         read_weights(folder / FILES.adapter_weights, _adapter_shapes(peft_model), "adapter")
-        model = MultiTaskModel(peft_model, described["tasks"], pooling=described["pooling"])
+        model = MultiTaskModel(
+            peft_model,
+            described["tasks"],
+            pooling=described["pooling"],
+            max_length=row_length(folder, described),
+        )
         if isinstance(config, GraftConfig) and config.structure is not None:
             _check_paths(Structure.from_dict(config.structure), structure_of(peft_model))
         load_heads(model, folder)
-    return model.eval(), tokenizer
+    return model.eval(), found
+
+
+def _check_backbone(
+    base: PreTrainedModel, described: Mapping[str, Any], name: str, folder: Path, *, unchecked: bool
+) -> None:
+    """Refuse a backbone that is not the one of the training.
+
+    Raises:
+        CheckpointError: type or width differ, weights are not finite, or they have other values.
+    """
+    own = fingerprint(base)
+    wanted = {key: described["backbone"].get(key) for key in own}
+    if own != wanted:
+        raise CheckpointError(
+            f"{folder} was trained on a backbone with {shown(wanted)}, but {name} has {own}; give the "
+            "backbone it was trained on."
+        )
+    floating = {name: value for name, value in base.named_parameters() if value.is_floating_point()}
+    check_values(floating, f"the backbone {name}")
+    if unchecked:
+        return
+    saved = saved_identity(described)
+    if saved is None:
+        note(f"{folder} holds no checksum of its backbone, so that the weights of {name} are not checked.")
+    elif not same_weights(base, saved):
+        raise CheckpointError(
+            f"{name} has other weights than the backbone that {folder} was trained on; give that one with "
+            "--backbone, or take these with --backbone-unchecked."
+        )
+
+
+def _find_tokenizer(
+    folder: Path, base: PreTrainedModel, backbone: str, tokenizer: str | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that was asked for, else the one saved with the model, else that of its backbone."""
+    if tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
+        with as_checkpoint_error(folder):
+            found = load_tokenizer(os.path.join(os.curdir, folder))
+        place = str(folder)
+    else:
+        place = tokenizer or backbone
+        if tokenizer is None:
+            note(f"{folder} holds no tokenizer; that of the backbone {backbone} is used.")
+        found = load_tokenizer(place)
+    check_vocabulary(found, base, place, backbone)
+    return found
 
 
 def _check_paths(described: Structure, loaded: Structure) -> None:

@@ -15,7 +15,7 @@ from graftwork.data import encode, pad
 from graftwork.edges import forward_errors
 from graftwork.errors import DataError
 from graftwork.files import listed, mended, shown
-from graftwork.persist import load_model
+from graftwork.persist import Loading, load_model
 from graftwork.tasks import TaskHead
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Predictor:
     Args:
         model: the model, in evaluation mode.
         tokenizer: its tokenizer.
-        max_length: tokens of a row; longer ones are cut.
+        max_length: tokens of a row; longer ones are cut. Default: those of the training.
         batch_size: rows per forward pass.
     """
 
@@ -44,24 +44,43 @@ class Predictor:
         model: MultiTaskModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        max_length: int = 128,
+        max_length: int | None = None,
         batch_size: int = 64,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        self.max_length = model.max_length if max_length is None else max_length
         self.batch_size = batch_size
         self.heads: dict[str, TaskHead] = {head.name: head for head in model.heads.heads}
 
     @classmethod
-    def load(cls, folder: str | Path, *, backbone: str | None = None, **options: Any) -> Predictor:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        backbone: str | None = None,
+        tokenizer: str | None = None,
+        backbone_unchecked: bool = False,
+        **options: Any,
+    ) -> Predictor:
         """A predictor for the model in `folder`.
+
+        Args:
+            folder: written by `graftwork fit`.
+            backbone: where the backbone is now, if it has moved.
+            tokenizer: in place of the tokenizer saved with the model.
+            backbone_unchecked: take a backbone of the same shape though its weights are others.
+            **options: of the predictor.
 
         Raises:
             CheckpointError: the folder is no complete model, or belongs to another backbone.
         """
-        model, tokenizer = load_model(folder, backbone=backbone)
-        return cls(model, tokenizer, **options)
+        loading: Loading = {
+            "backbone": backbone,
+            "tokenizer": tokenizer,
+            "backbone_unchecked": backbone_unchecked,
+        }
+        return cls(*load_model(folder, **loading), **options)
 
     def predict(
         self,

@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from graftwork.controls import GROUPED
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
-from graftwork.files import parse_yaml, read_yaml_text, shown
+from graftwork.files import shown
 from graftwork.grouping import check_groups
 from graftwork.later import settled
 from graftwork.noise import Noise
+from graftwork.places import Given, moved_recipe
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
 from graftwork.shares import SHARE, share_slips, spelled_share
 from graftwork.sparsity import Schedule
 from graftwork.structure_file import named_file
 from graftwork.tasks import Task
+from graftwork.yamlfile import plain, read_yaml, values_to_yaml
 
 if TYPE_CHECKING:
     from graftwork.config import GraftConfig
@@ -41,6 +41,7 @@ __all__ = [
     "read_tasks",
     "read_yaml",
     "recipe_to_yaml",
+    "values_to_yaml",
 ]
 
 
@@ -157,7 +158,11 @@ def _lists(value: Any) -> Any:
 
 
 def load_recipe(
-    path: str | Path, overrides: Mapping[str, Any] | None = None, *, saved: bool = False
+    path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    saved: bool = False,
+    places: bool = True,
 ) -> Recipe:
     """Read a recipe from a YAML file.
 
@@ -170,6 +175,7 @@ def load_recipe(
         overrides: Values that replace those of the file, by dotted key: `training.epochs`, `seed`, or
             `tasks.NAME.max_train`.
         saved: The file is that of a saved model, so that no budget of a tenth or more is a slip.
+        places: Refuse environment variables that are not set; False: backbone and data are not needed.
 
     Raises:
         RecipeError: the file cannot be read as a recipe; the message names every fault.
@@ -177,16 +183,17 @@ def load_recipe(
     path = Path(path)
     raw = read_yaml(path)
     faults: list[str] = []
+    unset = faults if places else []
     for key, value in (overrides or {}).items():
         override(raw, key, value, faults)
     folder = path.parent
     for name in ("model", "output"):
         if isinstance(raw.get(name), str):
-            raw[name] = expand(raw[name], folder if name == "model" else None, name, faults)
+            raw[name] = expand(raw[name], folder if name == "model" else None, name, unset)
     if not saved:
         faults += share_slips(Recipe, raw, "") + share_slips(GraftSettings, raw.get("graft"), "graft.")
-    find_files(raw.get("graft"), folder, faults)
-    tasks = read_tasks(raw.pop("tasks", None), folder, faults)
+    find_files(raw.get("graft"), folder, unset)
+    tasks = read_tasks(raw.pop("tasks", None), folder, faults, unset)
     noise = read_noise(raw.pop("noise", None) or [], faults)
     settings = read_fields(Recipe, raw, "", faults, given=("tasks", "noise"))
     if not faults:
@@ -197,54 +204,22 @@ def load_recipe(
     raise RecipeError(f"{path}: {together(faults)}")
 
 
-def recipe_to_yaml(recipe: Recipe) -> str:
+def recipe_to_yaml(recipe: Recipe, folder: Path | None = None) -> str:
     """The recipe as YAML that `load_recipe` reads back.
 
     Values at their default are written too, but for those of settings that came later (`graftwork.later`).
-    """
-    written = plain(settled(recipe))
-    for section, key in (
-        (written, "budgets"),
-        (written["graft"], "budget"),
-        (written["graft"], "task_budget"),
-    ):
-        if key in section:
-            section[key] = spelled_share(section[key])
-    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=110)
-
-
-def plain(value: Any) -> Any:
-    """The value with lists in place of tuples, as YAML and JSON have them."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
-def read_yaml(path: Path, what: str = "recipe", least: str = "model, tasks and output") -> dict[str, Any]:
-    """The mapping in a YAML file.
 
     Args:
-        path: The file.
-        what: What the file is, for messages.
-        least: What it holds at least, for messages.
-
-    Raises:
-        RecipeError: There is no such file, or it holds no mapping.
+        recipe: The recipe.
+        folder: Where the YAML is to lie: relative paths of backbone and data are written relative to it,
+            others as they were given. Without it, all are written as this process uses them.
     """
-    try:
-        raw = parse_yaml(read_yaml_text(path))
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file; give the path of a YAML {what}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: cannot be read as text ({error})") from error
-    if not isinstance(raw, dict):
-        found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
-        raise RecipeError(f"{path}: {found}; a {what} is a mapping with at least {least}")
-    return raw
+    values = settled(recipe)
+    graft = values["graft"]
+    for section, key in ((values, "budgets"), (graft, "budget"), (graft, "task_budget")):
+        if key in section:
+            section[key] = spelled_share(section[key])
+    return values_to_yaml(values if folder is None else moved_recipe(values, folder))
 
 
 def override(raw: dict[str, Any], key: str, value: Any, faults: list[str]) -> None:
@@ -270,11 +245,20 @@ def find_files(section: Any, folder: Path, faults: list[str]) -> None:
     for key in ("structure", "cost"):
         found = named_file(section.get(key)) if isinstance(section, dict) else None
         if found is not None:
-            section[key] = found[0] + expand(found[1], folder, key, faults)
+            place = expand(found[1], folder, key, faults)
+            section[key] = Given(found[0] + place, section[key], folder)
 
 
-def read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
-    """The tasks of a recipe or grid; every fault is appended as one phrase."""
+def read_tasks(raw: Any, folder: Path, faults: list[str], unset: list[str] | None = None) -> tuple[Task, ...]:
+    """The tasks of a recipe or grid; every fault is appended as one phrase.
+
+    Args:
+        raw: The list of the file.
+        folder: The folder of the file.
+        faults: Every fault is appended.
+        unset: Environment variables that are not set are appended here, in place of `faults`.
+    """
+    unset = faults if unset is None else unset
     if raw is None:
         faults.append("tasks is missing; give a list of at least one task")
         return ()
@@ -290,7 +274,7 @@ def read_tasks(raw: Any, folder: Path, faults: list[str]) -> tuple[Task, ...]:
         entry = dict(entry)
         for split in ("train", "validation", "test"):
             if isinstance(entry.get(split), str):
-                entry[split] = expand(entry[split], folder, f"{split} of {where}", faults)
+                entry[split] = expand(entry[split], folder, f"{split} of {where}", unset)
         if isinstance(
             entry.get("labels"), list
         ):  # whole numbers are good class names; booleans are a trap of YAML

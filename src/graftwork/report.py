@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graftwork.draw import structure_table
+from graftwork.files import user_path
 from graftwork.floor import floor_notes
 from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, recipe_to_yaml
@@ -104,7 +105,7 @@ def build_report(
         "versions": versions(),
         "git": git_commits(),
         "seed": recipe.seed,
-        "recipe": yaml.safe_load(recipe_to_yaml(recipe)),
+        "recipe": yaml.safe_load(recipe_to_yaml(recipe, user_path(recipe.output))),
     }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from graftwork.errors import CheckpointError
-from graftwork.files import read_json, shown
+from graftwork.files import read_json, shown, user_path
 from graftwork.findings import figures, print_diagnosis
 from graftwork.floor import floor_notes
 from graftwork.persist import FILES
@@ -119,7 +119,7 @@ def extended_report(
         "sha256": data.sha256,
         "open_paths": structure.counts()[data.head.name],
     }
-    report["recipe"] = yaml.safe_load(recipe_to_yaml(recipe))
+    report["recipe"] = yaml.safe_load(recipe_to_yaml(recipe, user_path(recipe.output)))
     report["additions"] = [*report.get("additions", []), dict(addition)]
     return report
 

@@ -6,20 +6,21 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from graftwork.class_figures import figures_of
 from graftwork.compact import compact_, structure_of
 from graftwork.errors import DataError
+from graftwork.manifest import saved_backbone
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import noisy_model
-from graftwork.persist import FILES, load_model, read_tasks, save_model
+from graftwork.persist import FILES, Loading, load_model, read_tasks, save_model
+from graftwork.places import moved_recipe
 from graftwork.progress import scoring_bar
-from graftwork.recipe import load_recipe
+from graftwork.recipe import read_yaml, values_to_yaml
 from graftwork.report_tasks import extracted_report, read_report
 from graftwork.scored_rows import SavedData, note_of_score
 from graftwork.scoring import predictions
-from graftwork.settings import Training
 from graftwork.storage import staged_folder
 from graftwork.structure import Structure
 from graftwork.tasks import SPLITS
@@ -33,12 +34,12 @@ __all__ = ["extract", "keep_tasks", "rescore", "write_tasks"]
 def rescore(
     folder: Path,
     *,
-    backbone: str | None = None,
     split: str = "test",
     data: str | None = None,
     task: str | None = None,
     details: bool = False,
     console: Console | None = None,
+    **loading: Unpack[Loading],
 ) -> dict[str, Any]:
     """Score a saved model on a split of its recipe's data, with the recipe's noise, or on new rows.
 
@@ -47,12 +48,12 @@ def rescore(
 
     Args:
         folder: written by `graftwork fit`.
-        backbone: where the backbone is now, if it has moved.
         split: train, validation or test.
         data: a source as in a recipe, in place of the recipe's; of a folder, the file of `split`.
         task: score this task alone; needed with `data` if there are several.
         details: add the figures of `graftwork.class_figures`.
         console: where to show a bar; default none.
+        **loading: where the parts of the model are now (`graftwork.persist.Loading`).
 
     Returns:
         `{"split", "data", "tasks": {name: {"metric", "score", "rows"}}, "notes"}`, the tasks perhaps with
@@ -67,14 +68,13 @@ def rescore(
         raise DataError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}.")
     folder = Path(folder)
     names = _wanted([head.name for head in read_tasks(folder)["tasks"]], task, data)
-    model, tokenizer = load_model(folder, backbone=backbone)
+    model, tokenizer = load_model(folder, **loading)
     saved = SavedData(folder)
     heads = [head for head in model.heads.heads if head.name in names]
     found = [saved.split(head, split) if data is None else saved.file(head, data, split) for head in heads]
     several = [rows for rows in found if rows is not None]
     if not several:
         raise DataError(f"{saved.notes[0]}.")
-    max_length = _max_length(folder, model)
     # As in `fit`, noise in the model is for the test rows; noise in the data is in the splits already.
     noise = saved.recipe.noise if saved.recipe is not None and split == "test" and data is None else ()
     tasks: dict[str, Any] = {}
@@ -83,7 +83,7 @@ def rescore(
         noisy_model(model, noise, "test", []),
     ):
         for rows in several:
-            made = predictions(model, tokenizer, rows.head, rows.rows, max_length, advance)
+            made = predictions(model, tokenizer, rows.head, rows.rows, model.max_length, advance)
             result: dict[str, Any] = {
                 "metric": rows.head.metric,
                 "score": made.score(),
@@ -107,16 +107,17 @@ def _wanted(names: Sequence[str], task: str | None, data: str | None) -> Sequenc
     return names if task is None else [task]
 
 
-def _max_length(folder: Path, model: MultiTaskModel) -> int:
-    """Tokens of a row, as in training."""
-    file = folder / FILES.recipe
-    return (load_recipe(file, saved=True).training if file.is_file() else Training()).max_length
-
-
 def extract(
-    folder: Path, task: str, output: Path, *, backbone: str | None = None, overwrite: bool = False
+    folder: Path, task: str, output: Path, *, overwrite: bool = False, **loading: Unpack[Loading]
 ) -> int:
     """Write the model of one task of a multi-task model.
+
+    Args:
+        folder: the whole model.
+        task: what to keep.
+        output: folder to write.
+        overwrite: replace the output folder if it exists.
+        **loading: where the parts of the whole model are now (`graftwork.persist.Loading`).
 
     Returns:
         Its adapter parameters.
@@ -126,16 +127,18 @@ def extract(
         DataError: the output exists.
     """
     with staged_folder(Path(output), overwrite=overwrite) as staged:
-        _, small, structure = write_tasks(Path(folder), [task], staged, backbone=backbone)
+        _, small, structure = write_tasks(Path(folder), [task], staged, Path(output), **loading)
         report = read_report(Path(folder))
         if report:
             report = extracted_report(report, small, structure, staged)
+            if isinstance(report.get("recipe"), dict):
+                report["recipe"] = moved_recipe(report["recipe"], Path(output), Path(folder))
             (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return structure.parameters()
 
 
 def write_tasks(
-    folder: Path, tasks: Sequence[str], staged: Path, *, backbone: str | None = None
+    folder: Path, tasks: Sequence[str], staged: Path, output: Path, **loading: Unpack[Loading]
 ) -> tuple[int, MultiTaskModel, Structure]:
     """Write the model of some tasks of a multi-task model, without the adapters only others use.
 
@@ -143,7 +146,8 @@ def write_tasks(
         folder: the whole model.
         tasks: what to keep, in this order.
         staged: an existing folder to write into.
-        backbone: where the backbone is now, if it has moved.
+        output: where that folder will lie.
+        **loading: where the parts of the whole model are now (`graftwork.persist.Loading`).
 
     Returns:
         Adapter parameters before, the model, and its structure.
@@ -151,16 +155,17 @@ def write_tasks(
     Raises:
         StructureError: a task is unknown.
     """
-    name = str(backbone or read_tasks(folder)["model"])
-    model, tokenizer = load_model(folder, backbone=backbone)
+    name = saved_backbone(folder, loading.get("backbone"))
+    model, tokenizer = load_model(folder, **loading)
     before = structure_of(model).parameters()
     small, structure = keep_tasks(model, tasks)
-    save_model(small, staged, backbone_name=name)
+    save_model(small, staged, backbone_name=name, place=output)
     tokenizer.save_pretrained(str(staged))
     (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
     recipe = folder / FILES.recipe
     if recipe.is_file():
-        (staged / FILES.recipe).write_bytes(recipe.read_bytes())
+        text = values_to_yaml(moved_recipe(read_yaml(recipe), output, folder))
+        (staged / FILES.recipe).write_text(text, encoding="utf-8")
     return before, small, structure
 
 
@@ -172,6 +177,11 @@ def keep_tasks(model: MultiTaskModel, tasks: Sequence[str]) -> tuple[MultiTaskMo
     """
     structure = compact_(model, tasks)
     heads = {head.name: head for head in model.heads.heads}
-    small = MultiTaskModel(model.backbone, [heads[task] for task in tasks], pooling=model.pooling)
+    small = MultiTaskModel(
+        model.backbone,
+        [heads[task] for task in tasks],
+        pooling=model.pooling,
+        max_length=model.max_length,
+    )
     small.heads.load(model.heads.export())
     return small.eval(), structure

@@ -17,18 +17,17 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from graftwork.errors import GraftworkError
 from graftwork.files import exists, shown
+from graftwork.places import PREFIXES, VARIABLE, Given
 from graftwork.shares import WORDS, is_share, plain_share
 
 __all__ = ["expand", "read_fields", "together"]
 
-_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}|\$(?P<bare>\w+)")
 MOST_FAULTS, MOST_TEXT = 20, 3000
 """Faults of a file that are named one by one, and characters that they may take."""
 LONGEST = 1000
 """Characters of a string that is converted, or stands in a list."""
 MOST_UNKNOWN = 10
 """Unknown keys that are named one by one."""
-_PREFIXES = ("package:", "hub:")
 _ALLOWED = {
     str: "a string",
     int: "a whole number",
@@ -90,11 +89,11 @@ def together(faults: Sequence[str]) -> str:
     return "; ".join(named[:some]) + (f"; and {len(named) - some:,} more" if len(named) > some else "")
 
 
-def expand(value: str, folder: Path | None, where: str, faults: list[str]) -> str:
+def expand(given: str, folder: Path | None, where: str, faults: list[str]) -> Given:
     """Fill in environment variables and find a relative path beside the recipe.
 
     Args:
-        value: A path, or a name with one of the prefixes `package:` and `hub:`.
+        given: A path, or a name with one of the prefixes `package:` and `hub:`.
         folder: The folder of the recipe; None: leave relative paths as they are.
         where: What the value is, for messages.
         faults: A variable that is not set and has no default is appended.
@@ -109,13 +108,12 @@ def expand(value: str, folder: Path | None, where: str, faults: list[str]) -> st
             )
         return os.environ.get(name) or match["default"] or ""
 
-    value = _VARIABLE.sub(fill, value)
-    if value.startswith(_PREFIXES):
-        return value
-    value = os.path.expanduser(value)
-    if folder is not None and value and exists(folder / value):
-        return str(folder / value)
-    return value
+    value = VARIABLE.sub(fill, given)
+    if not value.startswith(PREFIXES):
+        value = os.path.expanduser(value)
+        if folder is not None and value and exists(folder / value):
+            value = str(folder / value)
+    return Given(value, given, folder)
 
 
 def _read_section(cls: Any, raw: Any, name: str, faults: list[str], arguments: dict[str, Any]) -> None:
@@ -143,7 +141,7 @@ def _convert(value: Any, hint: Any) -> Any:
     if type(value) is hint and hint in (str, int, float, bool):
         return value
     union = get_origin(hint) in (Union, types.UnionType)
-    if isinstance(value, str) and union and str in get_args(hint):
+    if isinstance(value, str) and (hint is str or (union and str in get_args(hint))):
         return value
     # jsonargparse reads a string where it wants none as YAML of its own, without limits.
     if not _short(value):

@@ -129,7 +129,8 @@ class Session:
                 config.groups = self.grouping.groups
             adapted = get_peft_model(backbone, config)
         heads = [data.head for data in prepared.datas]
-        model = MultiTaskModel(adapted, heads, pooling=recipe.training.pooling)
+        settings = recipe.training
+        model = MultiTaskModel(adapted, heads, pooling=settings.pooling, max_length=settings.max_length)
         check_budgets(model)
         if named_file(recipe.graft.structure) is None:
             self._say([pool_note(model)])
@@ -277,10 +278,11 @@ class Session:
         with _timed(run.seconds, "diagnosis"):
             diagnosis = diagnose(model, structure, run.watch, validation=self.prepared.tokens["validation"])
         with staged_folder(output, overwrite=overwrite) as folder:
-            save_model(model, folder, backbone_name=recipe.model)
+            place = user_path(recipe.output)
+            save_model(model, folder, backbone_name=recipe.model, place=place)
             self.prepared.tokenizer.save_pretrained(str(folder))
             (folder / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
-            (folder / FILES.recipe).write_text(recipe_to_yaml(recipe), encoding="utf-8")
+            (folder / FILES.recipe).write_text(recipe_to_yaml(recipe, place), encoding="utf-8")
             _draw(structure, folder)
             report = build_report(
                 recipe,

@@ -255,7 +255,9 @@ class MultiTaskTrainer(Trainer):
             return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.accelerator.unwrap_model(self.model), folder, backbone_name=self.backbone_name)
+        place = folder if self._staging is None else self._staging.parent / folder.name
+        model = self.accelerator.unwrap_model(self.model)
+        save_model(model, folder, backbone_name=self.backbone_name, place=place)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trainer's training, after a look at the files that it would go on from.

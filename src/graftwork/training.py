@@ -15,7 +15,9 @@ from graftwork.data import TaskData, load_task, longest_first
 from graftwork.errors import ConfigError
 from graftwork.forward import RowSample
 from graftwork.grouping import ROWS, group_tasks, input_distances
+from graftwork.identity import CACHE
 from graftwork.length import total_steps
+from graftwork.neighbours import check_neighbours
 from graftwork.persist import load_backbone
 from graftwork.precision import warn_if_bfloat16_is_slow
 from graftwork.preflight import fitting_tokens
@@ -43,14 +45,12 @@ __all__ = [
 
 _UNSEEN = ("flyte",)
 """Trackers that Transformers does not look for."""
-CACHE = Path("~/.cache/graftwork")
-"""Where tokenised data are kept."""
 
 
 def cache_folder() -> Path | None:
     """Where tokenised data are kept; None for a user without a home."""
     try:
-        return cache_folder()
+        return CACHE.expanduser()
     except RuntimeError:
         return None
 
@@ -85,9 +85,13 @@ def prepare(
         max_length: tokens of a row; no more are used than the backbone has positions for.
         seed: of the splits and sub-samples that are drawn.
         datas: the tasks' rows, if they are loaded already (or damaged on purpose).
+
+    Raises:
+        RecipeError: the backbone cannot be loaded, or its outputs for a row depend on the rows beside it.
     """
     loaded = list(datas) if datas is not None else [load_task(task, seed) for task in tasks]
     backbone, tokenizer = load_backbone(model)
+    check_neighbours(backbone, tokenizer, model, max_length)
     # The main process makes the cache, the others find it.
     found = main_first(lambda: fitting_tokens(loaded, backbone, tokenizer, max_length, cache_folder()))
     return Prepared(backbone, tokenizer, loaded, found.splits, found.max_length, found.notes)

@@ -69,7 +69,13 @@ def _show_diagnoses(folders: list[Path], as_json: bool) -> None:
 
 
 def extract(
-    folder: Path, task: str, output: Path, backbone: str | None = None, overwrite: bool = False
+    folder: Path,
+    task: str,
+    output: Path,
+    backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Write the small model of one task, without the adapters only other tasks use.
 
@@ -78,11 +84,21 @@ def extract(
         task: The task to keep.
         output: Folder to write.
         backbone: Where the backbone is now, if it has moved.
+        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
+        backbone_unchecked: Take a backbone of the same shape though its weights are others.
         overwrite: Replace the output folder if it exists.
     """
     from graftwork.rescore import extract as run
 
-    stored = run(folder, task, output, backbone=backbone, overwrite=overwrite)
+    stored = run(
+        folder,
+        task,
+        output,
+        overwrite=overwrite,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        backbone_unchecked=backbone_unchecked,
+    )
     print(f"{output}: task {task!r}, {stored:,} adapter parameters")
 
 
@@ -92,6 +108,8 @@ def export(
     format: str = "onnx",
     task: str | None = None,
     backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write a saved model in a form that needs no graftwork: ONNX, torch.export, or a LoRA of PEFT.
@@ -102,11 +120,22 @@ def export(
         format: onnx, pt2 (read by torch.export.load), or lora (of linear adapters).
         task: Only this task; a LoRA holds no more.
         backbone: Where the backbone is now, if it has moved.
+        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
+        backbone_unchecked: Take a backbone of the same shape though its weights are others.
         overwrite: Replace the output folder if it exists.
     """
     from graftwork.export_folder import export_folder
 
-    written = export_folder(folder, output, format=format, task=task, backbone=backbone, overwrite=overwrite)
+    written = export_folder(
+        folder,
+        output,
+        format=format,
+        task=task,
+        overwrite=overwrite,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        backbone_unchecked=backbone_unchecked,
+    )
     names = ", ".join(known["name"] for known in written["tasks"])
     checked = written.get("largest_difference")
     suffix = "" if checked is None else f"; largest difference from the model {checked:.1e}"
@@ -118,6 +147,8 @@ def add_task(
     recipe: Path,
     output: Path,
     backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
     seed: int | None = None,
     set: list[str] | None = None,
     overwrite: bool = False,
@@ -129,6 +160,8 @@ def add_task(
         recipe: YAML file with the new task and perhaps the sections extend, schedule, training and seed.
         output: Folder to write.
         backbone: Where the backbone is now, if it has moved.
+        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
+        backbone_unchecked: Take a backbone of the same shape though its weights are others.
         seed: Seed, in place of the recipe's.
         set: KEY=VALUE in place of a recipe's value, such as extend.private=1; may be repeated.
         overwrite: Replace the output folder if it exists.
@@ -139,11 +172,25 @@ def add_task(
     values = overrides(set or [])
     if seed is not None:
         values["seed"] = seed
-    run(folder, load_task_recipe(recipe, values), output, backbone=backbone, overwrite=overwrite)
+    run(
+        folder,
+        load_task_recipe(recipe, values),
+        output,
+        overwrite=overwrite,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        backbone_unchecked=backbone_unchecked,
+    )
 
 
 def remove_task(
-    folder: Path, task: str, output: Path, backbone: str | None = None, overwrite: bool = False
+    folder: Path,
+    task: str,
+    output: Path,
+    backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Remove a task from a saved model, with the adapters that no other task uses.
 
@@ -152,11 +199,21 @@ def remove_task(
         task: The task to remove.
         output: Folder to write.
         backbone: Where the backbone is now, if it has moved.
+        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
+        backbone_unchecked: Take a backbone of the same shape though its weights are others.
         overwrite: Replace the output folder if it exists.
     """
     from graftwork.extend import remove_task as run
 
-    done = run(folder, task, output, backbone=backbone, overwrite=overwrite)
+    done = run(
+        folder,
+        task,
+        output,
+        overwrite=overwrite,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        backbone_unchecked=backbone_unchecked,
+    )
     print(
         f"{output}: without task {task!r}; {done['reclaimed']:,} adapter parameters reclaimed, "
         f"{done['stored']:,} left for {', '.join(done['tasks'])}, whose outputs are the same up to rounding"

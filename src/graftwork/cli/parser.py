@@ -20,8 +20,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.replace("_", "-"): command
     for command in (fit, evaluate, predict, show, extract, export, add_task, remove_task, compare, report)
 }
-_RENAMED = {"as_json": "json", "dry_run": "dry-run", "retry_failed": "retry-failed", "per_class": "per-class"}
-"""Options whose name would hide a module inside their function."""
+_RENAMED = {
+    "as_json": "json",
+    "backbone_unchecked": "backbone-unchecked",
+    "dry_run": "dry-run",
+    "per_class": "per-class",
+    "retry_failed": "retry-failed",
+}
+"""Options with hyphens, or whose name would hide a module inside their function."""
 _REPEATED = {"set": "KEY=VALUE", "ignore": "SETTING"}
 """Options that may be given several times, with the name of what they take."""
 _SHORT = ("report", "add-task", "remove-task")

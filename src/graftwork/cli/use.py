@@ -20,6 +20,8 @@ DIGITS = 6
 def evaluate(
     folder: Path,
     backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
     split: str = "test",
     data: str | None = None,
     task: str | None = None,
@@ -31,6 +33,8 @@ def evaluate(
     Args:
         folder: Written by `graftwork fit`.
         backbone: Where the backbone is now, if it has moved.
+        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
+        backbone_unchecked: Take a backbone of the same shape though its weights are others.
         split: train, validation or test.
         data: Score these rows instead: a source as in a recipe, with the fields of the task.
         task: Score this task alone; needed with --data if the model has several.
@@ -45,7 +49,15 @@ def evaluate(
 
     console = Console(stderr=True)
     scores = rescore(
-        folder, backbone=backbone, split=split, data=data, task=task, details=per_class, console=console
+        folder,
+        split=split,
+        data=data,
+        task=task,
+        details=per_class,
+        console=console,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        backbone_unchecked=backbone_unchecked,
     )
     for note in scores["notes"]:
         print(f"note: {note}", file=sys.stderr)
@@ -66,6 +78,8 @@ def predict(
     input: Path | None = None,
     output: Path | None = None,
     backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
     batch_size: int = 64,
     keep: str | None = None,
     top: int | None = None,
@@ -80,6 +94,8 @@ def predict(
         input: JSONL, JSON, CSV, TSV or Parquet file, also with .gz; default JSON lines on standard input.
         output: JSON lines file to write; default standard output, where each row is answered as it comes.
         backbone: Where the backbone is now, if it has moved.
+        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
+        backbone_unchecked: Take a backbone of the same shape though its weights are others.
         batch_size: Rows per forward pass.
         keep: Fields of the rows that go into their answers, such as id,text.
         top: Only so many labels, the likeliest first.
@@ -100,7 +116,13 @@ def predict(
     from graftwork.predict import Predictor
     from graftwork.storage import staged_file
 
-    predictor = Predictor.load(folder, backbone=backbone, batch_size=batch_size)
+    predictor = Predictor.load(
+        folder,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        backbone_unchecked=backbone_unchecked,
+        batch_size=batch_size,
+    )
     answers = predictor.stream_lists(_row_lists(input, form, predictor.ahead), task, **options)
     if output is None:
         _answer(answers)
