@@ -143,19 +143,19 @@ def test_concurrent_writers_agree(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_a_note(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     wanted = tokenise(DATAS, tokenizer(), 16, None)["train"][:]
     assert tokenise(DATAS, tokenizer(), 16, tmp_path / "file" / "cache")["train"][:] == wanted
-    assert caplog.text.count("cache cannot be written (Not a directory)") == 1
+    assert capsys.readouterr().err.count("cache cannot be written (Not a directory)") == 1
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", full)
     assert tokenise(DATAS, tokenizer(), 16, tmp_path / "full")["train"][:] == wanted
-    assert "full cannot be written (No space left on device)" in caplog.text
+    assert "full cannot be written (No space left on device)" in capsys.readouterr().err
     assert not list((tmp_path / "full").iterdir())
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import functools
-import logging
+import sys
 
 from graftwork.processes import is_main
 
 __all__ = ["note", "note_once"]
 
-_LOG = logging.getLogger(__name__)
-
 
 def note(text: str) -> None:
-    """Tell the user, through the logger of this module, in one line whatever the number of processes."""
+    """Tell the user, in one line whatever the number of processes; results go to standard output."""
     if is_main():
-        _LOG.warning("note: %s", " ".join(text.split()))
+        print(f"note: {' '.join(text.split())}", file=sys.stderr)
 
 
 @functools.cache
