@@ -103,7 +103,7 @@ class Run:
     @property
     def places(self) -> dict[str, str]:
         """Where the model and the training rows are on this machine, and what the grid calls it."""
-        known = {task.train: str(self.sources["tasks"][task.name]) for task in self.tasks}
+        known = {task.train: str(self.sources["tasks"][task.name]) for task in self.tasks if task.train}
         return {self.model: str(self.sources["model"]), **known}
 
     @property
@@ -236,7 +236,10 @@ def make_run(
     folder = grid.path.parent
     sources = {
         "model": as_given(str(raw["model"]), folder),
-        "tasks": {task["name"]: as_given(str(task.get("train")), folder) for task in raw["tasks"]},
+        "tasks": {
+            task["name"]: as_given(task["train"], folder) if isinstance(task.get("train"), str) else None
+            for task in raw["tasks"]
+        },
     }
     for name in ("graft", "method"):
         find_files(raw.get(name), folder, faults)
