@@ -9,6 +9,7 @@ import torch
 
 import graftwork as gw
 from graftwork.ablation import ablate
+from graftwork.errors import StructureError
 from graftwork.forward import RowSample
 from toyrun import run_model, run_parts, write_run
 from toys import random_structure
@@ -63,3 +64,9 @@ def test_ablation_is_bounded_and_seeded(folder: Path) -> None:
     assert len(few["adapters"]) == 3 < few["stored"]
     assert few == ablate(model, sample, adapters=3, seed=1)
     assert few["adapters"] != ablate(model, sample, adapters=3, seed=2)["adapters"]
+
+
+def test_what_is_not_decided_cannot_be_closed(folder: Path) -> None:
+    tokens, tokenizer, heads = run_parts(folder)
+    with pytest.raises(StructureError, match=r"still being learned; decide them first, with gw\.discretise_"):
+        ablate(run_model(folder, heads), RowSample(tokens["validation"], tokenizer, most=12))

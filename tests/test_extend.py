@@ -184,7 +184,7 @@ def test_faults_leave_nothing_behind(folder: Path, tmp_path: Path) -> None:
     out, add = folder / "out", folder / "add.yaml"
     with pytest.raises(ConfigError, match="has a task 'same' already"):
         gw.add_task(folder / "more", add, tmp_path / "x", console=QUIET)
-    with pytest.raises(DataError, match="exists; choose another, or pass --overwrite"):
+    with pytest.raises(DataError, match="exists; choose another, or pass overwrite=True"):
         gw.add_task(out, add, folder / "more", console=QUIET)
     with pytest.raises(StructureError, match="limit=1e-05 allows 0 parameters"):
         gw.add_task(out, load_task_recipe(add, {"extend.limit": 0.00001}), tmp_path / "x", console=QUIET)

@@ -101,7 +101,7 @@ def test_an_interrupted_run_goes_on_and_repeats_nothing(
     recipe = load_recipe(folder / "recipe.yaml", {**CHANGES, "output": str(folder / f"stopped{steps}")})
     with monkeypatch.context() as patch:
         stop_after(steps, patch)
-        with pytest.raises(Interrupted, match=r"step \d+ of 36; .*--resume"):
+        with pytest.raises(Interrupted, match=r"step \d+ of 36; .*: fit_family\(recipe, resume=True\)"):
             fit_family(recipe, console=QUIET)
     assert not Path(recipe.output).exists()
     done = sorted(path.name for path in (WorkFolder(recipe).path / "done").glob("[0-9]*"))

@@ -127,7 +127,9 @@ def stop(recipe: Recipe, step: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InterruptCallback, "on_step_end", on_step_end)
-        with pytest.raises(Interrupted, match=rf"step {step} of \d+; .*--resume"):
+        with pytest.raises(
+            Interrupted, match=rf"step {step} of \d+; .*Go on with: fit\(recipe, resume=True\)$"
+        ):
             fit(recipe, console=Console(quiet=True))
 
 
@@ -246,8 +248,8 @@ def test_a_run_that_diverged_goes_on_with_a_lower_rate(run: tuple[Path, dict[str
     with pytest.raises(DivergenceError) as caught:
         fit(high, console=Console(quiet=True))
     assert re.fullmatch(
-        r"training diverged at step \d: .*There is no checkpoint yet. Go on with: graftwork fit RECIPE "
-        r"--resume --set training.learning_rate=3.3e\+29",
+        r"training diverged at step \d: .*There is no checkpoint yet. Go on with: fit\(recipe, "
+        r"resume=True\) with training.learning_rate: 3.3e\+29 in the recipe",
         str(caught.value),
     )
     low = load_recipe(folder / "recipe.yaml", {**changes, "training.learning_rate": 0.01})

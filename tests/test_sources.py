@@ -88,7 +88,10 @@ def test_a_csv_in_another_encoding(write: Write, capsys: pytest.CaptureFixture[s
     table = read_table(source, task="t", form=WESTERN)
     assert [row["text"] for row in table.rows] == ["£5 for café “x”", "broken \ufffd"]
     assert table.unknown == 1
-    assert f"note: train of task 't': {source}: 1 characters that cp1252 does not know" in capsys.readouterr().err
+    assert (
+        f"note: train of task 't': {source}: 1 characters that cp1252 does not know"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_csv_may_hold_a_long_document(write: Write) -> None:

@@ -27,7 +27,10 @@ def test_a_staged_folder_takes_its_place_only_if_all_went_well(
     assert list(tmp_path.iterdir()) == []
     with staged_folder(target) as staged:
         (staged / "a").write_text("1")
-    with pytest.raises(DataError, match="exists; choose another, or pass --overwrite"), staged_folder(target):
+    with (
+        pytest.raises(DataError, match="exists; choose another, or pass overwrite=True"),
+        staged_folder(target),
+    ):
         pass
     with pytest.raises(ZeroDivisionError), staged_folder(target, overwrite=True):
         raise ZeroDivisionError

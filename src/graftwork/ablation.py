@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graftwork.errors import StructureError
 from graftwork.findings import NOTHING
 from graftwork.forward import RowSample
 from graftwork.keys import stable_key
@@ -45,8 +46,13 @@ def ablate(
     Returns:
         `loss`, the mean over tasks; `adapters`: site, number in the pool, and `increase` of that loss; and
         `idle`: how many of them can be missed one at a time, and the increase without all of these at once.
+
+    Raises:
+        StructureError: gates are still being learned, so that no adapter is open or closed yet.
     """
     view = graft_view(model, adapter_name)
+    if not view.decided:
+        raise StructureError("gates are still being learned; decide them first, with gw.discretise_(model).")
     name = view.adapter_name
     used = [
         (site, k)

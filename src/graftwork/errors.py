@@ -15,7 +15,8 @@ it and exits with code 2.
     ├── StorageError      a file that cannot be written: full disk, or another process writes it
     ├── ExportError       a model that cannot be written in another format
     └── TrainingError     a run that cannot start or go on
-        └── DivergenceError   its loss or weights are not finite any more
+        ├── DivergenceError   its loss or weights are not finite any more
+        └── Interrupted       the user pressed Ctrl-C
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "DivergenceError",
     "ExportError",
     "GraftworkError",
+    "Interrupted",
     "MergeError",
     "RecipeError",
     "RoutingError",
@@ -89,6 +91,10 @@ class TrainingError(GraftworkError, RuntimeError):
 
 class DivergenceError(TrainingError):
     """The loss or the weights of a training run are not finite any more."""
+
+
+class Interrupted(TrainingError):
+    """The user pressed Ctrl-C; the message says how to go on."""
 
 
 class ExportError(GraftworkError, RuntimeError):

@@ -22,12 +22,13 @@ from rich.console import Console
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
+from graftwork.advice import again, called
 from graftwork.callback import StructureCallback
 from graftwork.classes import class_notes
 from graftwork.compact import structure_of
 from graftwork.data import collate, load_task
 from graftwork.diagnose import DiagnosisCallback, diagnose
-from graftwork.errors import StructureError
+from graftwork.errors import DivergenceError, StructureError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.forward import forward_rows
 from graftwork.length import described_length, settle_length
@@ -99,7 +100,8 @@ def add_task(
     """
     output = Path(output)
     recipe = recipe if isinstance(recipe, TaskRecipe) else load_task_recipe(recipe)
-    with output_lock(output):
+    given = called("add_task", "folder", "recipe", "output", **loading, overwrite=overwrite)
+    with given, output_lock(output):
         check_target(output, overwrite=overwrite)
         return _add_task(Path(folder), recipe, output, loading, overwrite, console or Console())
 
@@ -265,7 +267,13 @@ class _Addition:
                 callbacks=[*searches, watch, _KeepBest(searches), Patience(settings.patience or 0, searches)],
             )
             remove_default_output(trainer)
-            trainer.train()
+            try:
+                trainer.train()
+            except DivergenceError as error:
+                lower = {"training.learning_rate": f"{settings.learning_rate / 3:.2g}"}
+                raise DivergenceError(
+                    f"{error} Nothing is kept of an added task. Begin again with: {again(changes=lower)}"
+                ) from error
         return trainer, watch
 
     def scores(self, model: MultiTaskModel) -> dict[str, float]:

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from graftwork.advice import called
 from graftwork.callback import StructureCallback
 from graftwork.choosing import choose_family
 from graftwork.compact import set_structure_
 from graftwork.diagnose import DiagnosisCallback
 from graftwork.errors import StructureError, TrainingError
-from graftwork.fit import only_writer, open_work_folder, resumed_from
+from graftwork.fit import interruptible, only_writer, open_work_folder, resumed_from
 from graftwork.floor import floor_notes
 from graftwork.interrupt import InterruptCallback
 from graftwork.persist import FILES
@@ -105,8 +106,14 @@ def fit_family(
     if not recipe.budgets:
         raise TrainingError("the recipe has no budgets; give budgets such as [0.01, 0.003], or use fit.")
     join()
-    console = console or Console(quiet=not is_main())
-    work = WorkFolder(recipe)
+    console, work = console or Console(quiet=not is_main()), WorkFolder(recipe)
+    with called("fit_family", "recipe", overwrite=overwrite), interruptible(work):
+        return _fit_family(recipe, work, console, overwrite=overwrite, resume=resume)
+
+
+def _fit_family(
+    recipe: Recipe, work: WorkFolder, console: Console, *, overwrite: bool, resume: bool
+) -> dict[float, dict[str, Any]]:
     budgets = sorted(recipe.budgets, reverse=True)
 
     def check() -> bool:

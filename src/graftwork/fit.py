@@ -10,17 +10,17 @@ from typing import Any
 
 from rich.console import Console
 
-from graftwork.errors import TrainingError
+from graftwork.advice import again, called
+from graftwork.errors import Interrupted, TrainingError
 from graftwork.processes import is_main, join, on_main, together
 from graftwork.recipe import Recipe
 from graftwork.report import print_report
 from graftwork.session import Session
 from graftwork.storage import check_target, output_lock
 from graftwork.structure import Structure
-from graftwork.trainrun import Interrupted
 from graftwork.workfolder import WorkFolder
 
-__all__ = ["Interrupted", "fit", "only_writer", "open_work_folder", "resumed_from"]
+__all__ = ["Interrupted", "fit", "interruptible", "only_writer", "open_work_folder", "resumed_from"]
 
 
 def fit(
@@ -52,6 +52,13 @@ def fit(
         )
     join()
     console, work = console or Console(quiet=not is_main()), WorkFolder(recipe)
+    with called("fit", "recipe", overwrite=overwrite), interruptible(work):
+        return _fit(recipe, work, console, overwrite=overwrite, resume=resume)
+
+
+def _fit(
+    recipe: Recipe, work: WorkFolder, console: Console, *, overwrite: bool, resume: bool
+) -> dict[str, Any]:
     with only_writer(work.output):
         finished = on_main(lambda: work.finished_reports() if resume else [])
         if finished:
@@ -73,6 +80,25 @@ def fit(
         on_main(work.remove)
     print_report(report, structure, console, work.output)
     return report
+
+
+@contextmanager
+def interruptible(work: WorkFolder) -> Iterator[None]:
+    """Say how to go on if Ctrl-C comes before, between or after the steps, or a second time.
+
+    Raises:
+        Interrupted: there is a run to go on with, or its output is written.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not work.run:
+            raise
+        if not work.unfinished:
+            raise Interrupted(f"interrupted; the run was finished: see {work.output}.") from None
+        raise Interrupted(
+            f"interrupted; the unfinished run is in {work.path}. Go on with: {again()}"
+        ) from None
 
 
 @contextmanager

@@ -178,16 +178,23 @@ class GatedPools(nn.Module, BaseTunerLayer):
 
     def gates(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
         """Gates of all tasks: the mask once decided, else drawn (training) or deterministic (evaluation)."""
+        if not self.training or self.is_decided(adapter_name):
+            return self.evaluation_gates(adapter_name)
+        logits = self.logits(adapter_name)
+        if torch.is_grad_enabled() and logits.requires_grad:
+            self.router.warn_if_not_driven()
+        return self.pools[adapter_name].family.sample(logits, self._state(adapter_name))
+
+    def evaluation_gates(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
+        """Gates of all tasks as evaluation has them, whatever mode the model is in.
+
+        They are the mask once it is decided, else what the gate family makes of the logits and of its state.
+        Noise in the paths (`graftwork.model_noise.path_noise`) is no part of them.
+        """
         if self.is_decided(adapter_name):
             return self._mask(adapter_name).values
         family = self.pools[adapter_name].family
-        logits = self.logits(adapter_name)
-        state = self._state(adapter_name)
-        if not self.training:
-            return family.deterministic(logits, state)
-        if torch.is_grad_enabled() and logits.requires_grad:
-            self.router.warn_if_not_driven()
-        return family.sample(logits, state)
+        return family.deterministic(self.logits(adapter_name), self._state(adapter_name))
 
     def prob_open(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
         """Probability that each gate is open, differentiable; the mask once it is decided."""

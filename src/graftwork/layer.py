@@ -183,15 +183,10 @@ class GraftLayer(GatedPools):
             RoutingError: several tasks, and no route to one of them.
         """
         pool = self.pools[adapter_name]
-        row = self._task(pool)
-        if self.is_decided(adapter_name):
-            gates = self._mask(adapter_name).values[row]
-        else:
-            gates = pool.family.deterministic(self.logits(adapter_name))[row]
         return linear_update(
             self.base_layer,
             pool,
-            gates,
+            self.evaluation_gates(adapter_name)[self._task(pool)],
             self.graft_down[adapter_name],
             self.graft_up[adapter_name],
             tuple(self._updates.values()),

@@ -154,7 +154,7 @@ def path_noise(
     realised = Realised()
     values = {site: torch.zeros_like(layer.graft_mask[name]) for site, layer in view.sites.items()}
     damaged = {site: table.bool() for site, table in values.items()}
-    open_gates = {site: _open_gates(layer, name).tolist() for site, layer in view.sites.items()}
+    open_gates = {site: (layer.evaluation_gates(name) > 0).tolist() for site, layer in view.sites.items()}
     for t, task in enumerate(view.config.tasks):
         keys = sorted(
             (stable_key(seed, "paths", task, site, k), site, k)
@@ -174,15 +174,6 @@ def path_noise(
             if damaged[site].any():
                 stack.enter_context(_damaged_gates(layer, name, damaged[site], values[site], training_only))
         yield realised
-
-
-@torch.no_grad()
-def _open_gates(layer: GraftLayer, name: str) -> Bool[Tensor, "tasks adapters"]:
-    if layer.is_decided(name):
-        gates: Tensor = layer.graft_mask[name]
-    else:
-        gates = layer.pools[name].family.deterministic(layer.logits(name))
-    return gates > 0
 
 
 @contextmanager

@@ -14,13 +14,13 @@ import torch
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
+from graftwork.advice import option
 from graftwork.errors import CheckpointError, GraftworkError
 from graftwork.files import is_finite, shown
 
 __all__ = ["check_trainer_files", "loading"]
 
 STATE = "trainer_state.json"
-ELSE = "delete the checkpoint to go on from another, or pass --overwrite to start anew"
 NEEDED = ("optimizer", "scheduler.pt", "rng_state")
 """How the names of files begin without which a run would go on differently, and Trainer would not say so."""
 PICKLES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
@@ -33,21 +33,25 @@ def check_trainer_files(folder: Path) -> None:
         CheckpointError: names the file.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"there is no checkpoint {folder}; run without --resume.")
+        raise CheckpointError(f"there is no checkpoint {folder}; run without {option('resume')}.")
     names = [path.name for path in folder.iterdir()]
     for needed in NEEDED:
         if not any(name.startswith(needed) for name in names):
-            raise CheckpointError(f"{folder} has no {needed}{'*' * ('.' not in needed)}; {ELSE}.")
+            raise CheckpointError(f"{folder} has no {needed}{'*' * ('.' not in needed)}; {_else()}.")
     pickles = sorted(name for name in names if any(map(Path(name).match, PICKLES)))
     for path in [folder / STATE, *(folder / name for name in pickles)]:
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing or no file; {ELSE}.")
+            raise CheckpointError(f"{path} is missing or no file; {_else()}.")
         with loading(path):
             if path.name == STATE:
                 _check_state(TrainerState.load_from_json(str(path)))
             else:
                 with safe_globals():
                     torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _else() -> str:
+    return f"delete the checkpoint to go on from another, or pass {option('overwrite')} to start anew"
 
 
 def _check_state(state: TrainerState) -> None:
@@ -80,5 +84,5 @@ def loading(path: Path) -> Iterator[None]:
     except Exception as error:  # unpickling raises anything at all
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path} cannot be used to go on ({type(error).__name__}: {reason[:200]}); {ELSE}."
+            f"{path} cannot be used to go on ({type(error).__name__}: {reason[:200]}); {_else()}."
         ) from error

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from graftwork.advice import again, option
 from graftwork.errors import DataError, GraftworkError, StorageError
 from graftwork.files import shown
 
@@ -54,17 +55,18 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise DataError(f"the output {target} is a file; name a folder.")
     if target.exists() and not overwrite:
         raise DataError(
-            f"the output folder {target} exists; choose another, or pass --overwrite to replace it."
+            f"the output folder {target} exists; choose another, or pass {option('overwrite')} to replace it."
         )
 
 
 @contextmanager
-def storage_errors(what: str, folder: Path) -> Iterator[None]:
+def storage_errors(what: str, folder: Path, *, resume: bool = True) -> Iterator[None]:
     """Turn what the system, safetensors and torch say about a write that failed into one line.
 
     Args:
         what: what is being written, to begin the message with.
         folder: where; its nearest existing parent tells how much space is left.
+        resume: what is begun by now can be resumed, if it is of that kind.
 
     Raises:
         StorageError: the disk is full, read-only or damaged.
@@ -83,7 +85,7 @@ def storage_errors(what: str, folder: Path) -> Iterator[None]:
         free = shutil.disk_usage(place).free
         raise StorageError(
             f"{what} cannot be written: {reason} ({free / 2**20:,.1f} MB are free on the disk of {place}); "
-            "make room, and run it again, graftwork fit with --resume."
+            f"make room, and go on with: {again(resume=resume)}"
         ) from error
 
 

@@ -130,14 +130,7 @@ class TrackingCallback(TrainerCallback):
 def gate_values(view: GraftView) -> dict[str, Float[Tensor, " gates"]]:
     """The gates of every task over all sites, as evaluation uses them: learned, or the decided 0 and 1."""
     name = view.adapter_name
-    tables = []
-    for site in view.sites.values():
-        training = site.training
-        site.training = False  # of this module alone: nothing is drawn, whatever mode the model is in
-        try:
-            tables.append(site.gates(name).float().cpu())
-        finally:
-            site.training = training
+    tables = [site.evaluation_gates(name).float().cpu() for site in view.sites.values()]
     whole = torch.cat(tables, dim=1) if tables else torch.zeros(len(view.config.tasks), 0)
     return dict(zip(view.config.tasks, whole, strict=True))
 

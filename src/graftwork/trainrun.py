@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graftwork.advice import again
 from graftwork.callback import StructureCallback
 from graftwork.checkpoints import last_checkpoint
 from graftwork.diagnose import DiagnosisCallback
-from graftwork.errors import DivergenceError, StorageError, TrainingError
+from graftwork.errors import DivergenceError, Interrupted, StorageError
 from graftwork.interrupt import InterruptCallback
 from graftwork.multitask import MultiTaskModel
 from graftwork.noise import noisy_model
@@ -21,12 +22,6 @@ from graftwork.recipe import Recipe
 from graftwork.trainer import MultiTaskTrainer
 
 __all__ = ["Interrupted", "Training"]
-
-AGAIN = "Go on with: graftwork fit RECIPE --resume"
-
-
-class Interrupted(TrainingError):
-    """The user pressed Ctrl-C; the message says how to go on."""
 
 
 @dataclass
@@ -71,12 +66,11 @@ class Training:
                 with noisy_model(self.model, self.recipe.noise, "train", self.noise) as self.draws.measures:
                     result = self.trainer.train(resume_from_checkpoint=checkpoint)
         except DivergenceError as error:
-            rate = f"{self.recipe.training.learning_rate / 3:.2g}"
-            raise DivergenceError(
-                f"{error} {_kept(self)} {AGAIN} --set training.learning_rate={rate}"
-            ) from error
-        except StorageError as error:
-            raise StorageError(f"{error} {_kept(self)}") from error
+            lower = {"training.learning_rate": f"{self.recipe.training.learning_rate / 3:.2g}"}
+            raise DivergenceError(f"{error} {_kept(self)} Go on with: {again(changes=lower)}") from error
+        except StorageError as error:  # which ends in what to run
+            text = str(error)
+            raise StorageError(f"{_kept(self)} {text[:1].upper()}{text[1:]}") from error
         together(lambda: _check_finished(self, folder))
         self.loss = float(result.training_loss)
 
@@ -92,5 +86,5 @@ def _check_finished(run: Training, folder: Path) -> None:
         state = run.trainer.state
         raise Interrupted(
             f"interrupted at step {state.global_step} of {state.max_steps}; the checkpoint is in {folder}. "
-            f"{AGAIN}"
+            f"Go on with: {again()}"
         )

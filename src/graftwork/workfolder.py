@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from graftwork.advice import option
 from graftwork.checkpoints import last_checkpoint, remove_faulty, step_of
-from graftwork.errors import TrainingError
+from graftwork.errors import StorageError, TrainingError
 from graftwork.files import user_path
 from graftwork.later import settled, without_later
 from graftwork.persist import FILES
@@ -77,12 +78,14 @@ class WorkFolder:
         if not resume:
             if self.unfinished and not overwrite:
                 raise TrainingError(
-                    f"an unfinished run is in {self.path}; pass --resume to go on with it, or --overwrite to "
-                    "start anew."
+                    f"an unfinished run is in {self.path}; pass {option('resume')} to go on with it, or "
+                    f"{option('overwrite')} to start anew."
                 )
             return
         if not self.unfinished:
-            raise TrainingError(f"nothing to resume: there is no run in {self.path}; run without --resume.")
+            raise TrainingError(
+                f"nothing to resume: there is no run in {self.path}; run without {option('resume')}."
+            )
         self._changes()
 
     def _changes(self) -> dict[str, list[Any]]:
@@ -103,8 +106,8 @@ class WorkFolder:
         if before != now:
             raise TrainingError(
                 f"the unfinished run in {self.path} has another recipe (its {FILES.recipe}); resume with "
-                f"that one (of `training`, {', '.join(MENDABLE)} may change), or pass --overwrite to start "
-                "anew."
+                f"that one (of `training`, {', '.join(MENDABLE)} may change), or pass "
+                f"{option('overwrite')} to start anew."
             )
         return changes
 
@@ -124,7 +127,8 @@ class WorkFolder:
         notes = [f"{name} is passed over: {fault}" for name, fault in faults.items()]
         if found is None and faults:
             raise TrainingError(
-                f"no checkpoint in {folder} is whole ({'; '.join(notes)}); pass --overwrite to start anew."
+                f"no checkpoint in {folder} is whole ({'; '.join(notes)}); pass {option('overwrite')} to "
+                "start anew."
             )
         return (None if found is None else str(found)), notes
 
@@ -150,7 +154,7 @@ class WorkFolder:
                 changed = [task for task in data if self.run["data"].get(task) != new["data"][task]]
                 raise TrainingError(
                     f"the data of {', '.join(changed)} are not those the run in {self.path} was started "
-                    "with; put them back, or pass --overwrite to start anew."
+                    f"with; put them back, or pass {option('overwrite')} to start anew."
                 )
             for name, version in new["versions"].items():
                 if self.run["versions"].get(name) != version:
@@ -166,10 +170,16 @@ class WorkFolder:
         else:
             self.run = {**new, "resumed": []}
             shutil.rmtree(self.path, ignore_errors=True)
-        with storage_errors(str(self.path), self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / FILES.recipe, recipe_to_yaml(self.recipe))
-            write_text(self.path / RUN, json.dumps(self.run, indent=1) + "\n")
+        try:
+            with storage_errors(str(self.path), self.path, resume=resume):
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_text(self.path / FILES.recipe, recipe_to_yaml(self.recipe))
+                write_text(self.path / RUN, json.dumps(self.run, indent=1) + "\n")
+        except StorageError:
+            self.run = {}
+            if not resume:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
         return notes
 
     def _read_run(self) -> dict[str, Any]:

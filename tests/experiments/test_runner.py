@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from graftwork.cli import main
-from graftwork.errors import ConfigError, TrainingError
+from graftwork.errors import ConfigError, Interrupted
 from graftwork.experiments import trial
 from graftwork.experiments.grid import Grid, Run
 from graftwork.experiments.runner import Summary, compare
@@ -218,7 +218,8 @@ def test_ctrl_c_leaves_no_half_run(make_grid: MakeGrid, monkeypatch: pytest.Monk
         return original(run, **options)
 
     monkeypatch.setattr(trial, "train_trial", interrupted)
-    with pytest.raises(TrainingError, match=r"interrupted; 1 of 2 runs .* Go on with the same command"):
+    advice = r"Go on with: compare\(grid, jobs=1, engine='local'\)"
+    with pytest.raises(Interrupted, match=rf"interrupted; 1 of 2 runs .* {advice}"):
         quiet(grid)
     assert len(list(grid.results.iterdir())) == 1
 
@@ -303,7 +304,8 @@ def test_ctrl_c_ends_the_workers(write_grid: Callable[..., Path], tmp_path: Path
         wait_for(lambda: folder.is_dir() and len(list(folder.glob("*.json"))) >= 1)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == 130
     assert "interrupted;" in errors
+    assert errors.strip().endswith(f"Go on with: python -m graftwork compare {path} --jobs 2")
     assert "Traceback" not in errors
     assert all(json.loads(file.read_text())["status"] == "done" for file in folder.iterdir())

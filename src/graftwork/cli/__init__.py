@@ -19,27 +19,47 @@ __all__ = ["build_parser", "main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the exit code is 0, 2 for bad input, 130 after Ctrl-C."""
     _escape_what_cannot_be_printed()
-    chosen = build_parser().parse_args(list(arguments) if arguments is not None else None)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = build_parser().parse_args(words)
     command = COMMANDS[chosen.command]
     options = {name: value for name, value in vars(chosen[chosen.command]).items()}
-    from graftwork.errors import GraftworkError
+    from graftwork.advice import commanded
+    from graftwork.errors import GraftworkError, Interrupted
     from graftwork.processes import is_main, is_shared, leave
 
-    try:
-        _check_launch(chosen.command)
-        command(**options)
-        leave()
-    except GraftworkError as error:
-        if is_main() or not is_shared(error):
-            print(f"graftwork: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(130 if type(error).__name__ == "Interrupted" else 2)
-    except KeyboardInterrupt:
-        if is_main():
-            print("graftwork: interrupted; nothing was written.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    with commanded(words):
+        try:
+            _check_launch(chosen.command)
+            command(**options)
+            leave()
+        except GraftworkError as error:
+            if is_main() or not is_shared(error):
+                print(f"graftwork: {_one_line(error)}", file=sys.stderr)
+            sys.exit(130 if isinstance(error, Interrupted) else 2)
+        except KeyboardInterrupt:
+            if is_main():
+                print(f"graftwork: interrupted{_after(chosen.command)}", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    """The message without line ends; spaces stay, for a command in it may have quoted ones."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _after(command: str) -> str:
+    """What is true after Ctrl-C of a command that has not said it itself, and what to run."""
+    from graftwork.advice import again
+
+    if command in ("evaluate", "predict", "show"):
+        return "."
+    if command == "compare":
+        return f"; runs that have ended keep their results. Go on with: {again()}"
+    lost = ", and an added task has no checkpoint to go on from" if command == "add-task" else ""
+    return f"; nothing was written{lost}. Begin again with: {again(resume=False)}"
 
 
 def _escape_what_cannot_be_printed() -> None:

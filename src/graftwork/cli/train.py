@@ -63,6 +63,7 @@ def compare(
         dry_run: List the runs and estimate the time they take; run nothing.
         retry_failed: Do failed runs again.
     """
+    from graftwork.advice import again
     from graftwork.errors import TrainingError
     from graftwork.experiments.gridfile import load_grid
     from graftwork.experiments.runner import compare as run
@@ -75,8 +76,8 @@ def compare(
     )
     if summary.failed and not dry_run:
         raise TrainingError(
-            f"{len(summary.failed)} runs have failed; the others have their results. Do them again with "
-            "--retry-failed."
+            f"{len(summary.failed)} runs have failed; the others have their results. Do them again with: "
+            f"{again('retry_failed')}"
         )
 
 

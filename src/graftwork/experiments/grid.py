@@ -14,6 +14,7 @@ from typing import Any, Literal
 from graftwork.errors import GraftworkError, RecipeError
 from graftwork.experiments import adalora, adapters, baselines, grafts  # noqa: F401 - they register the methods
 from graftwork.experiments.methods import Method, method_class
+from graftwork.experiments.places import as_given
 from graftwork.length import EPOCHS as DEFAULT_EPOCHS
 from graftwork.noise import Noise
 from graftwork.recipe import find_files, override, read_noise, read_tasks
@@ -98,6 +99,14 @@ class Run:
     vary: Mapping[str, Any]
     shared: Mapping[str, Any]
     """The part of the settings that all methods of the comparison have in common."""
+    sources: Mapping[str, Any]
+    """Where the `model` and the training rows of all `tasks` are, as the grid says it."""
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the model and the training rows are on this machine, and what the grid calls it."""
+        known = {task.train: str(self.sources["tasks"][task.name]) for task in self.tasks if task.train}
+        return {self.model: str(self.sources["model"]), **known}
 
     @property
     def name(self) -> str:
@@ -227,6 +236,13 @@ def make_run(
     if purpose == "tune" and grid.tune is not None and grid.tune.epochs is not None:
         _set(raw, EPOCHS, grid.tune.epochs, faults)
     folder = grid.path.parent
+    sources = {
+        "model": as_given(str(raw["model"]), folder),
+        "tasks": {
+            task["name"]: as_given(task["train"], folder) if isinstance(task.get("train"), str) else None
+            for task in raw["tasks"]
+        },
+    }
     for name in ("graft", "method"):
         find_files(raw.get(name), folder, faults)
     tasks = read_tasks(raw.pop("tasks"), folder, faults)
@@ -258,6 +274,7 @@ def make_run(
         data_seed=grid.data_seed,
         vary={key: plain_share(value, key) for key, value in cell.vary.items()},
         shared={key: common.get(key) for key in ("training", "noise")},
+        sources=sources,
         **read,
     )
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graftwork.experiments.places import without_places
 from graftwork.experiments.store import FORMAT
 from graftwork.report import versions
 
 if TYPE_CHECKING:
+    from graftwork.experiments.grid import Run
     from graftwork.multitask import MultiTaskModel
 
 __all__ = ["bytes_on_disk", "cores", "curves", "failure", "host", "peak_memory", "reset_peak_memory"]
@@ -88,18 +90,19 @@ def bytes_on_disk(model: MultiTaskModel, stored: Mapping[str, Tensor], folder: P
     return path.stat().st_size
 
 
-def failure(error: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+def failure(error: str, run: Run, identity: Mapping[str, Any]) -> dict[str, Any]:
     """The file of a run that failed.
 
     Args:
         error: why, in any number of lines.
+        run: what failed.
         identity: what `run_settings` says of the run.
     """
     return {
         **identity,
         "format": FORMAT,
         "status": "failed",
-        "error": " ".join(error.split())[:500],
+        "error": " ".join(without_places(error, run.places).split())[:500],
         "versions": versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": host(),

@@ -19,6 +19,7 @@ import torch
 
 from graftwork.experiments.grid import Run
 from graftwork.experiments.measure import cores, failure
+from graftwork.experiments.places import without_places
 from graftwork.experiments.progress import Board
 from graftwork.experiments.store import Store
 
@@ -91,7 +92,8 @@ def _failed(job: Job, error: Exception) -> dict[str, Any]:
     reason = str(error) or type(error).__name__
     known = type(error).__module__.startswith("graftwork")
     text = reason if known else f"{type(error).__name__}: {reason}"
-    return {**failure(text, job.identity), "traceback": "".join(traceback.format_exception(error))}
+    whole = without_places("".join(traceback.format_exception(error)), job.run.places)
+    return {**failure(text, job.run, job.identity), "traceback": whole}
 
 
 def run_jobs(jobs: Sequence[Job], store: Store, board: Board, *, processes: int = 1) -> None:
@@ -178,7 +180,7 @@ def _listen(worker: _Worker, store: Store, board: Board) -> None:
         for each in (job, *job.others):
             result = store.read(each.key)
             if result is None or result["status"] == "failed":
-                result = failure(f"the worker process died ({how})", each.identity)
+                result = failure(f"the worker process died ({how})", each.run, each.identity)
                 store.write(result)
             board.end(each, result)
 

@@ -53,7 +53,7 @@ def run_on_ray(jobs: Sequence[Job], store: Store, board: Board, *, workers: int 
                     results = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     reason = f"{type(error).__name__}: {error}"
-                    results = [failure(reason, one.identity) for one in each]
+                    results = [failure(reason, one.run, one.identity) for one in each]
                 for one, result in zip(each, results, strict=True):
                     store.write(result)
                     board.end(one, result)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from graftwork.errors import ConfigError, TrainingError
+from graftwork.advice import again, called
+from graftwork.errors import ConfigError, Interrupted
 from graftwork.experiments.grid import Grid
 from graftwork.experiments.plan import Plan, describe
 from graftwork.experiments.pool import Job, run_jobs, together
@@ -57,7 +58,17 @@ def compare(
     Raises:
         ConfigError: the engine is unknown or not installed, or `jobs` is below 1.
         GraftworkError: the grid or its data are wrong; nothing was run.
+        Interrupted: Ctrl-C; runs that have ended keep their results.
     """
+    with called("compare", "grid", jobs=jobs, engine=engine, retry_failed=retry_failed):
+        return _compare(
+            grid, jobs=jobs, dry_run=dry_run, retry_failed=retry_failed, engine=engine, console=console
+        )
+
+
+def _compare(
+    grid: Grid, *, jobs: int, dry_run: bool, retry_failed: bool, engine: str, console: Console | None
+) -> Summary:
     console = console or Console()
     execute = _engine(engine, jobs)
     store = Store(grid.results)
@@ -128,9 +139,9 @@ def _stage(
                 execute(todo, store, board)
             except KeyboardInterrupt:
                 left = len(_pending(jobs, store, False))
-                raise TrainingError(
+                raise Interrupted(
                     f"interrupted; {len(jobs) - left} of {len(jobs)} runs of this stage have a result in "
-                    f"{store.folder}. Go on with the same command."
+                    f"{store.folder}. Go on with: {again()}"
                 ) from None
     return sum(1 + len(job.others) for job in todo)
 

@@ -33,6 +33,10 @@ def load_data(tasks: Sequence[Task], seed: int) -> list[TaskData]:
     return [load_task(task, seed) for task in tasks]
 
 
+_version = functools.cache(version)
+"""Of a package; a grid asks for it once per run, and it is read from a file."""
+
+
 @functools.cache
 def _model_hash(name: str) -> str | None:
     """Hash of a local model's configuration, vocabulary and weights; None for the name of a hub model."""
@@ -73,7 +77,8 @@ def run_settings(run: Run, datas: Sequence[TaskData]) -> dict[str, Any]:
 
     Runs with the same `training_key` differ only in the noise they are tested with: one training serves all.
 
-    Where data lie is no part of the settings, their content is; nor is where a local backbone lies.
+    Where data lie is no part of the settings, their content is; nor is where a local backbone lies. That is
+    in `sources`, as the grid says it.
     """
     from graftwork import __version__
 
@@ -85,7 +90,7 @@ def run_settings(run: Run, datas: Sequence[TaskData]) -> dict[str, Any]:
         training = {key: training[key] for key in PROBED}
     tasks = [{**data.head.as_dict(), "sha256": data.sha256} for data in datas]
     noise = [dataclasses.asdict(item) for item in run.noise]
-    packages = {name: version(name) for name in ("torch", "transformers", "peft")}
+    packages = {name: _version(name) for name in ("torch", "transformers", "peft")}
     settings: dict[str, Any] = plain(
         {
             "purpose": run.purpose,
@@ -124,5 +129,5 @@ def run_settings(run: Run, datas: Sequence[TaskData]) -> dict[str, Any]:
         "pair": hash_settings(plain(shared)),
         "training_key": hash_settings({**settings, "noise": training_noise}),
         "settings": {**settings, "vary": plain(dict(run.vary))},
-        "sources": {"model": run.model, "tasks": {task.name: task.train for task in run.tasks}},
+        "sources": dict(run.sources),
     }
