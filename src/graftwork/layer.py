@@ -16,8 +16,9 @@ from graftwork.errors import RoutingError, SiteError
 from graftwork.gated import GatedPools
 from graftwork.merging import Update, linear_map, linear_update, merge_, unmerge_
 from graftwork.pool import ACTIVATIONS, CONVOLUTIONS, Pool
-from graftwork.processes import several, with_zero_gradient
+from graftwork.processes import several
 from graftwork.routing import Router
+from graftwork.zero_gradient import with_zero_gradient
 
 __all__ = ["GraftLayer"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,7 +20,8 @@ from graftwork.errors import (
     RecipeError,
 )
 from graftwork.evaluate import Pooling
-from graftwork.files import exists, listed, read_json, read_regular, shown
+from graftwork.files import exists, listed, read_json, shown
+from graftwork.model_files import FILES, read_structure
 from graftwork.sources import locate
 from graftwork.storage import read_whole
 from graftwork.structure import Structure
@@ -46,22 +46,6 @@ __all__ = [
 ]
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class _Files:
-    heads: str = "heads.safetensors"
-    tasks: str = "tasks.json"
-    adapter_config: str = "adapter_config.json"
-    adapter_weights: str = "adapter_model.safetensors"
-    report: str = "report.json"
-    structure: str = "structure.json"
-    picture: str = "structure.png"
-    recipe: str = "recipe.yaml"
-
-
-FILES = _Files()
-"""Names of the files in a model folder."""
 
 
 def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -229,23 +213,6 @@ def _check_paths(described: Structure, loaded: Structure) -> None:
             f"the gates in {FILES.adapter_weights} are not those that {FILES.adapter_config} says: task "
             f"{next(iter(changes))!r} takes another path; the files do not belong together."
         )
-
-
-def read_structure(folder: Path) -> Structure:
-    """The structure of a saved model, with the sites and adapters that were closed.
-
-    Raises:
-        CheckpointError: the folder holds none, or a damaged one.
-    """
-    path = folder / FILES.structure
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} is not a model saved by `graftwork fit`: it has no {FILES.structure}."
-        )
-    try:
-        return Structure.from_json(read_regular(path).decode("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def load_heads(model: MultiTaskModel, folder: Path) -> None:

@@ -18,6 +18,7 @@ from graftwork.draw import structure_table
 from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.structure import Structure
+from graftwork.version import __version__
 from graftwork.view import backbone_parameters, budget_parameters, graft_view, site_prices
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetens
 
 def versions() -> dict[str, str]:
     """Versions of Python, graftwork and the libraries a result depends on."""
-    from graftwork import __version__
-
     return {
         "python": platform.python_version(),
         "graftwork": __version__,

@@ -12,9 +12,8 @@ import yaml
 from graftwork.errors import CheckpointError
 from graftwork.files import read_json, shown
 from graftwork.findings import figures, print_diagnosis
-from graftwork.persist import FILES
+from graftwork.model_files import FILES
 from graftwork.recipe import Recipe, recipe_to_yaml
-from graftwork.view import backbone_parameters
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,6 +118,8 @@ def reduced_report(
 def _changed(
     old: Mapping[str, Any], model: MultiTaskModel, structure: Structure, folder: Path
 ) -> dict[str, Any]:
+    from graftwork.view import backbone_parameters
+
     report = copy.deepcopy(dict(old))
     backbone, stored = backbone_parameters(model), structure.parameters()
     report["tasks"] = dict(report.get("tasks", {}))

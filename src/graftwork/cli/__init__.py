@@ -11,13 +11,16 @@ import sys
 from collections.abc import Sequence
 
 from graftwork.cli.parser import COMMANDS, build_parser
+from graftwork.spin import limit_spinning
 
 __all__ = ["build_parser", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the exit code is 0, 2 for bad input, 130 after Ctrl-C."""
-    chosen = build_parser().parse_args(list(arguments) if arguments is not None else None)
+    limit_spinning()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = build_parser(next(filter(COMMANDS.__contains__, given), "")).parse_args(given)
     command = COMMANDS[chosen.command]
     options = {name: value for name, value in vars(chosen[chosen.command]).items()}
     from graftwork.errors import GraftworkError

@@ -14,11 +14,11 @@ from typing import Any, Literal
 from graftwork.errors import GraftworkError, RecipeError
 from graftwork.experiments import adalora, adapters, baselines, grafts  # noqa: F401 - they register the methods
 from graftwork.experiments.methods import Method, method_class
-from graftwork.noise import Noise
+from graftwork.noise_kinds import Noise
 from graftwork.recipe import find_files, override, read_noise, read_tasks
+from graftwork.schedule import Schedule
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
-from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
 
 __all__ = ["Arrangement", "Cell", "Entry", "Grid", "Run", "Tune", "make_run"]
