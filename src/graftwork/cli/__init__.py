@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from graftwork.cli.parser import COMMANDS, build_parser
+from graftwork.quiet import silence_libraries
 from graftwork.spin import limit_spinning
 
 __all__ = ["build_parser", "main"]
@@ -19,6 +20,7 @@ __all__ = ["build_parser", "main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the exit code is 0, 2 for bad input, 130 after Ctrl-C."""
     limit_spinning()
+    silence_libraries()
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen = build_parser(next(filter(COMMANDS.__contains__, given), "")).parse_args(given)
     command = COMMANDS[chosen.command]
