@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["SPIN_LIMITS", "limit_spinning"]
+__all__ = ["CHOSEN", "SPIN_LIMITS", "limit_spinning"]
 
 SPIN_LIMITS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 """Turns of the loop (libgomp), milliseconds (the libraries of Intel and LLVM)."""
-_CHOSEN = (*SPIN_LIMITS, "OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY")
+CHOSEN = (*SPIN_LIMITS, "OMP_WAIT_POLICY")
 """Variables by which somebody has made up their mind already."""
 
 
 def limit_spinning() -> None:
     """Set the limits in the environment, unless a user has set one, or torch has read it already."""
-    if "torch" not in sys.modules and not any(name in os.environ for name in _CHOSEN):
+    if "torch" not in sys.modules and not any(name in os.environ for name in CHOSEN):
         os.environ.update(SPIN_LIMITS)
