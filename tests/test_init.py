@@ -36,6 +36,10 @@ def test_an_unknown_name_is_an_attribute_error():
         gw.Grafts  # noqa: B018
 
 
+def test_modules_are_attributes():
+    assert run("import graftwork; print(graftwork.structure.Structure.__name__)").strip() == "Structure"
+
+
 def test_the_version_is_that_of_the_package():
     project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]
     assert gw.__version__ == project["version"]

@@ -7,6 +7,7 @@ nor PEFT: every public name is imported when it is first used.
 from __future__ import annotations
 
 from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 
 from graftwork.registration import register_with_peft as _register_with_peft
@@ -108,9 +109,11 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name on first use."""
+    """Import a public name, or a module of this package, on first use."""
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name.startswith("_") or _find_spec(f"{__name__}.{name}") is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _import_module(f"{__name__}.{name}")
     value: object = getattr(_import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
