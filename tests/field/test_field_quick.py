@@ -52,7 +52,7 @@ def process(*arguments: object, stdin: str = "", script: str | None = None) -> E
         (["fit", "recipe.yaml", "--set", "graft.gates=hard"], 2),
         (["add-task", "out", "faulty.yaml", "-o", "new"], 2),
         (["show", "out"], 0),
-        (["show", "out", "out", "--diagnose"], 0),
+        (["show", "out", "--diagnose"], 0),
         (["show", "nothing"], 2),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else str(given),
