@@ -90,7 +90,7 @@ def test_the_version(command: Command) -> None:
                 ["export", "out", "NEW"],
                 ["remove-task", "out", "colour", "-o", "NEW"],
                 ["add-task", "out", "task.yaml", "-o", "NEW"],
-                ["compare", "grid.yaml", "--results", "NEW"],
+                ["compare", "grid.yaml"],
             )
         ),
     ],
@@ -100,13 +100,9 @@ def test_no_library_says_a_word(arguments: list[str], fitted: Path, tmp_path: Pa
     recipe = yaml.safe_load((fitted / "recipe.yaml").read_text())
     task = {"name": "again", "train": str(fitted / "data/colour")}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump({"tasks": [task], "training": {"epochs": 1}}))
-    grid = {
-        "model": recipe["model"],
-        "tasks": [{**task, "name": "colour"}],
-        "methods": ["lora"],
-        "seeds": [0],
-        "training": {"epochs": 1, "max_length": 16},
-    }
+    grid = {name: value for name, value in recipe.items() if name != "output"}
+    grid |= {"methods": ["lora"], "seeds": [0], "tune": None, "results": str(tmp_path / "new")}
+    grid["training"] = {**grid["training"], "epochs": 1}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
     places = {"recipe.yaml": fitted / "recipe.yaml", "out": fitted / "out", "NEW": tmp_path / "new"}
     words = [places.get(word, tmp_path / word if word.endswith(".yaml") else word) for word in arguments]
