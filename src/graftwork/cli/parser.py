@@ -35,7 +35,7 @@ def build_parser(only: str | None = None) -> ArgumentParser:
         only: The command whose arguments are needed; the others are known by name and summary alone, which is
             quicker. None: all of them.
     """
-    from argparse import RawDescriptionHelpFormatter
+    from argparse import HelpFormatter, RawDescriptionHelpFormatter
 
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -47,10 +47,10 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     class CommandParser(ArgumentParser):
         """The parser of one command, with the settings of its recipe at the end of its help."""
 
-        def format_help(self) -> str:
+        def format_help(self, formatter: HelpFormatter | None = None) -> str:
             """Read the settings only when somebody wants to see them."""
             self.epilog = _SETTINGS.get(self.prog.split()[-1], lambda: None)()
-            return super().format_help()
+            return super().format_help(formatter)
 
     parser = ArgumentParser(
         prog="graftwork",
