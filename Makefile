@@ -2,46 +2,53 @@
 PYTHON ?= python3.11
 VENV ?= $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 INSTALLED := $(VENV)/.graftwork-installed
+DEVELOPED := $(VENV)/.graftwork-developed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-faults test-fuzz conformance lint types check bench
+.PHONY: help install develop quickstart test test-slow test-faults test-fuzz conformance lint types check bench
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1: /'
 
-install: $(INSTALLED)  ## make the virtual environment and install graftwork into it
+install: $(INSTALLED)  ## make the virtual environment and install graftwork and the demo into it
+
+develop: $(DEVELOPED)  ## and what tests, linters and benchmarks need
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[demo,report]'
+	touch $@
+
+$(DEVELOPED): $(INSTALLED)
 	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[demo,noise,report,dev]'
 	touch $@
 
 quickstart: $(INSTALLED)  ## fit two tasks on real data and print what was found
 	$(VENV)/bin/graftwork fit recipes/quickstart.yaml --overwrite
 
-test: $(INSTALLED)  ## the test suite
+test: $(DEVELOPED)  ## the test suite
 	$(VENV)/bin/python -m pytest
 
-test-slow: $(INSTALLED)  ## the tests that take longer
+test-slow: $(DEVELOPED)  ## the tests that take longer
 	$(VENV)/bin/python -m pytest -m slow
 
-test-faults: $(INSTALLED)  ## kill runs, fill their disk, crowd their output; compare what they end with
+test-faults: $(DEVELOPED)  ## kill runs, fill their disk, crowd their output; compare what they end with
 	$(VENV)/bin/python tests/faults/run.py
 
-test-fuzz: $(INSTALLED)  ## more than 2,000 broken and hostile recipes, structures, data files and checkpoints
+test-fuzz: $(DEVELOPED)  ## more than 2,000 broken and hostile recipes, structures, data files and checkpoints
 	$(VENV)/bin/python -m pytest -m "" tests/fuzz --hypothesis-profile=fuzz
 
-conformance: $(INSTALLED)  ## PEFT's own test suite on this method (fetches PEFT's source distribution)
+conformance: $(DEVELOPED)  ## PEFT's own test suite on this method (fetches PEFT's source distribution)
 	$(VENV)/bin/python tests/conformance/run.py
 
-lint: $(INSTALLED)  ## ruff: rules and format
+lint: $(DEVELOPED)  ## ruff: rules and format
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 
-types: $(INSTALLED)  ## mypy --strict
+types: $(DEVELOPED)  ## mypy --strict
 	$(VENV)/bin/python -m mypy
 
 check: lint types test  ## what CI runs
 
-bench: $(INSTALLED)  ## cost of a step, as a table and one line of JSON
+bench: $(DEVELOPED)  ## cost of a step, as a table and one line of JSON
 	$(VENV)/bin/python benchmarks/step_cost.py

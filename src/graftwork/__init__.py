@@ -1,39 +1,44 @@
 """graftwork: learn the adapter structure while fine-tuning one frozen transformer on many tasks.
 
-Importing this package registers the method `GRAFT` with PEFT.
+Importing this package makes PEFT know the method `GRAFT` (`graftwork.registration`). It loads neither torch
+nor PEFT: every public name is imported when it is first used.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 
-from graftwork.callback import StructureCallback
-from graftwork.compact import compact_, discretise_, set_structure_, structure_of
-from graftwork.config import GraftConfig
-from graftwork.errors import GraftworkError
-from graftwork.grouping import group_tasks, input_distances
-from graftwork.layer import GraftLayer
-from graftwork.routing import route
-from graftwork.search import StructureSearch
-from graftwork.sparsity import Schedule
-from graftwork.structure import Structure
-from graftwork.tuner import GraftModel
+from graftwork.registration import register_with_peft as _register_with_peft
+from graftwork.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from graftwork.callback import StructureCallback
     from graftwork.collate import keep_tasks_
+    from graftwork.compact import compact_, discretise_, set_structure_, structure_of
     from graftwork.compact_folder import save_compact
+    from graftwork.config import GraftConfig
+    from graftwork.errors import GraftworkError
     from graftwork.export import export_lora
     from graftwork.extend import add_task, remove_task
+    from graftwork.extension import Extension
+    from graftwork.grouping import group_tasks, input_distances
+    from graftwork.layer import GraftLayer
     from graftwork.multitask import MultiTaskModel
-    from graftwork.newtask import Extension, NewTask
+    from graftwork.newtask import NewTask
     from graftwork.onnx_file import export_onnx
     from graftwork.predict import Predictor
     from graftwork.program import export_program
+    from graftwork.routing import route
+    from graftwork.schedule import Schedule
+    from graftwork.search import StructureSearch
+    from graftwork.structure import Structure
     from graftwork.taskrecipe import TaskRecipe
     from graftwork.tasks import Task
     from graftwork.tracking import track
     from graftwork.trainer import MultiTaskTrainer
+    from graftwork.tuner import GraftModel
 
 __all__ = [
     "Extension",
@@ -68,32 +73,55 @@ __all__ = [
     "track",
 ]
 
-__version__ = "0.1.0"
-
-# Loaded when first used: they bring in Trainer and the data libraries.
-_LAZY = {
-    "Extension": "graftwork.newtask",
-    "MultiTaskModel": "graftwork.multitask",
-    "MultiTaskTrainer": "graftwork.trainer",
-    "NewTask": "graftwork.newtask",
-    "Predictor": "graftwork.predict",
-    "Task": "graftwork.tasks",
-    "TaskRecipe": "graftwork.taskrecipe",
-    "add_task": "graftwork.extend",
-    "export_lora": "graftwork.export",
-    "export_onnx": "graftwork.onnx_file",
-    "export_program": "graftwork.program",
-    "keep_tasks_": "graftwork.collate",
-    "remove_task": "graftwork.extend",
-    "save_compact": "graftwork.compact_folder",
-    "track": "graftwork.tracking",
+_HOME = {
+    "Extension": "extension",
+    "GraftConfig": "config",
+    "GraftLayer": "layer",
+    "GraftModel": "tuner",
+    "GraftworkError": "errors",
+    "MultiTaskModel": "multitask",
+    "MultiTaskTrainer": "trainer",
+    "NewTask": "newtask",
+    "Predictor": "predict",
+    "Schedule": "schedule",
+    "Structure": "structure",
+    "StructureCallback": "callback",
+    "StructureSearch": "search",
+    "Task": "tasks",
+    "TaskRecipe": "taskrecipe",
+    "add_task": "extend",
+    "compact_": "compact",
+    "discretise_": "compact",
+    "export_lora": "export",
+    "export_onnx": "onnx_file",
+    "export_program": "program",
+    "group_tasks": "grouping",
+    "input_distances": "grouping",
+    "keep_tasks_": "collate",
+    "remove_task": "extend",
+    "route": "routing",
+    "save_compact": "compact_folder",
+    "set_structure_": "compact",
+    "structure_of": "compact",
+    "track": "tracking",
 }
+"""Public name -> the module it lives in."""
 
 
 def __getattr__(name: str) -> object:
-    """Import the names of `_LAZY` on first use."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_LAZY[name]), name)
+    """Import a public name, or a module of this package, on first use."""
+    if name not in _HOME:
+        if name.startswith("_") or _find_spec(f"{__name__}.{name}") is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _import_module(f"{__name__}.{name}")
+    value: object = getattr(_import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """The names that are loaded, and those that will be."""
+    return sorted({*globals(), *__all__})
+
+
+_register_with_peft()

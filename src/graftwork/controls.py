@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from graftwork.choosing import choose_structure, paths_structure
 from graftwork.errors import ConfigError, StructureError
 from graftwork.files import shown, user_path
-from graftwork.grouping import check_groups
+from graftwork.groups import check_groups
 from graftwork.ranking import Place, SiteScores, fill
 from graftwork.structure import SiteStructure, Structure
 from graftwork.structure_file import adopt, named_file, read_structure_file

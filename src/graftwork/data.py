@@ -134,6 +134,9 @@ def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]
         tokenizer.pad_token = tokenizer.eos_token
     names = [name for name in tokenizer.model_input_names if name in features[0]]
     columns = {name: [feature[name] for feature in features] for name in names}
+    if "attention_mask" in names and len({len(row) for row in columns["input_ids"]}) == 1:
+        # Nothing to pad, as for one row, where the tokenizer would take longer than all the rest of it.
+        return {name: torch.tensor(rows, dtype=torch.long) for name, rows in columns.items()}
     # The hint that padding while tokenising is faster does not hold for batches drawn at random.
     quiet = tokenizer.deprecation_warnings.get("Asking-to-pad-a-fast-tokenizer", False)
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True

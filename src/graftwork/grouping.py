@@ -8,13 +8,14 @@ each other's way. How alike two tasks are is known before the first step, from a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from graftwork.errors import ConfigError, DataError
+from graftwork.errors import DataError
+from graftwork.groups import check_groups
 
 if TYPE_CHECKING:
     from graftwork.view import GraftView
@@ -109,26 +110,6 @@ def group_tasks(
             break
         groups[i] = sorted(groups[i] + groups.pop(j))
     return [[tasks[task] for task in group] for group in sorted(groups)]
-
-
-def check_groups(groups: Any, tasks: Sequence[str]) -> list[list[int]]:
-    """The groups as indices of the tasks.
-
-    Raises:
-        ConfigError: they are no partition of the tasks.
-    """
-    if groups is None:
-        raise ConfigError(
-            "groups= is missing: lists of the tasks that share adapters; "
-            "gw.group_tasks(gw.input_distances(model, batches, tasks), tasks) finds them."
-        )
-    named = sorted(name for group in groups for name in group)
-    if named != sorted(tasks) or not all(groups):
-        raise ConfigError(
-            f"groups={groups!r} must hold each of the tasks {', '.join(tasks)} once, in groups that are not "
-            "empty."
-        )
-    return [[list(tasks).index(name) for name in group] for group in groups]
 
 
 def starting_paths(view: GraftView) -> list[Bool[Tensor, "tasks adapters"]]:

@@ -16,8 +16,9 @@ from graftwork.errors import RoutingError, SiteError
 from graftwork.gated import GatedPools
 from graftwork.merging import Update, linear_map, linear_update, merge_, unmerge_
 from graftwork.pool import ACTIVATIONS, CONVOLUTIONS, Pool
-from graftwork.processes import several, with_zero_gradient
+from graftwork.processes import several
 from graftwork.routing import Router
+from graftwork.zero_gradient import with_zero_gradient
 
 __all__ = ["GraftLayer"]
 
@@ -137,7 +138,7 @@ class GraftLayer(GatedPools):
     def _up(self, name: str) -> Tensor:
         """`W_up`, with the logits in its graph if DDP waits for their gradient though they are decided."""
         up: Tensor = self.graft_up[name]
-        if several() and name in self.graft_gate_bias and self._mask(name).decided:
+        if name in self.graft_gate_bias and several() and self._mask(name).decided:
             up = with_zero_gradient(up, self.graft_gate_bias[name])
         return up
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, get_args
 
@@ -12,6 +11,7 @@ from graftwork.errors import CheckpointError, RecipeError
 from graftwork.evaluate import Pooling
 from graftwork.files import listed, read_json, shown
 from graftwork.identity import Identity, identity_of
+from graftwork.model_files import FILES
 from graftwork.notes import note
 from graftwork.places import Given
 from graftwork.schema import expand
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from graftwork.multitask import MultiTaskModel
 
 __all__ = [
-    "FILES",
     "fingerprint",
     "name_backbone",
     "read_tasks",
@@ -35,22 +34,6 @@ __all__ = [
 ]
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class _Files:
-    heads: str = "heads.safetensors"
-    tasks: str = "tasks.json"
-    adapter_config: str = "adapter_config.json"
-    adapter_weights: str = "adapter_model.safetensors"
-    report: str = "report.json"
-    structure: str = "structure.json"
-    picture: str = "structure.png"
-    recipe: str = "recipe.yaml"
-
-
-FILES = _Files()
-"""Names of the files in a model folder."""
 
 
 def write_tasks_file(model: MultiTaskModel, folder: Path, backbone_name: str) -> None:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from graftwork.compact import record_structure_
 from graftwork.config import GraftConfig
-from graftwork.errors import ConfigError, RecipeError, StructureError
+from graftwork.errors import ConfigError, StructureError
+from graftwork.extension import Extension
 from graftwork.gates import gate_family
 from graftwork.layer import GraftLayer
 from graftwork.multitask import MultiTaskModel
 from graftwork.pool import Pool, site_widths
 from graftwork.routing import find_router
-from graftwork.shares import SHARE
 from graftwork.tasks import TaskHead
 from graftwork.view import backbone_parameters, graft_view
 
@@ -30,53 +30,6 @@ __all__ = ["PRIVATE", "Extension", "NewTask"]
 
 PRIVATE = "private"
 """PEFT's name for the new task's own adapters while they are learned."""
-
-
-@dataclass(frozen=True)
-class Extension:
-    """What a new task may use of a trained model, and bring along.
-
-    Raises:
-        RecipeError: a value is out of range.
-    """
-
-    gates: str = "hard_concrete"
-    """Gate family that learns the task's path: any but `fixed`."""
-    limit: float | None = field(default=None, metadata=SHARE)
-    """Parameters of the stored adapters that the task may use, as a fraction of the backbone's (`0.2%` or
-    0.002); null: any."""
-    private: int = 0
-    """Fresh adapters at every site, for this task alone."""
-    private_budget: float | None = field(default=None, metadata=SHARE)
-    """Parameters of the fresh adapters that are kept, as a fraction of the backbone's; null: all are kept."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        faults = []
-        for name in ("limit", "private_budget"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                faults.append(
-                    f"{name}={value!r} must be above 0 and below 1: a fraction of the backbone's parameters"
-                )
-        if isinstance(self.private, bool) or not isinstance(self.private, int) or self.private < 0:
-            faults.append(f"private={self.private!r} must be a whole number of at least 0")
-        elif self.private_budget is not None and not self.private:
-            faults.append(
-                f"private_budget={self.private_budget:g} needs private adapters to choose from; set private "
-                "to at least 1"
-            )
-        try:
-            family = gate_family(self.gates)
-        except ConfigError as error:
-            faults.append(str(error).rstrip("."))
-        else:
-            if not family.learnable:
-                faults.append(f"gates={self.gates!r} learns nothing; name another family")
-            elif getattr(family, "needs_budget", False) and self.limit is None:
-                faults.append(f"gates={self.gates!r} needs a limit")
-        if faults:
-            raise RecipeError("extend: " + "; ".join(faults))
 
 
 class NewTask:

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from graftwork.backbone import check_vocabulary, load_backbone, load_encoder, load_tokenizer
 from graftwork.divergence import not_finite
 from graftwork.errors import CheckpointError, DivergenceError, RecipeError
-from graftwork.files import listed, read_regular, shown
+from graftwork.files import listed, shown
 from graftwork.firstpass import measure_width_
 from graftwork.identity import same_weights
 from graftwork.manifest import (
-    FILES,
     fingerprint,
     name_backbone,
     read_tasks,
@@ -30,6 +29,7 @@ from graftwork.manifest import (
     saved_identity,
     write_tasks_file,
 )
+from graftwork.model_files import FILES, read_structure
 from graftwork.notes import note
 from graftwork.places import moved
 from graftwork.storage import read_whole
@@ -222,23 +222,6 @@ def _check_paths(described: Structure, loaded: Structure) -> None:
             f"the gates in {FILES.adapter_weights} are not those that {FILES.adapter_config} says: task "
             f"{next(iter(changes))!r} takes another path; the files do not belong together."
         )
-
-
-def read_structure(folder: Path) -> Structure:
-    """The structure of a saved model, with the sites and adapters that were closed.
-
-    Raises:
-        CheckpointError: the folder holds none, or a damaged one.
-    """
-    path = folder / FILES.structure
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} is not a model saved by `graftwork fit`: it has no {FILES.structure}."
-        )
-    try:
-        return Structure.from_json(read_regular(path).decode("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def load_heads(model: MultiTaskModel, folder: Path) -> None:

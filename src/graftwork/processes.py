@@ -1,21 +1,22 @@
 """Several processes of one run: who writes, and how what one of them finds out reaches the others.
 
 The launcher (`torchrun`, `accelerate launch`) starts the processes; nothing here does. In a single process
-every function is what its name says without anybody to wait for.
+every function is what its name says without anybody to wait for. torch is imported where there are several.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from graftwork.errors import GraftworkError, TrainingError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = [
     "any_process",
@@ -30,7 +31,6 @@ __all__ = [
     "on_main",
     "several",
     "together",
-    "with_zero_gradient",
     "world_size",
 ]
 
@@ -53,6 +53,7 @@ def join() -> None:
         TrainingError: the launcher asks for a model spread over the processes.
     """
     if launched() > 1 and not several():
+        import torch
         from accelerate import PartialState
 
         for name in ("FSDP", "DEEPSPEED"):
@@ -70,28 +71,44 @@ def join() -> None:
 def leave() -> None:
     """Leave the process group."""
     if several():
+        import torch.distributed as dist
+
         dist.destroy_process_group()
 
 
 def several() -> bool:
     """True if this process is one of several."""
+    if "torch" not in sys.modules:
+        return False
+    import torch.distributed as dist
+
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def world_size() -> int:
     """How many processes there are."""
-    return dist.get_world_size() if several() else 1
+    if not several():
+        return 1
+    import torch.distributed as dist
+
+    return dist.get_world_size()
 
 
 def is_main() -> bool:
     """True for the process that writes and prints; the environment decides before `join`."""
-    return dist.get_rank() == 0 if several() else os.environ.get("RANK", "0") == "0" or launched() == 1
+    if not several():
+        return os.environ.get("RANK", "0") == "0" or launched() == 1
+    import torch.distributed as dist
+
+    return dist.get_rank() == 0
 
 
 def from_main(value: T) -> T:
     """The value of the main process, on all of them."""
     if not several():
         return value
+    import torch.distributed as dist
+
     box = [value if is_main() else None]
     dist.broadcast_object_list(box, src=0)
     return box[0]  # type: ignore[return-value]
@@ -107,6 +124,8 @@ def together(work: Callable[[], T]) -> T:
     """
     if not several():
         return work()
+    import torch.distributed as dist
+
     error: BaseException | None = None
     try:
         result = work()
@@ -149,6 +168,9 @@ def any_process(flag: bool) -> bool:
     """True on all processes if it is on one."""
     if not several():
         return flag
+    import torch
+    import torch.distributed as dist
+
     tensor = torch.tensor(int(flag), device=_device())
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return bool(tensor)
@@ -158,6 +180,9 @@ def equal_everywhere(values: Tensor) -> bool:
     """True if all processes have about the same values."""
     if not several():
         return True
+    import torch
+    import torch.distributed as dist
+
     values = values.detach().to(_device(), torch.float32).nan_to_num()
     largest = torch.stack([values, -values])
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
@@ -167,28 +192,9 @@ def equal_everywhere(values: Tensor) -> bool:
 
 def _device() -> torch.device:
     """Where tensors for collectives have to be."""
+    import torch
+    import torch.distributed as dist
+
     if "gloo" in dist.get_backend():
         return torch.device("cpu")
     return torch.accelerator.current_accelerator() or torch.device("cpu")
-
-
-class _ZeroGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, parameter: Tensor) -> Tensor:
-        ctx.like = (parameter.shape, parameter.dtype, parameter.device)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        shape, dtype, device = ctx.like
-        return gradient, torch.zeros(shape, dtype=dtype, device=device)
-
-
-def with_zero_gradient(x: Tensor, parameter: Tensor) -> Tensor:
-    """`x` itself; in the backward pass the parameter, on which it does not depend, gets a gradient of zero.
-
-    DDP waits for the gradient of every parameter it was given, unless it searches every graph for those that
-    are missing (`find_unused_parameters`).
-    """
-    result: Tensor = _ZeroGradient.apply(x, parameter)  # type: ignore[no-untyped-call]
-    return result

@@ -11,19 +11,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from graftwork.config_checks import check_adapters, check_sites, check_tasks
 from graftwork.controls import GROUPED
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
 from graftwork.files import shown
-from graftwork.grouping import check_groups
+from graftwork.groups import check_groups
 from graftwork.later import settled
-from graftwork.noise import Noise
+from graftwork.noise_kinds import Noise
 from graftwork.places import Given, moved_recipe
+from graftwork.schedule import Schedule
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
 from graftwork.shares import SHARE, share_slips, spelled_share
-from graftwork.sparsity import Schedule
 from graftwork.structure_file import named_file
 from graftwork.tasks import Task
 from graftwork.yamlfile import plain, read_yaml, values_to_yaml
@@ -90,9 +92,9 @@ class Recipe:
         faults += self._budget_faults()
         if not faults:
             try:
-                self.graft_config()
+                self._check_graft()
                 if self.graft.groups is not None:
-                    check_groups(_lists(self.graft.groups), [task.name for task in self.tasks])
+                    check_groups(_lists(self.graft.groups), self._names())
             except ConfigError as error:
                 faults.append(f"graft: {str(error).rstrip('.')}")
         if faults:
@@ -130,10 +132,19 @@ class Recipe:
 
     def graft_config(self) -> GraftConfig:
         """The PEFT settings of this run; of several budgets, the largest is searched."""
-        changes: dict[str, Any] = {"start_seed": self.seed}
-        if self.budgets:
-            changes["budget"] = max(self.budgets)
-        return graft_config(tuple(task.name for task in self.tasks), self.graft, **changes)
+        return graft_config(self._names(), self.graft, **self._changes())
+
+    def _check_graft(self) -> None:
+        """What `GraftConfig` would refuse, without PEFT and torch."""
+        values = SimpleNamespace(**_graft_values(self._names(), self.graft, **self._changes()))
+        for check in (check_sites, check_tasks, check_adapters):
+            check(values)
+
+    def _names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    def _changes(self) -> dict[str, Any]:
+        return {"start_seed": self.seed, **({"budget": max(self.budgets)} if self.budgets else {})}
 
 
 def finds_groups(settings: GraftSettings) -> bool:
@@ -147,10 +158,14 @@ def graft_config(tasks: Sequence[str], settings: GraftSettings, **changes: Any) 
     """The PEFT settings of a section `graft`; with a structure given, no gate is learned."""
     from graftwork.config import GraftConfig
 
+    return GraftConfig(**_graft_values(tasks, settings, **changes))
+
+
+def _graft_values(tasks: Sequence[str], settings: GraftSettings, **changes: Any) -> dict[str, Any]:
     plain = {name: _lists(value) for name, value in dataclasses.asdict(settings).items()}
     if plain.pop("structure") is not None:
         plain["gates"] = "fixed"
-    return GraftConfig(tasks=list(tasks), **{**plain, **changes})
+    return {"tasks": list(tasks), **plain, **changes}
 
 
 def _lists(value: Any) -> Any:

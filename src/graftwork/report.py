@@ -20,6 +20,7 @@ from graftwork.floor import floor_notes
 from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, recipe_to_yaml
 from graftwork.structure import Structure
+from graftwork.version import __version__
 from graftwork.view import backbone_parameters, budget_parameters, graft_view, site_prices
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetens
 
 def versions() -> dict[str, str]:
     """Versions of Python, graftwork and the libraries a result depends on."""
-    from graftwork import __version__
-
     return {
         "python": platform.python_version(),
         "graftwork": __version__,

@@ -13,9 +13,8 @@ from graftwork.errors import CheckpointError
 from graftwork.files import read_json, shown, user_path
 from graftwork.findings import figures, print_diagnosis
 from graftwork.floor import floor_notes
-from graftwork.persist import FILES
+from graftwork.model_files import FILES
 from graftwork.recipe import Recipe, recipe_to_yaml
-from graftwork.view import backbone_parameters
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,6 +147,8 @@ def extracted_report(
 def _changed(
     old: Mapping[str, Any], model: MultiTaskModel, structure: Structure, folder: Path
 ) -> dict[str, Any]:
+    from graftwork.view import backbone_parameters
+
     report = copy.deepcopy(dict(old))
     backbone, stored = backbone_parameters(model), structure.parameters()
     tasks = report.get("tasks", {})

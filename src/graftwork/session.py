@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -225,7 +226,8 @@ class Session:
         )
         keep_events(trainer, event_folder(user_path(recipe.output)))
         remove_default_output(trainer)
-        trainer.add_callback(TrainingBars())
+        if sys.stderr.isatty():  # in a file a bar is a line of thousands of characters
+            trainer.add_callback(TrainingBars())
         return Training(
             recipe, trainer, structure, watch, interrupt, draws, list(self.noise), dict(self.seconds)
         )

@@ -13,7 +13,25 @@ from graftwork.files import shown
 from graftwork.later import LATER
 from graftwork.shares import SHARE
 
-__all__ = ["GraftSettings", "Training"]
+__all__ = ["TRACKERS", "GraftSettings", "Training"]
+
+TRACKERS = (
+    "azure_ml",
+    "clearml",
+    "codecarbon",
+    "comet_ml",
+    "dagshub",
+    "dvclive",
+    "flyte",
+    "kubeflow",
+    "mlflow",
+    "neptune",
+    "swanlab",
+    "tensorboard",
+    "trackio",
+    "wandb",
+)
+"""Transformers' trackers, by name: asking it would import it."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +197,8 @@ def _unknown_trackers(report_to: str | tuple[str, ...]) -> list[str]:
     names = [report_to] if isinstance(report_to, str) else list(report_to)
     if names in (["none"], ["all"], []):
         return []
-    # Imported only when asked for: it is slow.
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    allowed = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
     return [
-        f"training.report_to={shown(name)} must be none, all, or among {allowed}"
+        f"training.report_to={shown(name)} must be none, all, or among {', '.join(TRACKERS)}"
         for name in dict.fromkeys(names)
-        if name not in INTEGRATION_TO_CALLBACK
+        if name not in TRACKERS
     ][:3]

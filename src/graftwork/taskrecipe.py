@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.errors import RecipeError
-from graftwork.newtask import Extension
+from graftwork.extension import Extension
 from graftwork.recipe import override, read_tasks, read_yaml
+from graftwork.schedule import Schedule
 from graftwork.schema import read_fields, together
 from graftwork.settings import Training
 from graftwork.shares import share_slips
-from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
 
 __all__ = ["TaskRecipe", "load_task_recipe"]

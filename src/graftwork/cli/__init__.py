@@ -12,15 +12,19 @@ import sys
 from collections.abc import Sequence
 
 from graftwork.cli.parser import COMMANDS, build_parser
+from graftwork.quiet import silence_libraries
+from graftwork.spin import limit_spinning
 
 __all__ = ["build_parser", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the exit code is 0, 2 for bad input, 130 after Ctrl-C."""
+    limit_spinning()
+    silence_libraries()
     _escape_what_cannot_be_printed()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = build_parser().parse_args(words)
+    chosen = build_parser(next(filter(COMMANDS.__contains__, words), "")).parse_args(words)
     command = COMMANDS[chosen.command]
     options = {name: value for name, value in vars(chosen[chosen.command]).items()}
     from graftwork.advice import commanded

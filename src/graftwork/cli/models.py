@@ -27,7 +27,7 @@ def show(folders: list[Path], png: Path | None = None, as_json: bool = False, di
         _show_diagnoses(folders, as_json)
         return
     from graftwork.draw import structure_png, structure_table
-    from graftwork.persist import read_structure
+    from graftwork.model_files import read_structure
 
     structures = [read_structure(folder) for folder in folders]
     if png is not None:
@@ -44,7 +44,7 @@ def show(folders: list[Path], png: Path | None = None, as_json: bool = False, di
 
 
 def _show_diagnoses(folders: list[Path], as_json: bool) -> None:
-    from graftwork.persist import read_structure
+    from graftwork.model_files import read_structure
     from graftwork.report_tasks import read_diagnoses
     from graftwork.stability import stability
 
@@ -166,15 +166,18 @@ def add_task(
         set: KEY=VALUE in place of a recipe's value, such as extend.private=1; may be repeated.
         overwrite: Replace the output folder if it exists.
     """
-    from graftwork.extend import add_task as run
     from graftwork.taskrecipe import load_task_recipe
 
     values = overrides(set or [])
     if seed is not None:
         values["seed"] = seed
+    loaded = load_task_recipe(recipe, values)
+    # Only now, since it loads torch: a fault of the recipe is said at once.
+    from graftwork.extend import add_task as run
+
     run(
         folder,
-        load_task_recipe(recipe, values),
+        loaded,
         output,
         overwrite=overwrite,
         backbone=backbone,

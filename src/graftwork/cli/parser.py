@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 from graftwork.cli.models import add_task, export, extract, remove_task, show
 from graftwork.cli.train import compare, fit, report
@@ -34,49 +34,76 @@ _SHORT = ("report", "add-task", "remove-task")
 """Commands whose output is an option, -o."""
 
 
-def build_parser() -> ArgumentParser:
-    """The parser of all subcommands."""
-    from argparse import RawDescriptionHelpFormatter
+def build_parser(only: str | None = None) -> ArgumentParser:
+    """The parser of all subcommands.
+
+    Args:
+        only: The command whose arguments are needed; the others are known by name and summary alone, which is
+            quicker. None: all of them.
+    """
+    from argparse import HelpFormatter, RawDescriptionHelpFormatter
 
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+    from graftwork.version import __version__
+
     class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
         """Keeps the lines of the settings."""
+
+    class CommandParser(ArgumentParser):
+        """The parser of one command, with the settings of its recipe at the end of its help."""
+
+        def format_help(self, formatter: HelpFormatter | None = None) -> str:
+            """Read the settings only when somebody wants to see them."""
+            self.epilog = _SETTINGS.get(self.prog.split()[-1], lambda: None)()
+            return super().format_help(formatter)
 
     parser = ArgumentParser(
         prog="graftwork",
         description="Fine-tune one frozen transformer on many tasks at once and learn the adapter structure.",
         formatter_class=Formatter,
     )
+    parser.add_argument("--version", action="version", version=f"graftwork {__version__}")
     commands = parser.add_subcommands(required=True, dest="command")
     for name, command in COMMANDS.items():
         summary, help_of = _documentation(command)
-        epilog = {"fit": _recipe_settings, "add-task": _task_settings}.get(name, lambda: None)()
-        one = ArgumentParser(description=summary, epilog=epilog)
-        parameters = inspect.signature(command).parameters
-        flags = [option for option, parameter in parameters.items() if parameter.default is False]
-        short = {"output"} if name in _SHORT else set()
-        several = {"folders"} & set(parameters)
-        one.add_function_arguments(command, as_positional=True, skip={*flags, *short, *several, *_REPEATED})
-        for option in several:
-            one.add_argument(option, nargs="+", type=Path, help=help_of[option])
-        if short:
-            one.add_argument("-o", "--output", type=Path, required=True, help=help_of["output"])
-        for option in _REPEATED.keys() & parameters.keys():
-            one.add_argument(f"--{option}", action="append", metavar=_REPEATED[option], help=help_of[option])
-        for flag in flags:
-            one.add_argument(
-                f"--{_RENAMED.get(flag, flag)}", dest=flag, action="store_true", help=help_of[flag]
-            )
+        one = CommandParser(description=summary)
+        if only in (None, name):
+            _add_arguments(one, command, help_of, short={"output"} if name in _SHORT else set())
         commands.add_subcommand(name, one, help=summary)
     return parser
+
+
+def _add_arguments(
+    parser: ArgumentParser, command: Callable[..., None], help_of: Mapping[str, str], short: Collection[str]
+) -> None:
+    """One argument per parameter of the command: required ones by place, those in `short` as an option.
+
+    Not jsonargparse's `add_function_arguments`: it looks for the function in `graftwork` itself, whose names
+    are imported when they are looked for.
+    """
+    hints = get_type_hints(command)
+    for name, parameter in inspect.signature(command).parameters.items():
+        option, text, default = f"--{_RENAMED.get(name, name)}", help_of[name], parameter.default
+        if name in _REPEATED:
+            parser.add_argument(option, action="append", metavar=_REPEATED[name], help=text)
+        elif default is False:
+            parser.add_argument(option, dest=name, action="store_true", help=text)
+        elif name == "folders":
+            parser.add_argument(name, nargs="+", type=Path, help=text)
+        elif name in short:
+            parser.add_argument(f"-{name[0]}", option, type=hints[name], required=True, help=text)
+        elif default is parameter.empty:
+            parser.add_argument(name, type=hints[name], help=text)
+        else:
+            parser.add_argument(option, dest=name, type=hints[name], default=default, help=text)
 
 
 def _recipe_settings() -> str:
     """Every setting of a recipe."""
     from graftwork.recipe import Recipe
+    from graftwork.schedule import Schedule
     from graftwork.settings import GraftSettings, Training
-    from graftwork.sparsity import Schedule
     from graftwork.tasks import Task
 
     return _settings(
@@ -90,9 +117,13 @@ def _recipe_settings() -> str:
 
 def _task_settings() -> str:
     """Every setting of a recipe of an added task that a recipe does not have."""
-    from graftwork.newtask import Extension
+    from graftwork.extension import Extension
 
     return _settings(("extend.", Extension)) + "\n  tasks[], schedule, training, seed: as for graftwork fit"
+
+
+_SETTINGS: dict[str, Callable[[], str]] = {"fit": _recipe_settings, "add-task": _task_settings}
+"""Command -> the settings of the recipe that it reads."""
 
 
 def _settings(*sections: tuple[str, type]) -> str:

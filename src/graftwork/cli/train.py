@@ -29,8 +29,6 @@ def fit(
         overwrite: Replace the output folder if it exists.
         resume: Go on from the last checkpoint of an interrupted run.
     """
-    from graftwork.family import fit_family
-    from graftwork.fit import fit as run
     from graftwork.processes import join, together
     from graftwork.recipe import load_recipe
 
@@ -40,6 +38,10 @@ def fit(
     values |= {key: value for key, value in (("output", output), ("seed", seed)) if value is not None}
     join()
     loaded = together(lambda: load_recipe(recipe, values))
+    # Only now, since they load torch: a fault of the recipe is said at once.
+    from graftwork.family import fit_family
+    from graftwork.fit import fit as run
+
     (fit_family if loaded.budgets else run)(loaded, overwrite=overwrite, resume=resume)
 
 

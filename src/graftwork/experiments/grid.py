@@ -16,12 +16,12 @@ from graftwork.experiments import adalora, adapters, baselines, grafts  # noqa: 
 from graftwork.experiments.methods import Method, method_class
 from graftwork.experiments.places import as_given
 from graftwork.length import EPOCHS as DEFAULT_EPOCHS
-from graftwork.noise import Noise
+from graftwork.noise_kinds import Noise
 from graftwork.recipe import find_files, override, read_noise, read_tasks
+from graftwork.schedule import Schedule
 from graftwork.schema import expand, read_fields, together
 from graftwork.settings import GraftSettings, Training
 from graftwork.shares import plain_share, share_slips
-from graftwork.sparsity import Schedule
 from graftwork.tasks import Task
 
 __all__ = ["Arrangement", "Cell", "Entry", "Grid", "Run", "Tune", "make_run"]

@@ -80,7 +80,7 @@ def run_settings(run: Run, datas: Sequence[TaskData]) -> dict[str, Any]:
     Where data lie is no part of the settings, their content is; nor is where a local backbone lies. That is
     in `sources`, as the grid says it.
     """
-    from graftwork import __version__
+    from graftwork.version import __version__
 
     digest = _model_hash(run.model)
     model = {"sha256": digest} if digest else {"name": run.model}

@@ -2,7 +2,8 @@
 
 A family is a small stateless object. `sample` draws the gates of a training step, `deterministic` gives
 those of evaluation, `prob_open` the probability (or its stand-in) that a gate is not zero, which is what the
-sparsity control counts. A new family is one class in a file of its own plus an entry in `GATE_FAMILIES`.
+sparsity control counts. A new family is one class in a file of its own plus an entry in `GATE_FAMILIES` and
+one in `graftwork.gate_names.GATES`.
 
 All tasks share the noise of an adapter: with one uniform draw u[k] per adapter, an adapter of the shared
 pool is stored with probability exactly `max_t P(z[t, k] != 0)`, which `graftwork.sparsity` relies on.
@@ -10,10 +11,7 @@ pool is stored with probability exactly `max_t P(z[t, k] != 0)`, which `graftwor
 
 from __future__ import annotations
 
-import difflib
-
-from graftwork.errors import ConfigError
-from graftwork.files import shown
+from graftwork.gate_names import gate_traits
 from graftwork.gates.family import GateFamily
 from graftwork.gates.fixed import Fixed
 from graftwork.gates.gumbel import Gumbel
@@ -46,8 +44,5 @@ def gate_family(name: str) -> GateFamily:
     Raises:
         ConfigError: there is no such family; the message lists those there are.
     """
-    if not isinstance(name, str) or name not in GATE_FAMILIES:
-        near = difflib.get_close_matches(str(name), GATE_FAMILIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown gates {shown(name)}{hint} Allowed: {', '.join(sorted(GATE_FAMILIES))}.")
+    gate_traits(name)
     return GATE_FAMILIES[name]

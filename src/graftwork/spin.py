@@ -1,0 +1,25 @@
+"""How long idle threads of OpenMP spin before they sleep.
+
+torch shares every operation among the threads of a pool, and between two operations those that are done wait
+for the next one by spinning: for milliseconds, in the library that comes with torch for Linux (libgomp). On a
+machine with something else to do they keep the cores from the very threads they wait for. A limit of
+microseconds bridges the gap between two operations of a step as well (`benchmarks/contention.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["CHOSEN", "SPIN_LIMITS", "limit_spinning"]
+
+SPIN_LIMITS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+"""Turns of the loop (libgomp), milliseconds (the libraries of Intel and LLVM)."""
+CHOSEN = (*SPIN_LIMITS, "OMP_WAIT_POLICY")
+"""Variables by which somebody has made up their mind already."""
+
+
+def limit_spinning() -> None:
+    """Set the limits in the environment, unless a user has set one, or torch has read it already."""
+    if "torch" not in sys.modules and not any(name in os.environ for name in CHOSEN):
+        os.environ.update(SPIN_LIMITS)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pytest
+from transformers.utils.loading_report import LoadStateDictInfo
+
+from graftwork.quiet import silence_libraries
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    filters = {name: list(logging.getLogger(name).filters) for name in LOGGERS}
+    with warnings.catch_warnings():
+        silence_libraries()
+        yield
+    for name, found in filters.items():
+        logging.getLogger(name).filters = found
+
+
+LOGGERS = ("bitsandbytes.backends.cpu.ops", "transformers.modeling_utils")
+
+
+def heard(name: str, message: str) -> bool:
+    logger = logging.getLogger(name)
+    return bool(logger.filter(logger.makeRecord(name, logging.WARNING, "", 0, message, (), None)))
+
+
+def report(missing: set[str] = frozenset(), unexpected: set[str] = frozenset()) -> str:
+    table = LoadStateDictInfo(set(missing), set(unexpected), set(), [], {}, set()).create_loading_report()
+    return f"BertModel LOAD REPORT from: x\n{table}"
+
+
+def test_weights_that_nobody_reads_are_not_worth_a_word():
+    assert not heard(LOGGERS[1], report({"pooler.dense.weight"}, {"cls.predictions.bias"}))
+    assert heard(LOGGERS[1], report({"encoder.layer.0.output.dense.weight"}, {"cls.predictions.bias"}))
+    assert heard(LOGGERS[1], "another sentence")
+
+
+def test_a_kernel_that_nobody_calls_is_not_missed():
+    assert not heard(LOGGERS[0], "Failed to load CPU gemm_4bit_forward from kernels-community: no")
+    assert heard(LOGGERS[0], "Failed to load the library")
+
+
+def test_other_warnings_are_shown():
+    with pytest.warns(FutureWarning, match="another"):
+        warnings.warn("another property is deprecated", FutureWarning, stacklevel=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        silence_libraries()
+        warnings.warn(
+            "`is_gradient_checkpointing` is deprecated and will be removed in v6.",
+            FutureWarning,
+            stacklevel=1,
+        )
+    assert not caught
