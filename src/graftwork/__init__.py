@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graftwork.config import GraftConfig
     from graftwork.errors import GraftworkError
     from graftwork.export import export_lora
-    from graftwork.extend import add_task, remove_task
+    from graftwork.extend import add_task
     from graftwork.extension import Extension
     from graftwork.grouping import group_tasks, input_distances
     from graftwork.layer import GraftLayer
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graftwork.onnx_file import export_onnx
     from graftwork.predict import Predictor
     from graftwork.program import export_program
+    from graftwork.removal import remove_task
     from graftwork.routing import route
     from graftwork.schedule import Schedule
     from graftwork.search import StructureSearch
@@ -98,7 +99,7 @@ _HOME = {
     "group_tasks": "grouping",
     "input_distances": "grouping",
     "keep_tasks_": "collate",
-    "remove_task": "extend",
+    "remove_task": "removal",
     "route": "routing",
     "save_compact": "compact_folder",
     "set_structure_": "compact",

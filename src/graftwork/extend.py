@@ -1,9 +1,4 @@
-"""Changing which tasks a trained model has: add one on the frozen pool, or remove one.
-
-The outputs of the older tasks are bit-equal before and after a task is added. Removing a task gives back the
-adapters that nobody else uses; the outputs of the others then stay equal up to rounding, for the sums in
-their products get shorter.
-"""
+"""Adding a task to a trained model, on its frozen pool: the older tasks keep their outputs to the bit."""
 
 from __future__ import annotations
 
@@ -28,7 +23,7 @@ from graftwork.classes import class_notes
 from graftwork.compact import structure_of
 from graftwork.data import collate, load_task
 from graftwork.diagnose import DiagnosisCallback, diagnose
-from graftwork.errors import DivergenceError, StructureError
+from graftwork.errors import DivergenceError
 from graftwork.evaluate import embed, linear_probe, majority_score
 from graftwork.forward import forward_rows
 from graftwork.length import described_length, settle_length
@@ -41,16 +36,13 @@ from graftwork.persist import (
     Loading,
     load_model,
     read_structure,
-    read_tasks,
     save_model,
 )
-from graftwork.places import moved_recipe
 from graftwork.preflight import fitting_tokens, preflight
 from graftwork.provenance import git_commits
 from graftwork.recipe import Recipe, load_recipe, recipe_to_yaml
 from graftwork.report import versions
-from graftwork.report_tasks import extended_report, print_addition, read_report, reduced_report
-from graftwork.rescore import write_tasks
+from graftwork.report_tasks import extended_report, print_addition, read_report
 from graftwork.routing import route
 from graftwork.storage import check_target, output_lock, staged_folder
 from graftwork.taskrecipe import TaskRecipe, load_task_recipe
@@ -63,7 +55,7 @@ if TYPE_CHECKING:
 
     from graftwork.multitask import MultiTaskModel
 
-__all__ = ["add_task", "remove_task"]
+__all__ = ["add_task"]
 
 CHECKED_ROWS = 32
 """Rows on which the older tasks' outputs are compared before and after."""
@@ -330,53 +322,3 @@ class _KeepBest(TrainerCallback):
         for name, parameter in kwargs["model"].named_parameters():
             if name in self.weights:
                 parameter.copy_(self.weights[name])
-
-
-def remove_task(
-    folder: str | Path,
-    task: str,
-    output: str | Path,
-    *,
-    overwrite: bool = False,
-    **loading: Unpack[Loading],
-) -> dict[str, Any]:
-    """Remove a task from a trained model, and with it the adapters that no other task uses.
-
-    The outputs of the other tasks stay equal up to rounding, not to the bit.
-
-    Args:
-        folder: the trained model.
-        task: the task to remove.
-        output: folder to write, a model like any other.
-        overwrite: replace the output folder if it exists.
-        **loading: where the parts of the trained model are now (`graftwork.persist.Loading`).
-
-    Returns:
-        `{"task", "tasks", "reclaimed", "stored"}`: what was removed, what is left, and adapter parameters.
-
-    Raises:
-        StructureError: the task is unknown, or the only one.
-        CheckpointError: the folder is not a complete model.
-        DataError: the output exists.
-    """
-    folder, output = Path(folder), Path(output)
-    names = [head.name for head in read_tasks(folder)["tasks"]]
-    if task not in names:
-        raise StructureError(f"unknown task {task!r}; the model has {', '.join(names)}.")
-    if len(names) == 1:
-        raise StructureError(f"{task!r} is the only task of {folder}; a model needs at least one.")
-    with staged_folder(output, overwrite=overwrite) as staged:
-        before, model, structure = write_tasks(
-            folder, [name for name in names if name != task], staged, output, **loading
-        )
-        summary = {
-            "task": task,
-            "tasks": list(structure.tasks),
-            "reclaimed": before - structure.parameters(),
-            "stored": structure.parameters(),
-        }
-        report = reduced_report(read_report(folder), model, structure, summary, staged)
-        if isinstance(report.get("recipe"), dict):
-            report["recipe"] = moved_recipe(report["recipe"], output, folder)
-        (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return summary

@@ -206,7 +206,7 @@ def remove_task(
         backbone_unchecked: Take a backbone of the same shape though its weights are others.
         overwrite: Replace the output folder if it exists.
     """
-    from graftwork.extend import remove_task as run
+    from graftwork.removal import remove_task as run
 
     done = run(
         folder,
