@@ -26,8 +26,9 @@ $(DEVELOPED): $(INSTALLED)
 quickstart: $(INSTALLED)  ## fit two tasks on real data and print what was found
 	$(VENV)/bin/graftwork fit recipes/quickstart.yaml --overwrite
 
+# Two processes of one thread each: two of two threads would wait for each other.
 test: $(DEVELOPED)  ## the test suite
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(DEVELOPED)  ## the tests that take longer
 	$(VENV)/bin/python -m pytest -m slow

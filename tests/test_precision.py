@@ -24,7 +24,7 @@ def test_slow_bfloat16_warns(
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        training_arguments(Training(bf16=bf16), folder=tmp_path, rows=10, seed=0)
+        training_arguments(Training(epochs=1, bf16=bf16), folder=tmp_path, rows=10, seed=0)
     texts = [str(each.message) for each in found if "bfloat16" in str(each.message)]
     assert len(texts) == warned
     assert all("takes 40 times as long" in text and "training.bf16 false" in text for text in texts)

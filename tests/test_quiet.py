@@ -4,7 +4,6 @@ import logging
 import warnings
 
 import pytest
-from transformers.utils.loading_report import LoadStateDictInfo
 
 from graftwork.quiet import silence_libraries
 
@@ -19,23 +18,12 @@ def quiet():
         logging.getLogger(name).filters = found
 
 
-LOGGERS = ("bitsandbytes.backends.cpu.ops", "transformers.modeling_utils")
+LOGGERS = ("bitsandbytes.backends.cpu.ops",)
 
 
 def heard(name: str, message: str) -> bool:
     logger = logging.getLogger(name)
     return bool(logger.filter(logger.makeRecord(name, logging.WARNING, "", 0, message, (), None)))
-
-
-def report(missing: set[str] = frozenset(), unexpected: set[str] = frozenset()) -> str:
-    table = LoadStateDictInfo(set(missing), set(unexpected), set(), [], {}, set()).create_loading_report()
-    return f"BertModel LOAD REPORT from: x\n{table}"
-
-
-def test_weights_that_nobody_reads_are_not_worth_a_word():
-    assert not heard(LOGGERS[1], report({"pooler.dense.weight"}, {"cls.predictions.bias"}))
-    assert heard(LOGGERS[1], report({"encoder.layer.0.output.dense.weight"}, {"cls.predictions.bias"}))
-    assert heard(LOGGERS[1], "another sentence")
 
 
 def test_a_kernel_that_nobody_calls_is_not_missed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,25 +47,23 @@ def load_encoder(name: str) -> PreTrainedModel:
     """
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
-    from transformers.utils import logging as transformers_logging
 
     path, stamp = _path(name, "model"), None
-    transformers_logging.disable_progress_bar()
     try:
-        # False instead of the default, which asks whoever sits at the terminal whether to run a model's code.
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        split = getattr(config, "is_encoder_decoder", False)
-        ready = split and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
-        auto: Any = AutoModelForTextEncoding if ready else AutoModel
-        stamp = file_stamp(_folder(path))
-        model, info = auto.from_pretrained(path, trust_remote_code=False, output_loading_info=True)
+        with _quietly():
+            # False instead of the default, which asks whoever sits at the terminal whether to run a model's
+            # code.
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            split = getattr(config, "is_encoder_decoder", False)
+            ready = split and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+            auto: Any = AutoModelForTextEncoding if ready else AutoModel
+            stamp = file_stamp(_folder(path))
+            model, info = auto.from_pretrained(path, trust_remote_code=False, output_loading_info=True)
     except Exception as error:  # Transformers raises anything at all at files that it did not write
         raise RecipeError(
             f"model {shown(name)} cannot be loaded; give a hub id, a folder with config.json, or "
             f"package:NAME/folder. ({_reason(error)})"
         ) from error
-    finally:
-        transformers_logging.enable_progress_bar()
     missing = set(info["missing_keys"])
     # Nothing reads the pooler; many files leave it out, and Transformers makes a random one.
     lost = [key for key, _ in model.named_parameters() if key in missing and "pooler" not in key.split(".")]
@@ -78,6 +77,21 @@ def load_encoder(name: str) -> PreTrainedModel:
         model.name_or_path = path
     identify_(model, missing, stamp)
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Transformers' bars and remarks: what is missing or does not fit is refused here in words."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
 
 
 def _reason(error: Exception) -> str:
@@ -98,7 +112,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     path = _path(name, "tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        with _quietly():
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # as above
         folder = _folder(path)
         if folder is not None and not any(_tokenizer_files(folder)):

@@ -20,21 +20,7 @@ def silence_libraries() -> None:
     )
     # bitsandbytes, which peft imports where it is installed, looks for a kernel that nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_missing_kernel)
-    logging.getLogger("transformers.modeling_utils").addFilter(_no_unused_weights)
 
 
 def _no_missing_kernel(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
-
-
-def _no_unused_weights(record: logging.LogRecord) -> bool:
-    """Whether it is more than a table of weights that a backbone has no use for: its old head, or a pooler.
-
-    A backbone read from a model with a head leaves that unread, and one without a pooler gets a new one that
-    graftwork does not read. Any other weight that is missing matters.
-    """
-    message = record.getMessage()
-    if " LOAD REPORT" not in message:
-        return True
-    rows = [line.split(" | ") for line in message.partition("Notes:")[0].splitlines() if " | " in line]
-    return not all("UNEXPECTED" in row[1] or "pooler" in row[0] for row in rows[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -30,7 +31,9 @@ def lines(*rows: dict[str, Any]) -> bytes:
 def process(*arguments: object, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "graftwork", *map(str, arguments)]
     pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    with subprocess.Popen(command, **pipes, env={**os.environ, **environment}) as running:
+    # A shell lets what it starts in the background ignore Ctrl-C, and processes hand that down.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **pipes, env={**os.environ, **environment}, preexec_fn=heed) as running:
         try:
             yield running
         finally:
