@@ -1,7 +1,7 @@
 """The floor under every task: its majority class, and a linear probe on the frozen backbone.
 
-A task that ends below its probe has been harmed by its training, and one at its majority class has learned
-nothing. Both are said in plain words, from the figures alone, wherever a score is shown.
+A task that ends below its probe would do better without its training, and one at its majority class has
+learned nothing. Both are said in plain words, from the figures alone, wherever a score is shown.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ def below_probe(comparison: Comparison, groups: Sequence[Group] | None = None) -
             sentences.append(f"{group.title} is below the linear probe on {words}.")
     if sentences:
         sentences.append(
-            "Where a method is below the probe, its training did harm: try more epochs, higher rates "
-            "(tune.learning_rates), more train rows, a larger budget, or another training.temperature or "
-            "training.pooling."
+            "Where a linear model on the frozen backbone does better than a method: try more epochs, higher "
+            "rates (tune.learning_rates), more train rows, a larger budget, or another training.temperature "
+            "or training.pooling."
         )
     return tuple(sentences)
 
