@@ -124,7 +124,11 @@ def test_a_task_is_learned_on_what_others_left(folder: Path, tmp_path: Path) -> 
     """`colour`, the easy task, under another name and by the gates alone."""
     task = {**recipe_dict(folder)["tasks"][0], "name": "hue"}
     path = write_task_recipe(
-        folder, "hue.yaml", tasks=[task], training={"epochs": 8, "batch_size": 16, "learning_rate": 0.02}
+        folder,
+        "hue.yaml",
+        tasks=[task],
+        extend={"private": 0},
+        training={"epochs": 8, "batch_size": 16, "learning_rate": 0.02},
     )
     report = gw.add_task(folder / "more", path, tmp_path / "four", console=QUIET)
     assert report["tasks"]["hue"]["test"] > 0.8

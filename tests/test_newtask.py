@@ -118,7 +118,7 @@ def test_sites_without_an_open_adapter_may_get_private_ones(tmp_path):
 def test_a_task_without_any_adapter():
     model = trained(share=0.0)
     before = logits(model, 3)
-    new = NewTask(model, FISH)
+    new = NewTask(model, FISH, Extension(private=0))
     train(new)
     assert equal_to_the_bit(before, new.finish_(), 3)
 
@@ -228,7 +228,7 @@ def test_adapters_that_are_active_together_all_read_the_same(position):
     [
         ({"private": -1}, "private=-1 must be a whole number of at least 0"),
         ({"limit": 1.5}, "limit=1.5 must be above 0 and below 1"),
-        ({"private_budget": 0.01}, "private_budget=0.01 needs private adapters to choose from"),
+        ({"private": 0, "private_budget": 0.01}, "private_budget=0.01 needs private adapters to choose from"),
         ({"gates": "fixed"}, "gates='fixed' learns nothing"),
         ({"gates": "hard_concret"}, "did you mean 'hard_concrete'"),
         ({"gates": "shifted_sigmoid"}, "gates='shifted_sigmoid' needs a limit"),

@@ -24,8 +24,8 @@ class Extension:
     limit: float | None = field(default=None, metadata=SHARE)
     """Parameters of the stored adapters that the task may use, as a fraction of the backbone's (`0.2%` or
     0.002); null: any."""
-    private: int = 0
-    """Fresh adapters at every site, for this task alone."""
+    private: int = 1
+    """Fresh adapters at every site, for this task alone; 0: it has only what the others have learned."""
     private_budget: float | None = field(default=None, metadata=SHARE)
     """Parameters of the fresh adapters that are kept, as a fraction of the backbone's; null: all are kept."""
 
