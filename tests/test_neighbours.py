@@ -52,5 +52,5 @@ def test_padding_that_reaches_the_tokens_is_refused(tokenizer: PreTrainedTokeniz
     model = AutoModel.from_config(AutoConfig.for_model("fnet", **sizes, max_position_embeddings=32))
     with pytest.raises(RecipeError, match="model x gives a row other outputs beside a longer row than alone"):
         check_neighbours(model, tokenizer, "x", 32)
-    with pytest.raises(RecipeError, match="model x cannot read a row of text: TypeError"):
+    with pytest.raises(RecipeError, match=r"model x cannot read a row of text \(T5Block.forward\(\) missing"):
         check_neighbours(tiny("t5").encoder.block[0], tokenizer, "x", 32)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from graftwork.data import encode, pad
+from graftwork.edges import library_errors
 from graftwork.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -43,17 +44,13 @@ def check_neighbours(
     training, device = backbone.training, next(backbone.parameters()).device
     backbone.eval()
     try:
-        alone, beside = (
-            backbone(**{key: value.to(device) for key, value in pad(tokenizer, part).items()})
-            .last_hidden_state[0, :length]
-            .float()
-            for part in (rows[:1], rows)
-        )
-    except Exception as error:  # whatever the code of a model says of a row of text
-        reason = " ".join(str(error).split())
-        raise RecipeError(
-            f"model {name} cannot read a row of text: {type(error).__name__}: {reason[:300]}"
-        ) from error
+        with library_errors(f"model {name} cannot read a row of text", RecipeError):
+            alone, beside = (
+                backbone(**{key: value.to(device) for key, value in pad(tokenizer, part).items()})
+                .last_hidden_state[0, :length]
+                .float()
+                for part in (rows[:1], rows)
+            )
     finally:
         backbone.train(training)
     close = 1e-3 if next(backbone.parameters()).dtype in (torch.float32, torch.float64) else 5e-2
