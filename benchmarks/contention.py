@@ -2,7 +2,7 @@
 
     python benchmarks/contention.py [--repeats 5] [--steps 20] [--threads 2] [--limits 10000]
 
-Idle threads of OpenMP spin before they sleep (`graftwork.spin`), which takes the cores from whoever else
+Idle threads of OpenMP spin before they sleep (`graftwork.cli.spin`), which takes the cores from whoever else
 needs them: from another process, and then from the threads that everybody waits for. Every figure is from a
 process of its own, which trains a MiniLM with 8 tasks in the search phase; the other process multiplies
 matrices with as many threads, all the time, with the library's own spinning. Prints a table, then JSON as its
@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-from graftwork.spin import CHOSEN, SPIN_LIMITS
+from graftwork.cli.spin import CHOSEN, SPIN_LIMITS
 
 TASKS, WARM = 8, 3
 NONE = "none"
@@ -50,7 +50,7 @@ def train(steps: int, threads: int) -> None:
     import torch
     from step_cost import MODEL, search_step
 
-    from graftwork.persist import load_backbone
+    from graftwork.models.backbone import load_backbone
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

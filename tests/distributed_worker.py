@@ -21,10 +21,18 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 import graftwork as gw
+from graftwork.distributed.processes import (
+    any_process,
+    from_main,
+    main_first,
+    on_main,
+    several,
+    together,
+    world_size,
+)
+from graftwork.distributed.shards import whole
 from graftwork.errors import DataError, GraftworkError, TrainingError
-from graftwork.interrupt import InterruptCallback
-from graftwork.processes import any_process, from_main, main_first, on_main, several, together, world_size
-from graftwork.shards import whole
+from graftwork.training.interrupt import InterruptCallback
 from test_callback import classifier, rows
 from test_multitask import HEADS
 from test_trainer import collate

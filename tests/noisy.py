@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graftwork.splits import Split, TaskData, _sha256
-from graftwork.tasks import Task
+from graftwork.data.splits import _sha256
+from graftwork.data.task import Task
+from graftwork.data.task_data import Split, TaskData
 
 LICENSE = Path(__file__).parents[1] / "LICENSE"
 SENTENCES = [

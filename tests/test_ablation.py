@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import graftwork as gw
-from graftwork.ablation import ablate
+from graftwork.diagnosis.ablation import ablate
 from graftwork.errors import StructureError
-from graftwork.forward import RowSample
+from graftwork.models.outputs import RowSample
 from toyrun import run_model, run_parts, write_run
 from toys import random_structure
 

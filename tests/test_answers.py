@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graftwork.answers import Answers, to_json
+from graftwork.data.task import Task
 from graftwork.errors import DataError
-from graftwork.tasks import Task, TaskHead
+from graftwork.kinds.answers import Answers, to_json
+from graftwork.kinds.heads import TaskHead
 
 
 def head(size: int) -> TaskHead:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from graftwork.backbone import check_vocabulary, load_backbone, load_encoder, load_tokenizer
 from graftwork.errors import RecipeError
-from graftwork.identity import identity_of
+from graftwork.models.backbone import check_vocabulary, load_backbone, load_encoder, load_tokenizer
+from graftwork.models.identity import identity_of
 from test_persist import save_backbone
 from toys import tiny
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graftwork.checkpoints import STAGING, fault_of, last_checkpoint, publish, remove_faulty, step_of
+from graftwork.training.checkpoints import STAGING, fault_of, last_checkpoint, publish, remove_faulty, step_of
 
 FILES = {"adapter_model.safetensors": "weights", "optimizer.pt": "state", "rng_state.pth": "draws"}
 

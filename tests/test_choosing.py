@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.choosing import choose_family, choose_structure
 from graftwork.errors import StructureError
-from graftwork.ranking import RANKINGS, SiteScores
+from graftwork.structure.choosing import choose_family, choose_structure
+from graftwork.structure.ranking import RANKINGS, SiteScores
 
 
 @st.composite

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import classification_report, f1_score
 
-from graftwork.class_figures import class_figures, figures_of, number_figures
-from graftwork.tasks import Task
+from graftwork.data.task import Task
+from graftwork.kinds.figures import class_figures, figures_of, number_figures
 
 
 def test_figures_are_those_of_scikit_learn() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from graftwork.cli import main
-from graftwork.floor import floor_notes
+from graftwork.diagnosis.floor import floor_notes
 from toyrun import recipe_dict, write_backbone, write_lines, write_recipe, write_run
 
 

@@ -9,8 +9,8 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
 import graftwork as gw
-from graftwork.collate import TaskCollator
 from graftwork.errors import ConfigError, DataError, RoutingError, TrainingError
+from graftwork.training.task_collator import TaskCollator
 from toys import grafted, tiny, tokens
 
 TASKS = ["cats", "dogs"]

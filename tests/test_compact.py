@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from transformers import BertModel
 
 import graftwork as gw
-from graftwork.compact import set_control_
-from graftwork.controls import CONTROLS
 from graftwork.errors import ConfigError, StructureError
+from graftwork.search.discretise import set_control_
+from graftwork.structure.fixed import CONTROLS
 from toys import TASKS, graft_layers, grafted, outputs, random_structure, spread_gates, tiny
 
 ROWS = torch.tensor([2, 0, 1, 1])

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from graftwork.controls import CONTROLS, control_structure
 from graftwork.errors import ConfigError, StructureError
-from graftwork.structure import SiteStructure, Structure
+from graftwork.structure.fixed import CONTROLS, control_structure
+from graftwork.structure.structure import SiteStructure, Structure
 
 TASKS = ("a", "b", "c")
 GROUPS = [["a", "c"], ["b"]]

@@ -10,11 +10,13 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import graftwork as gw
-from graftwork.compact import site_scores
-from graftwork.cost import backbone_flops
 from graftwork.errors import ConfigError, StructureError
-from graftwork.sparsity import BudgetControl, expected_active, expected_size, pool_cost, pool_parameters
-from graftwork.view import budget_cost, budget_parameters, graft_view, site_prices
+from graftwork.search.discretise import site_scores
+from graftwork.sparsity.budget import budget_cost, budget_parameters, site_prices
+from graftwork.sparsity.budget_control import BudgetControl
+from graftwork.sparsity.size import expected_active, expected_size, pool_cost, pool_parameters
+from graftwork.tuner.cost import backbone_flops
+from graftwork.tuner.view import graft_view
 from toyrun import write_backbone
 from toys import TASKS, graft_layers, grafted, spread_gates, tiny
 

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from graftwork.data import Split, TaskData, TaskSampler, collate, encode, row_lengths, tokenise
+from graftwork.data.sampler import TaskSampler
+from graftwork.data.task import Task
+from graftwork.data.task_data import Split, TaskData
+from graftwork.data.tokens import collate, encode, row_lengths, tokenise
 from graftwork.errors import ConfigError, DataError
-from graftwork.tasks import Task
 
 
 class CountingTokenizer(PreTrainedTokenizerFast):

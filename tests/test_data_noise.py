@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from graftwork.data.splits import _sha256
 from graftwork.errors import DataError
-from graftwork.noise import Noise, apply_to_task
-from graftwork.splits import _sha256
+from graftwork.noise.applying import apply_to_task
+from graftwork.noise.kinds import Noise
 from noisy import SENTENCES, toy_data
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graftwork.decoding import decode, encoding_faults, read_text
 from graftwork.errors import DataError
+from graftwork.files.decoding import decode, encoding_faults, read_text
 
 RUSSIAN = "text,label\nПривет, как дела? Это очень хороший фильм\n"
 

@@ -11,11 +11,11 @@ import torch
 from rich.console import Console
 
 import graftwork as gw
-from graftwork.data import collate
-from graftwork.diagnose import DiagnosisCallback, gate_statistics, soft_gates
-from graftwork.fit import fit
-from graftwork.forward import RowSample, forward_rows
-from graftwork.recipe import load_recipe
+from graftwork.data.tokens import collate
+from graftwork.diagnosis.diagnosis import DiagnosisCallback, gate_statistics, soft_gates
+from graftwork.fitting.fit import fit
+from graftwork.models.outputs import RowSample, forward_rows
+from graftwork.recipe.loading import load_recipe
 from toyrun import run_model, run_parts, write_run
 from toys import spread_gates
 
@@ -58,8 +58,8 @@ def test_the_report_has_every_figure(run: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_the_same_after_a_resume(run: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    from graftwork.fit import Interrupted
-    from graftwork.interrupt import InterruptCallback
+    from graftwork.errors import Interrupted
+    from graftwork.training.interrupt import InterruptCallback
 
     folder, report = run
     recipe = load_recipe(folder / "recipe.yaml", {"output": str(folder / "stopped")})

@@ -12,10 +12,10 @@ from transformers import TrainerCallback
 
 import graftwork as gw
 import test_callback
-from graftwork.checkpoints import last_checkpoint
-from graftwork.divergence import not_finite
 from graftwork.errors import DivergenceError
-from graftwork.multitask import TaskHeads
+from graftwork.models.multitask import TaskHeads
+from graftwork.search.divergence import not_finite
+from graftwork.training.checkpoints import last_checkpoint
 from test_multitask import HEADS
 from test_trainer import make_model, make_trainer, weights
 from toys import graft_layers

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graftwork.cli import build_parser
+from graftwork.cli.parser import build_parser
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(ROOT.glob("docs/*.md"))

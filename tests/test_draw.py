@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from graftwork.draw import structure_png, structure_table
 from graftwork.errors import GraftworkError
-from graftwork.structure import SiteStructure, Structure
+from graftwork.structure.drawing import structure_png, structure_table
+from graftwork.structure.structure import SiteStructure, Structure
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -85,7 +85,7 @@ def test_png_shows_open_adapters_in_the_colour_of_their_sharing(tmp_path: Path) 
     from matplotlib.colors import to_hex
     from matplotlib.image import imread
 
-    from graftwork.draw import _sharing_colours
+    from graftwork.structure.drawing import _sharing_colours
 
     structure_png(bert(), tmp_path / "structure.png")
     pixels = imread(tmp_path / "structure.png")[..., :3].reshape(-1, 3)

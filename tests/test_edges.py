@@ -10,7 +10,7 @@ from torch import nn
 
 from graftwork.edges import forward_errors, library_errors, words_of
 from graftwork.errors import CheckpointError, DataError
-from graftwork.files import mended
+from graftwork.messages import mended
 
 
 def test_a_librarys_words_are_kept() -> None:

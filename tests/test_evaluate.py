@@ -18,10 +18,12 @@ from transformers import (
     T5Model,
 )
 
-from graftwork.data import Split
+from graftwork.data.task import Task
+from graftwork.data.task_data import Split
 from graftwork.errors import ConfigError, DataError
-from graftwork.evaluate import embed, linear_probe, majority_score, per_task_scores, pool, score
-from graftwork.tasks import Task
+from graftwork.kinds.scores import majority_score, per_task_scores, score
+from graftwork.models.pooling import embed, pool
+from graftwork.models.probe import linear_probe
 
 SIZES: dict[str, Any] = {"vocab_size": 32}
 BERT = BertConfig(**SIZES, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 import graftwork as gw
-from graftwork import onnx_file
 from graftwork.cli import main
-from graftwork.evaluate import pool
+from graftwork.export import onnx as onnx_file
+from graftwork.models.pooling import pool
 from test_cli import fails
 from toyrun import write_run
 

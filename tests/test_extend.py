@@ -13,12 +13,14 @@ from rich.console import Console
 
 import graftwork as gw
 from graftwork.errors import ConfigError, DataError, RecipeError, StructureError
-from graftwork.fit import fit
-from graftwork.persist import load_model, read_structure
-from graftwork.predict import Predictor
-from graftwork.recipe import load_recipe
-from graftwork.rescore import extract, rescore
-from graftwork.taskrecipe import TaskRecipe, load_task_recipe
+from graftwork.finished.evaluate import rescore
+from graftwork.finished.extract import extract
+from graftwork.fitting.fit import fit
+from graftwork.models.files import read_structure
+from graftwork.models.folder import load_model
+from graftwork.models.predictor import Predictor
+from graftwork.recipe.loading import load_recipe
+from graftwork.recipe.task_recipe import TaskRecipe, load_task_recipe
 from toyrun import recipe_dict, write_recipe, write_run
 
 QUIET = Console(quiet=True)

@@ -11,15 +11,16 @@ import torch
 from rich.console import Console
 
 import graftwork as gw
-from graftwork.errors import RecipeError, StructureError, TrainingError
-from graftwork.family import fit_family, nested_structures
-from graftwork.fit import Interrupted, fit
-from graftwork.interrupt import InterruptCallback
-from graftwork.recipe import load_recipe
-from graftwork.rescore import rescore
-from graftwork.structure import Structure
-from graftwork.trainrun import Training
-from graftwork.workfolder import WorkFolder
+from graftwork.errors import Interrupted, RecipeError, StructureError, TrainingError
+from graftwork.finished.evaluate import rescore
+from graftwork.fitting.family import fit_family
+from graftwork.fitting.fit import fit
+from graftwork.fitting.work_folder import WorkFolder
+from graftwork.recipe.loading import load_recipe
+from graftwork.search.nested import nested_structures
+from graftwork.structure.structure import Structure
+from graftwork.training.interrupt import InterruptCallback
+from graftwork.training.run import Training
 from toyrun import write_run
 from toys import grafted, spread_gates
 

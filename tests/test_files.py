@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from graftwork.files import (
+from graftwork.files.reading import (
     LARGEST_YAML,
     exists,
     is_finite,
-    listed,
     parse_json,
     parse_yaml,
     read_json,
     read_regular,
     read_yaml_text,
-    shown,
     user_path,
 )
+from graftwork.messages import listed, shown
 
 
 def bomb(levels: int = 12, merge: bool = False) -> str:

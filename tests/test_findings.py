@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from graftwork.findings import find, print_diagnosis
+from graftwork.diagnosis.findings import find, print_diagnosis
 
 WELL: dict[str, Any] = {
     "of": "structure",

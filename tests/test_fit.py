@@ -17,14 +17,16 @@ from rich.console import Console
 from transformers import AutoModel
 
 import graftwork as gw
-from graftwork.errors import DataError, DivergenceError, StructureError, TrainingError
-from graftwork.fit import Interrupted, fit
-from graftwork.interrupt import InterruptCallback
-from graftwork.persist import load_model
-from graftwork.recipe import Recipe, load_recipe
-from graftwork.rescore import extract, rescore
-from graftwork.structure import Structure
-from graftwork.workfolder import WorkFolder
+from graftwork.errors import DataError, DivergenceError, Interrupted, StructureError, TrainingError
+from graftwork.finished.evaluate import rescore
+from graftwork.finished.extract import extract
+from graftwork.fitting.fit import fit
+from graftwork.fitting.work_folder import WorkFolder
+from graftwork.models.folder import load_model
+from graftwork.recipe.loading import load_recipe
+from graftwork.recipe.recipe import Recipe
+from graftwork.structure.structure import Structure
+from graftwork.training.interrupt import InterruptCallback
 from toyrun import recipe_dict, write_recipe, write_run
 
 
@@ -367,7 +369,7 @@ def test_a_structure_that_does_not_fit_is_found_before_the_tasks_are_read(
     run: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = run
-    monkeypatch.setattr("graftwork.session.load_task", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("graftwork.data.splits.load_task", lambda *_: pytest.fail("read"))
     changes = {"output": str(folder / "none"), "graft.structure": "file:missing.json"}
     with pytest.raises(StructureError, match=r"there is no structure file missing\.json; give"):
         fit(load_recipe(folder / "recipe.yaml", changes), console=Console(quiet=True))

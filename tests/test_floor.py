@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from graftwork.floor import evaluation_notes, floor_note, floor_notes, noise_of
+from graftwork.diagnosis.floor import evaluation_notes, floor_note, floor_notes, noise_of
 
 TASK: dict[str, Any] = {
     "metric": "accuracy",

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from graftwork.config_checks import ACTIVATION_NAMES
-from graftwork.gate_names import GATES
-from graftwork.gates import GATE_FAMILIES
-from graftwork.pool import ACTIVATIONS
-from graftwork.settings import TRACKERS
+from graftwork.gates.names import GATES
+from graftwork.gates.registry import GATE_FAMILIES
+from graftwork.recipe.settings import TRACKERS
+from graftwork.tuner.config_checks import ACTIVATION_NAMES
+from graftwork.tuner.pool import ACTIVATIONS
 
 
 def test_the_plain_names_are_those_of_the_registries() -> None:

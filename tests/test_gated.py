@@ -11,10 +11,10 @@ from peft import PeftModel
 from torch import Tensor
 
 import graftwork as gw
-from graftwork.gates import GATE_FAMILIES
-from graftwork.model_noise import path_noise
-from graftwork.tracking import gate_values
-from graftwork.view import graft_view
+from graftwork.gates.registry import GATE_FAMILIES
+from graftwork.noise.model import path_noise
+from graftwork.search.tracking import gate_values
+from graftwork.tuner.view import graft_view
 from test_merging import ROUND, Net, linear_net, outcome
 from toys import TASKS, graft_layers, spread_gates
 

@@ -6,16 +6,13 @@ import pytest
 import torch
 
 from graftwork.errors import ConfigError
-from graftwork.gates import (
-    GATE_FAMILIES,
-    Gumbel,
-    HardConcrete,
-    Importance,
-    ShiftedSigmoid,
-    Sigmoid,
-    gate_family,
-)
-from graftwork.gates.noise import shared_logistic
+from graftwork.gates.gumbel import Gumbel
+from graftwork.gates.hard_concrete import HardConcrete
+from graftwork.gates.importance import Importance
+from graftwork.gates.registry import GATE_FAMILIES, gate_family
+from graftwork.gates.sampling import shared_logistic
+from graftwork.gates.shifted_sigmoid import ShiftedSigmoid
+from graftwork.gates.sigmoid import Sigmoid
 
 WITH_LOGITS = [HardConcrete(), Sigmoid(), Gumbel(), ShiftedSigmoid()]
 BERNOULLI = [HardConcrete(), Gumbel(), ShiftedSigmoid()]

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import graftwork as gw
-from graftwork.compact import set_control_
 from graftwork.errors import ConfigError, DataError
-from graftwork.grouping import check_groups, group_tasks, input_distances, starting_paths
-from graftwork.search import StructureSearch
-from graftwork.view import graft_view
+from graftwork.search.discretise import set_control_
+from graftwork.search.grouping import group_tasks, input_distances
+from graftwork.search.search import StructureSearch
+from graftwork.sparsity.start import starting_paths
+from graftwork.structure.groups import check_groups
+from graftwork.tuner.view import graft_view
 from toys import graft_layers, grafted, tiny
 
 TASKS = ["cats", "dogs", "birds"]

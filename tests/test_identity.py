@@ -10,8 +10,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from graftwork import identity
-from graftwork.identity import Identity, file_stamp, identify_, identity_of, same_weights, weights_digest
+from graftwork.models import identity
+from graftwork.models.identity import (
+    Identity,
+    file_stamp,
+    identify_,
+    identity_of,
+    same_weights,
+    weights_digest,
+)
 from toys import tiny
 
 

@@ -6,9 +6,9 @@ from peft import get_peft_model
 from torch import nn
 
 import graftwork as gw
-from graftwork.importance import MEMORY, importance_scores
-from graftwork.search import StructureSearch
-from graftwork.view import graft_view
+from graftwork.search.search import StructureSearch
+from graftwork.sparsity.importance_control import MEMORY, importance_scores
+from graftwork.tuner.view import graft_view
 from toys import graft_layers, grafted, tokens
 
 ROWS = torch.tensor([0, 1, 2, 1])

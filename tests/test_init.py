@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import graftwork as gw
-from graftwork.registration import METHOD
+from graftwork.tuner.registration import METHOD
 
 SOURCE = Path(gw.__file__).parent
 HEAVY = ("torch", "peft", "transformers", "datasets", "pandas", "sklearn", "numpy", "matplotlib", "jaxtyping")
@@ -37,7 +37,10 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_modules_are_attributes():
-    assert run("import graftwork; print(graftwork.structure.Structure.__name__)").strip() == "Structure"
+    assert (
+        run("import graftwork; print(graftwork.structure.structure.Structure.__name__)").strip()
+        == "Structure"
+    )
 
 
 def test_the_version_is_that_of_the_package():
@@ -56,9 +59,10 @@ def run(script: str) -> str:
     [
         "import graftwork; dir(graftwork); graftwork.Structure; graftwork.TaskRecipe; graftwork.Extension",
         "import graftwork.cli; graftwork.cli.build_parser().format_help()",
-        "import graftwork.recipe, graftwork.taskrecipe, graftwork.noise_kinds",
-        "import graftwork.structure, graftwork.structure_file, graftwork.controls, graftwork.draw",
-        "import graftwork.report_tasks, graftwork.findings, graftwork.stability, graftwork.model_files",
+        "import graftwork.recipe.recipe, graftwork.recipe.task_recipe, graftwork.noise.kinds",
+        "import graftwork.structure.structure, graftwork.structure.file, graftwork.structure.fixed",
+        "import graftwork.structure.drawing, graftwork.structure.stability, graftwork.models.files",
+        "import graftwork.finished.reports, graftwork.diagnosis.findings",
     ],
 )
 def test_is_free_of_torch(statement: str):
@@ -119,4 +123,8 @@ def test_the_hook_knows_the_modules_of_the_method():
             name.partition(".")[0] == "peft" for below in closure(module, {}).values() for name in below
         )
 
-    assert sorted(METHOD) == sorted(filter(needs_peft, closure("tuner", {})))
+    assert sorted(METHOD) == sorted(
+        name.removeprefix("tuner.")
+        for name in filter(needs_peft, closure("tuner.model", {}))
+        if name.startswith("tuner.")
+    )

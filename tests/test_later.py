@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
+from graftwork.data.task import Task
 from graftwork.errors import CheckpointError
-from graftwork.later import LATER, settled, without_later
-from graftwork.recipe import Recipe, recipe_to_yaml
-from graftwork.settings import GraftSettings
-from graftwork.tasks import Task, TaskHead
+from graftwork.files.later import LATER, settled, without_later
+from graftwork.kinds.heads import TaskHead
+from graftwork.recipe.loading import recipe_to_yaml
+from graftwork.recipe.recipe import Recipe
+from graftwork.recipe.settings import GraftSettings
 
 
 @dataclass(frozen=True)

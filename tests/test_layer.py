@@ -10,7 +10,7 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import RoutingError, SiteError, StructureError
-from graftwork.pool import site_widths
+from graftwork.tuner.pool import site_widths
 from toys import TASKS, graft_layers, grafted, outputs, random_structure, spread_gates, tiny, tokens
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from graftwork.errors import RecipeError
-from graftwork.length import (
+from graftwork.recipe.length import (
     EVALUATIONS,
     MIN_STEPS,
     PATIENCE,
@@ -16,7 +16,7 @@ from graftwork.length import (
     steps_per_epoch,
     total_steps,
 )
-from graftwork.settings import Training
+from graftwork.recipe.settings import Training
 
 
 def test_epochs_that_are_given_are_all_there_is() -> None:

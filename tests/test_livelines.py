@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from graftwork.data.live_rows import BLOCK, stdin_rows
 from graftwork.errors import DataError
-from graftwork.livelines import BLOCK, stdin_rows
 
 
 def give(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:

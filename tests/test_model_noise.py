@@ -16,9 +16,10 @@ from transformers import BertConfig, BertModel, T5Config, T5Model
 
 import graftwork as gw
 from graftwork.errors import ConfigError, StructureError
-from graftwork.model_noise import embedding_noise, path_noise, weight_noise
-from graftwork.noise import KINDS, Noise, model_noise
-from graftwork.structure import SiteStructure
+from graftwork.noise.applying import model_noise
+from graftwork.noise.kinds import KINDS, Noise
+from graftwork.noise.model import embedding_noise, path_noise, weight_noise
+from graftwork.structure.structure import SiteStructure
 
 TASKS = ("a", "b", "c")
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from graftwork.errors import CheckpointError, ConfigError, DataError
-from graftwork.multitask import MultiTaskModel, TaskHeads, hidden_width
-from graftwork.tasks import TaskHead
+from graftwork.kinds.heads import TaskHead
+from graftwork.models.multitask import MultiTaskModel, TaskHeads, hidden_width
 from toys import TASKS, graft_layers, grafted, spread_gates, tiny, tokens
 
 HEADS = (

@@ -9,10 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from graftwork.data import pad
+from graftwork.data.tokens import pad
 from graftwork.errors import RecipeError
-from graftwork.evaluate import pool
-from graftwork.neighbours import check_neighbours
+from graftwork.models.pooling import pool
+from graftwork.preflight.neighbours import check_neighbours
 from toys import VOCABULARY, tiny
 
 KINDS = [

@@ -10,10 +10,11 @@ import torch
 
 import graftwork as gw
 from graftwork.errors import CheckpointError, ConfigError, RecipeError, StructureError
-from graftwork.multitask import MultiTaskModel
-from graftwork.newtask import PRIVATE, Extension, NewTask
-from graftwork.persist import load_model, save_model
-from graftwork.tasks import TaskHead
+from graftwork.finished.new_task import PRIVATE, NewTask
+from graftwork.kinds.heads import TaskHead
+from graftwork.models.folder import load_model, save_model
+from graftwork.models.multitask import MultiTaskModel
+from graftwork.recipe.extension import Extension
 from test_multitask import HEADS
 from test_persist import save_backbone
 from toys import graft_layers, grafted, random_structure, tokens

@@ -9,8 +9,9 @@ import pytest
 from torch import nn
 
 from graftwork.errors import ConfigError
-from graftwork.noise import KINDS, Noise, NoiseReport, apply_to_task, model_noise
-from graftwork.text_noise import TEXT_NOISE
+from graftwork.noise.applying import apply_to_task, model_noise
+from graftwork.noise.kinds import KINDS, Noise, NoiseReport
+from graftwork.noise.text import TEXT_NOISE
 from noisy import toy_data
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import graftwork as gw
-from graftwork import onnx_file
 from graftwork.errors import ExportError, StorageError
-from graftwork.multitask import MultiTaskModel
-from graftwork.persist import load_backbone
+from graftwork.export import onnx as onnx_file
+from graftwork.models.backbone import load_backbone
+from graftwork.models.multitask import MultiTaskModel
 from test_multitask import HEADS
 from test_newtask import trained
 from test_program import compacted, example, first, same_outputs

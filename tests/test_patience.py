@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from graftwork.fit import Interrupted, fit
-from graftwork.interrupt import InterruptCallback
-from graftwork.patience import Patience
-from graftwork.recipe import load_recipe
+from graftwork.errors import Interrupted
+from graftwork.fitting.fit import fit
+from graftwork.recipe.loading import load_recipe
+from graftwork.training.interrupt import InterruptCallback
+from graftwork.training.patience import Patience
 from toyrun import recipe_dict, write_recipe, write_run
 
 NO_ARGUMENTS: Any = TrainingArguments

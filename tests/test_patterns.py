@@ -5,7 +5,7 @@ import pytest
 import graftwork as gw
 from graftwork.errors import ConfigError
 from graftwork.patterns import check_pattern, matching
-from graftwork.sites import resolve_sites
+from graftwork.tuner.sites import resolve_sites
 from toys import tiny
 
 

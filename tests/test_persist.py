@@ -13,17 +13,12 @@ from transformers import PreTrainedTokenizerFast
 
 import graftwork as gw
 from graftwork.errors import CheckpointError, DataError, RecipeError
-from graftwork.multitask import MultiTaskModel
-from graftwork.persist import (
-    FILES,
-    load_backbone,
-    load_model,
-    load_weights,
-    read_structure,
-    read_tasks,
-    save_model,
-)
-from graftwork.storage import check_target
+from graftwork.files.writing import check_target
+from graftwork.models.backbone import load_backbone
+from graftwork.models.files import FILES, read_structure
+from graftwork.models.folder import load_model, load_weights, save_model
+from graftwork.models.manifest import read_tasks
+from graftwork.models.multitask import MultiTaskModel
 from test_multitask import HEADS
 from toys import VOCABULARY, grafted, random_structure, tiny, tokens
 

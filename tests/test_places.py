@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from graftwork.places import Given, moved, moved_recipe
+from graftwork.files.places import Given, moved
+from graftwork.recipe.moving import moved_recipe
 
 
 @pytest.fixture

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from graftwork import precision
-from graftwork.settings import Training
-from graftwork.training import training_arguments
+from graftwork.recipe.settings import Training
+from graftwork.training import arguments
+from graftwork.training.arguments import training_arguments
 
 
 def test_slowdown_is_that_of_the_machine() -> None:
-    assert 0.05 < precision.bfloat16_slowdown() < 1000
+    assert 0.05 < arguments.bfloat16_slowdown() < 1000
 
 
 @pytest.mark.parametrize(("bf16", "times", "warned"), [(True, 40.0, 1), (True, 0.7, 0), (False, 40.0, 0)])
 def test_slow_bfloat16_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, times: float, warned: int
 ) -> None:
-    monkeypatch.setattr(precision, "bfloat16_slowdown", lambda: times)
+    monkeypatch.setattr(arguments, "bfloat16_slowdown", lambda: times)
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import nn
 
-from graftwork.data import load_task
+from graftwork.data.splits import load_task
 from graftwork.errors import RecipeError, SiteError, TrainingError
-from graftwork.firstpass import measure_width_, measured_width
-from graftwork.multitask import MultiTaskModel, hidden_width
-from graftwork.persist import load_backbone
-from graftwork.positions import most_tokens
-from graftwork.preflight import fitting_tokens, preflight
-from graftwork.recipe import load_recipe
-from graftwork.traceless import traceless
+from graftwork.models.backbone import load_backbone
+from graftwork.models.first_pass import measure_width_, measured_width
+from graftwork.models.multitask import MultiTaskModel, hidden_width
+from graftwork.models.traceless import traceless
+from graftwork.preflight.positions import most_tokens
+from graftwork.preflight.preflight import fitting_tokens, preflight
+from graftwork.recipe.loading import load_recipe
 from toyrun import run_model, run_parts, write_run
 from toys import graft_layers, grafted, tiny, tokens
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import ConfigError, DataError, ExportError, RoutingError
-from graftwork.multitask import MultiTaskModel
+from graftwork.models.multitask import MultiTaskModel
 from test_multitask import HEADS
 from test_newtask import FISH, train, trained
 from toys import grafted, random_structure, spread_gates, tiny, tokens

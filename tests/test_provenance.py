@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graftwork.provenance import git_commits, git_state
+from graftwork.files.provenance import git_commits, git_state
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 import graftwork as gw
 from graftwork.errors import ExportError, MergeError
-from graftwork.view import backbone_parameters
+from graftwork.tuner.view import backbone_parameters
 from toys import TASKS, graft_layers, grafted, outputs, tiny, tokens
 
 # The packages announce their own changes, and so do the kernels of torch that they use.

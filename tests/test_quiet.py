@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from graftwork.quiet import silence_libraries
+from graftwork.cli.quiet import silence_libraries
 
 
 @pytest.fixture(autouse=True)

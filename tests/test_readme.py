@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import graftwork as gw
-from graftwork.cli import build_parser
-from graftwork.recipe import load_recipe
+from graftwork.cli.parser import build_parser
+from graftwork.recipe.loading import load_recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -8,15 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.config import PLACEMENTS, POSITIONS, GraftConfig
+from graftwork.data.task import Task
 from graftwork.errors import RecipeError
-from graftwork.gates import GATE_FAMILIES
-from graftwork.pool import ACTIVATIONS
-from graftwork.recipe import Recipe, load_recipe, recipe_to_yaml
-from graftwork.schema import together
-from graftwork.settings import GraftSettings, Training
-from graftwork.sparsity import Schedule
-from graftwork.tasks import Task
+from graftwork.gates.registry import GATE_FAMILIES
+from graftwork.recipe.loading import load_recipe, recipe_to_yaml
+from graftwork.recipe.recipe import Recipe
+from graftwork.recipe.schema import together
+from graftwork.recipe.settings import GraftSettings, Training
+from graftwork.search.schedule import Schedule
+from graftwork.tuner.config import GraftConfig
+from graftwork.tuner.config_checks import PLACEMENTS, POSITIONS
+from graftwork.tuner.pool import ACTIVATIONS
 from toyrun import recipe_dict, write_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))

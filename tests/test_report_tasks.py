@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from graftwork.errors import CheckpointError
-from graftwork.persist import FILES
-from graftwork.report_tasks import read_diagnoses
+from graftwork.finished.reports import read_diagnoses
+from graftwork.models.files import FILES
 
 GOOD = {
     "findings": [],

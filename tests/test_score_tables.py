@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from graftwork.class_figures import class_figures
-from graftwork.score_tables import confusions, print_scores
+from graftwork.finished.score_tables import confusions, print_scores
+from graftwork.kinds.figures import class_figures
 
 
 def printed(labels: tuple[str, ...], predicted: Any, expected: Any, width: int = 80) -> str:

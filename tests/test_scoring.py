@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork import scoring
-from graftwork.data import collate, load_task
+from graftwork.data.splits import load_task
+from graftwork.data.task import Task
+from graftwork.data.tokens import collate
 from graftwork.errors import DataError
-from graftwork.forward import forward_rows
-from graftwork.recipe import load_recipe
-from graftwork.scoring import Predictions, predictions
-from graftwork.tasks import Task
+from graftwork.finished import scoring
+from graftwork.finished.scoring import Predictions, predictions
+from graftwork.models.outputs import forward_rows
+from graftwork.recipe.loading import load_recipe
 from toyrun import run_model, run_parts, write_run
 
 

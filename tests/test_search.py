@@ -7,7 +7,7 @@ import torch
 
 import graftwork as gw
 from graftwork.errors import StructureError, TrainingError
-from graftwork.search import StructureSearch
+from graftwork.search.search import StructureSearch
 from toys import TASKS, graft_layers, grafted, random_structure, tokens
 
 ROWS = torch.tensor([0, 1, 2, 1])

@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 
 import graftwork.gates.hard_concrete
-from graftwork.data import TaskSampler
-from graftwork.fit import fit
-from graftwork.recipe import load_recipe
-from graftwork.session import Session
+from graftwork.data.sampler import TaskSampler
+from graftwork.fitting.fit import fit
+from graftwork.fitting.session import Session
+from graftwork.recipe.loading import load_recipe
 from toyrun import recipe_dict, write_recipe, write_run
 
 FILES = ("adapter_model.safetensors", "heads.safetensors", "structure.json")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.shares import SHARE, plain_share, share_slips, spelled_share
+from graftwork.recipe.shares import SHARE, plain_share, share_slips, spelled_share
 
 
 @dataclass

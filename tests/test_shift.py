@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import graftwork as gw
-from graftwork.search import StructureSearch
-from graftwork.shift import solve_shift
-from graftwork.sparsity import expected_size, gate_parameters, pool_cost
-from graftwork.view import graft_view
+from graftwork.search.search import StructureSearch
+from graftwork.sparsity.shift_control import solve_shift
+from graftwork.sparsity.size import expected_size, gate_parameters, pool_cost
+from graftwork.tuner.view import graft_view
 from toys import grafted, spread_gates, tokens
 
 ROWS = torch.tensor([0, 1, 2, 1])

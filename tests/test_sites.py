@@ -8,7 +8,7 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import SiteError
-from graftwork.sites import DEFAULT_SITES, resolve_sites
+from graftwork.tuner.sites import DEFAULT_SITES, resolve_sites
 from toys import VOCABULARY, graft_layers, tiny, tokens
 
 PLACEMENTS = ("attention+ffn", "attention", "ffn", "block")

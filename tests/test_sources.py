@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from graftwork.data.sources import locate, read_rows, read_table, split_file
+from graftwork.data.text_rows import TextFormat
 from graftwork.errors import DataError
-from graftwork.sources import locate, read_rows, read_table, split_file
-from graftwork.textrows import TextFormat
 
 Write = Callable[[str, str | bytes], str]
 ROWS = [{"text": 'a "b", c\td', "label": "x"}, {"text": "null", "label": "y"}]

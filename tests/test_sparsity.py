@@ -7,8 +7,11 @@ import torch
 
 import graftwork as gw
 from graftwork.errors import ConfigError
-from graftwork.sparsity import BudgetControl, PenaltyControl, Schedule, expected_size, pool_parameters
-from graftwork.view import graft_view
+from graftwork.search.schedule import Schedule
+from graftwork.sparsity.budget_control import BudgetControl
+from graftwork.sparsity.penalty_control import PenaltyControl
+from graftwork.sparsity.size import expected_size, pool_parameters
+from graftwork.tuner.view import graft_view
 from toys import graft_layers, grafted, random_structure, spread_gates
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from graftwork.spin import CHOSEN, SPIN_LIMITS, limit_spinning
+from graftwork.cli.spin import CHOSEN, SPIN_LIMITS, limit_spinning
 
 SCRIPT = f"""
 import os

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from graftwork.data.splits import carved_with, load_split, load_task
+from graftwork.data.task import Task
 from graftwork.errors import DataError
-from graftwork.splits import carved_with, load_split, load_task
-from graftwork.tasks import Task
 
 Rows = list[dict[str, Any]]
 Write = Callable[[str, Rows], str]

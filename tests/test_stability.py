@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from graftwork.errors import StructureError
-from graftwork.stability import jaccard, print_stability, stability
-from graftwork.structure import SiteStructure, Structure
+from graftwork.structure.stability import jaccard, print_stability, stability
+from graftwork.structure.structure import SiteStructure, Structure
 
 TASKS = ("cats", "dogs")
 

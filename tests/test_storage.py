@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from graftwork import storage
 from graftwork.errors import DataError, GraftworkError, StorageError
-from graftwork.storage import output_lock, read_whole, staged_folder, storage_errors, write_text
+from graftwork.files import writing as storage
+from graftwork.files.writing import output_lock, read_whole, staged_folder, storage_errors, write_text
 
 
 @pytest.mark.parametrize("swap", [True, False])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftwork.errors import StructureError
-from graftwork.structure import SiteStructure, Structure
+from graftwork.structure.structure import SiteStructure, Structure
 
 NAMES = st.text(min_size=1, max_size=6)
 

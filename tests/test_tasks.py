@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from graftwork.data.task import Task
 from graftwork.errors import CheckpointError, RecipeError
-from graftwork.tasks import Task, TaskHead, label_name, sort_labels
+from graftwork.kinds.heads import TaskHead, label_name, sort_labels
 
 
 def test_a_task_fills_in_the_metric_of_its_kind() -> None:

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork import text_noise
+from graftwork.data.splits import _sha256
+from graftwork.data.task_data import TaskData
 from graftwork.errors import ConfigError
-from graftwork.noise import KINDS, Noise, apply_to_task
-from graftwork.splits import TaskData, _sha256
-from graftwork.text_noise import TEXT_NOISE, edit_distance
+from graftwork.noise import text as text_noise
+from graftwork.noise.applying import apply_to_task
+from graftwork.noise.kinds import KINDS, Noise
+from graftwork.noise.text import TEXT_NOISE, edit_distance
 from noisy import PACKAGES, SENTENCES, need, reorder, toy_data
 
 # The measure.

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graftwork.data.text_rows import DELIMITERS, delimiter_faults, read_csv, read_json, read_tsv
 from graftwork.errors import DataError
-from graftwork.textrows import DELIMITERS, delimiter_faults, read_csv, read_json, read_tsv
 
 ROWS = [
     {"id": "1", "text": 'one;\r\ntwo, "three"\tfour | five', "label": "x"},

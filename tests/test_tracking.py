@@ -14,13 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import graftwork as gw
 import test_callback
 from graftwork.errors import ConfigError, RecipeError
-from graftwork.fit import fit
-from graftwork.recipe import load_recipe
-from graftwork.settings import Training
-from graftwork.structure import Structure
-from graftwork.tracking import gate_values, size_figures
-from graftwork.training import trackers
-from graftwork.view import graft_view
+from graftwork.fitting.fit import fit
+from graftwork.recipe.loading import load_recipe
+from graftwork.recipe.settings import Training
+from graftwork.search.tracking import gate_values, size_figures
+from graftwork.structure.structure import Structure
+from graftwork.training.arguments import trackers
+from graftwork.tuner.view import graft_view
 from test_trainer import make_model, make_trainer
 from toyrun import recipe_dict, write_backbone, write_recipe, write_tasks
 from toys import grafted, random_structure, spread_gates

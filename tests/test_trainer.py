@@ -11,9 +11,9 @@ from datasets import Dataset
 from transformers import EvalPrediction, TrainingArguments
 
 import graftwork as gw
-from graftwork.multitask import MultiTaskModel
-from graftwork.persist import FILES
-from graftwork.trainer import MultiTaskTrainer, suite_scores
+from graftwork.models.files import FILES
+from graftwork.models.multitask import MultiTaskModel
+from graftwork.training.trainer import MultiTaskTrainer, suite_scores
 from test_multitask import HEADS
 from toys import grafted, tokens
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from graftwork.divergence import not_finite
+from graftwork.search.divergence import not_finite
 from test_callback import make_trainer
 from toys import tiny
 

@@ -6,7 +6,8 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import ConfigError, StructureError
-from graftwork.view import backbone_parameters, budget_parameters, graft_view
+from graftwork.sparsity.budget import budget_parameters
+from graftwork.tuner.view import backbone_parameters, graft_view
 from toys import graft_layers, grafted, tiny
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import graftwork as gw
 from graftwork.errors import CheckpointError, ConfigError
-from graftwork.weights import read_shapes, read_weights
+from graftwork.files.weights import read_shapes, read_weights
 from toys import grafted, tiny
 
 FILE = "adapter_model.safetensors"

@@ -12,10 +12,11 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from graftwork.data import load_task, tokenise
-from graftwork.multitask import MultiTaskModel
-from graftwork.persist import load_backbone
-from graftwork.recipe import load_recipe
+from graftwork.data.splits import load_task
+from graftwork.data.tokens import tokenise
+from graftwork.models.backbone import load_backbone
+from graftwork.models.multitask import MultiTaskModel
+from graftwork.recipe.loading import load_recipe
 from toys import grafted
 
 WORDS = ["red", "blue", "green", "stone", "river", "cloud", "tree", "bird", "road", "lamp"]

@@ -1,7 +1,7 @@
 """graftwork: learn the adapter structure while fine-tuning one frozen transformer on many tasks.
 
-Importing this package makes PEFT know the method `GRAFT` (`graftwork.registration`). It loads neither torch
-nor PEFT: every public name is imported when it is first used.
+Importing this package makes PEFT know the method `GRAFT` (`graftwork.tuner.registration`). It loads
+neither torch nor PEFT: every public name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -10,36 +10,37 @@ from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 
-from graftwork.registration import register_with_peft as _register_with_peft
+from graftwork.tuner.registration import register_with_peft as _register_with_peft
 from graftwork.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from graftwork.callback import StructureCallback
-    from graftwork.collate import keep_tasks_
-    from graftwork.compact import compact_, discretise_, set_structure_, structure_of
-    from graftwork.compact_folder import save_compact
-    from graftwork.config import GraftConfig
+    from graftwork.data.task import Task
     from graftwork.errors import GraftworkError
-    from graftwork.export import export_lora
-    from graftwork.extend import add_task
-    from graftwork.extension import Extension
-    from graftwork.grouping import group_tasks, input_distances
-    from graftwork.layer import GraftLayer
-    from graftwork.multitask import MultiTaskModel
-    from graftwork.newtask import NewTask
-    from graftwork.onnx_file import export_onnx
-    from graftwork.predict import Predictor
-    from graftwork.program import export_program
-    from graftwork.removal import remove_task
-    from graftwork.routing import route
-    from graftwork.schedule import Schedule
-    from graftwork.search import StructureSearch
-    from graftwork.structure import Structure
-    from graftwork.taskrecipe import TaskRecipe
-    from graftwork.tasks import Task
-    from graftwork.tracking import track
-    from graftwork.trainer import MultiTaskTrainer
-    from graftwork.tuner import GraftModel
+    from graftwork.export.compact import save_compact
+    from graftwork.export.lora import export_lora
+    from graftwork.export.onnx import export_onnx
+    from graftwork.export.program import export_program
+    from graftwork.finished.add_task import add_task
+    from graftwork.finished.new_task import NewTask
+    from graftwork.finished.remove_task import remove_task
+    from graftwork.models.multitask import MultiTaskModel
+    from graftwork.models.predictor import Predictor
+    from graftwork.recipe.extension import Extension
+    from graftwork.recipe.task_recipe import TaskRecipe
+    from graftwork.search.callback import StructureCallback
+    from graftwork.search.compact import compact_
+    from graftwork.search.discretise import discretise_, set_structure_, structure_of
+    from graftwork.search.grouping import group_tasks, input_distances
+    from graftwork.search.schedule import Schedule
+    from graftwork.search.search import StructureSearch
+    from graftwork.search.tracking import track
+    from graftwork.structure.structure import Structure
+    from graftwork.training.task_collator import keep_tasks_
+    from graftwork.training.trainer import MultiTaskTrainer
+    from graftwork.tuner.config import GraftConfig
+    from graftwork.tuner.layer import GraftLayer
+    from graftwork.tuner.model import GraftModel
+    from graftwork.tuner.route import route
 
 __all__ = [
     "Extension",
@@ -75,36 +76,36 @@ __all__ = [
 ]
 
 _HOME = {
-    "Extension": "extension",
-    "GraftConfig": "config",
-    "GraftLayer": "layer",
-    "GraftModel": "tuner",
+    "Extension": "recipe.extension",
+    "GraftConfig": "tuner.config",
+    "GraftLayer": "tuner.layer",
+    "GraftModel": "tuner.model",
     "GraftworkError": "errors",
-    "MultiTaskModel": "multitask",
-    "MultiTaskTrainer": "trainer",
-    "NewTask": "newtask",
-    "Predictor": "predict",
-    "Schedule": "schedule",
-    "Structure": "structure",
-    "StructureCallback": "callback",
-    "StructureSearch": "search",
-    "Task": "tasks",
-    "TaskRecipe": "taskrecipe",
-    "add_task": "extend",
-    "compact_": "compact",
-    "discretise_": "compact",
-    "export_lora": "export",
-    "export_onnx": "onnx_file",
-    "export_program": "program",
-    "group_tasks": "grouping",
-    "input_distances": "grouping",
-    "keep_tasks_": "collate",
-    "remove_task": "removal",
-    "route": "routing",
-    "save_compact": "compact_folder",
-    "set_structure_": "compact",
-    "structure_of": "compact",
-    "track": "tracking",
+    "MultiTaskModel": "models.multitask",
+    "MultiTaskTrainer": "training.trainer",
+    "NewTask": "finished.new_task",
+    "Predictor": "models.predictor",
+    "Schedule": "search.schedule",
+    "Structure": "structure.structure",
+    "StructureCallback": "search.callback",
+    "StructureSearch": "search.search",
+    "Task": "data.task",
+    "TaskRecipe": "recipe.task_recipe",
+    "add_task": "finished.add_task",
+    "compact_": "search.compact",
+    "discretise_": "search.discretise",
+    "export_lora": "export.lora",
+    "export_onnx": "export.onnx",
+    "export_program": "export.program",
+    "group_tasks": "search.grouping",
+    "input_distances": "search.grouping",
+    "keep_tasks_": "training.task_collator",
+    "remove_task": "finished.remove_task",
+    "route": "tuner.route",
+    "save_compact": "export.compact",
+    "set_structure_": "search.discretise",
+    "structure_of": "search.discretise",
+    "track": "search.tracking",
 }
 """Public name -> the module it lives in."""
 

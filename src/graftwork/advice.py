@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from graftwork.launcher import launched
+
 __all__ = ["again", "called", "commanded", "option"]
 
 RESUMED = ("fit", "fit_family")
@@ -122,6 +124,4 @@ def _program() -> tuple[str, ...]:
 
 
 def _in_launcher(command: str) -> str:
-    from graftwork.processes import launched
-
     return f"{command}  # under the same launcher" if launched() > 1 else command

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import regex
 
 from graftwork.errors import ConfigError
-from graftwork.files import shown
+from graftwork.messages import shown
 
 __all__ = ["check_pattern", "matching"]
 

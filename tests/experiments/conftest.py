@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from graftwork.experiments.grid import Grid
-from graftwork.experiments.gridfile import load_grid
+from graftwork.experiments.grid.file import load_grid
+from graftwork.experiments.grid.grid import Grid
 from toyrun import recipe_dict, write_backbone, write_tasks
 
 

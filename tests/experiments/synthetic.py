@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graftwork.structure import SiteStructure, Structure
+from graftwork.structure.structure import SiteStructure, Structure
 
 BACKBONE = 22_713_216
 TASKS = {"qnli": "accuracy", "mrpc": "accuracy", "trec": "accuracy", "stsb": "spearman"}

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from graftwork.experiments.forgetting import general_texts, lost_similarity
-from graftwork.experiments.grid import Grid, make_run
-from graftwork.experiments.trial import run_trial
+from graftwork.experiments.grid.grid import Grid, make_run
+from graftwork.experiments.running.forgetting import general_texts, lost_similarity
+from graftwork.experiments.running.trial import run_trial
 
 MakeGrid = Callable[..., Grid]
 TRAINING = {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "max_length": 16}

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from graftwork.controls import CONTROLS
 from graftwork.errors import ConfigError, RecipeError, StructureError
-from graftwork.experiments.grid import Grid, Run, make_run
-from graftwork.experiments.settings import load_data, run_settings
-from graftwork.experiments.trial import run_trial
-from graftwork.structure import Structure
+from graftwork.experiments.grid.grid import Grid, Run, make_run
+from graftwork.experiments.grid.settings import load_data, run_settings
+from graftwork.experiments.running.trial import run_trial
+from graftwork.structure.fixed import CONTROLS
+from graftwork.structure.structure import Structure
 
 MakeGrid = Callable[..., Grid]
 FINE = {"budget": 0.05, "pool_size": 8, "r": 1}

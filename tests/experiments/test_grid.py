@@ -11,14 +11,14 @@ import pytest
 from rich.console import Console
 
 from graftwork.errors import RecipeError
-from graftwork.experiments.grid import Grid, Run, make_run
-from graftwork.experiments.gridfile import load_grid
-from graftwork.experiments.methods import METHODS
-from graftwork.experiments.plan import Plan
-from graftwork.experiments.runner import compare
-from graftwork.experiments.settings import load_data, run_settings
-from graftwork.experiments.store import Store
-from graftwork.length import settle_length, total_steps
+from graftwork.experiments.grid.file import load_grid
+from graftwork.experiments.grid.grid import Grid, Run, make_run
+from graftwork.experiments.grid.plan import Plan
+from graftwork.experiments.grid.settings import load_data, run_settings
+from graftwork.experiments.methods.registry import METHODS
+from graftwork.experiments.results.store import Store
+from graftwork.experiments.running.compare import compare
+from graftwork.recipe.length import settle_length, total_steps
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 MakeGrid = Callable[..., Grid]

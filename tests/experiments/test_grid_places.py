@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from graftwork.experiments import trial
-from graftwork.experiments.grid import Grid, Run
-from graftwork.experiments.gridfile import load_grid
-from graftwork.experiments.places import as_given, without_places
-from graftwork.experiments.plan import Plan
-from graftwork.experiments.pool import attempt
-from graftwork.experiments.store import Store
+from graftwork.experiments.grid.file import load_grid
+from graftwork.experiments.grid.grid import Grid, Run
+from graftwork.experiments.grid.places import as_given, without_places
+from graftwork.experiments.grid.plan import Plan
+from graftwork.experiments.results.store import Store
+from graftwork.experiments.running import trial
+from graftwork.experiments.running.pool import attempt
 
 
 @pytest.mark.parametrize(

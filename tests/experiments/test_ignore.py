@@ -14,10 +14,10 @@ from synthetic import hashed, run_file, write
 
 from graftwork.cli import main
 from graftwork.errors import DataError
-from graftwork.experiments.collect import compare, read_runs
-from graftwork.experiments.ignore import ignored_table, ignoring
-from graftwork.experiments.statistics import difference, references
-from graftwork.experiments.tables import markdown
+from graftwork.experiments.report.ignore import ignored_table, ignoring
+from graftwork.experiments.report.tables import markdown
+from graftwork.experiments.results.collect import compare, read_runs
+from graftwork.experiments.results.statistics import difference, references
 
 
 def run(label: str, seed: int, score: float, bf16: bool, budget: float = 0.001) -> dict[str, Any]:

@@ -14,16 +14,16 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic import failed, run_file, write
 
-from graftwork.experiments.collect import Comparison, Run, agreed, read_runs
-from graftwork.experiments.collect import compare as compare_runs
-from graftwork.experiments.costs import cost_table, fault_table, tuning_table
-from graftwork.experiments.grid import Grid
-from graftwork.experiments.joined import join_tasks
-from graftwork.experiments.report import report
-from graftwork.experiments.runner import compare
-from graftwork.experiments.stale import current_runs, stale_table
-from graftwork.experiments.statistics import difference, references
-from graftwork.experiments.tables import score_table
+from graftwork.experiments.grid.grid import Grid
+from graftwork.experiments.report.costs import cost_table, fault_table, tuning_table
+from graftwork.experiments.report.report import report
+from graftwork.experiments.report.stale import current_runs, stale_table
+from graftwork.experiments.report.tables import score_table
+from graftwork.experiments.results.collect import Comparison, Run, agreed, read_runs
+from graftwork.experiments.results.collect import compare as compare_runs
+from graftwork.experiments.results.joined import join_tasks
+from graftwork.experiments.results.statistics import difference, references
+from graftwork.experiments.running.compare import compare
 
 MakeGrid = Callable[..., Grid]
 FAST = {"epochs": 0.2, "batch_size": 16, "learning_rate": 0.01, "max_length": 16}

@@ -17,11 +17,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from graftwork.data import TaskData
-from graftwork.experiments import plan, settings
-from graftwork.experiments.gridfile import load_grid
-from graftwork.experiments.runner import compare
-from graftwork.tasks import Task
+from graftwork.data.task import Task
+from graftwork.data.task_data import TaskData
+from graftwork.experiments.grid import plan, settings
+from graftwork.experiments.grid.file import load_grid
+from graftwork.experiments.running.compare import compare
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("GRAFTWORK_DATA", ROOT.parent / "shared/data"))

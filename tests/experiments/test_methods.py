@@ -11,19 +11,19 @@ from peft.tuners.poly.layer import PolyLayer
 from rich.console import Console
 
 from graftwork.errors import ConfigError
-from graftwork.experiments import baselines
-from graftwork.experiments.adapters import SwitchSite
-from graftwork.experiments.grid import Grid, Run, make_run
-from graftwork.experiments.methods import METHODS, Adapted, Setup
-from graftwork.experiments.settings import load_data, run_settings
-from graftwork.experiments.trial import run_trial
-from graftwork.fit import fit
-from graftwork.multitask import MultiTaskModel
-from graftwork.persist import load_backbone
-from graftwork.recipe import load_recipe
-from graftwork.settings import GraftSettings
-from graftwork.sparsity import Schedule
-from graftwork.tasks import TaskHead
+from graftwork.experiments.grid.grid import Grid, Run, make_run
+from graftwork.experiments.grid.settings import load_data, run_settings
+from graftwork.experiments.methods import baselines
+from graftwork.experiments.methods.adapters import SwitchSite
+from graftwork.experiments.methods.registry import METHODS, Adapted, Setup
+from graftwork.experiments.running.trial import run_trial
+from graftwork.fitting.fit import fit
+from graftwork.kinds.heads import TaskHead
+from graftwork.models.backbone import load_backbone
+from graftwork.models.multitask import MultiTaskModel
+from graftwork.recipe.loading import load_recipe
+from graftwork.recipe.settings import GraftSettings
+from graftwork.search.schedule import Schedule
 
 MakeGrid = Callable[..., Grid]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graftwork.experiments.names import told_apart
+from graftwork.experiments.results.names import told_apart
 
 
 def test_groups_of_one_title_are_told_apart_by_the_settings_in_which_they_differ() -> None:

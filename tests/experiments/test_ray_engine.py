@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from graftwork.errors import ConfigError
-from graftwork.experiments.grid import Grid
-from graftwork.experiments.runner import Summary, compare
-from graftwork.experiments.store import Store
+from graftwork.experiments.grid.grid import Grid
+from graftwork.experiments.results.store import Store
+from graftwork.experiments.running.compare import Summary, compare
 
 MARK = "GRAFTWORK_TEST_RAY"
 

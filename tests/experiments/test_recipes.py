@@ -13,12 +13,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from graftwork.experiments.gridfile import load_grid
-from graftwork.experiments.plan import Plan
-from graftwork.experiments.pool import together
-from graftwork.experiments.runner import compare
-from graftwork.experiments.store import Store
-from graftwork.experiments.trial import run_trial
+from graftwork.experiments.grid.file import load_grid
+from graftwork.experiments.grid.plan import Plan
+from graftwork.experiments.results.store import Store
+from graftwork.experiments.running.compare import compare
+from graftwork.experiments.running.pool import together
+from graftwork.experiments.running.trial import run_trial
 from toyrun import WORDS, write_lines
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -19,9 +19,8 @@ from synthetic import failed, hashed, run_file, showcase, structure, write
 
 from graftwork.cli import main
 from graftwork.errors import DataError, GraftworkError
-from graftwork.experiments.below import below_probe, below_reference
-from graftwork.experiments.collect import Comparison, Group, compare, read_runs
-from graftwork.experiments.costs import (
+from graftwork.experiments.report.below import below_probe, below_reference
+from graftwork.experiments.report.costs import (
     active_table,
     cost_table,
     fault_table,
@@ -29,17 +28,26 @@ from graftwork.experiments.costs import (
     search_table,
     tuning_table,
 )
-from graftwork.experiments.curves import curves
-from graftwork.experiments.report import report
-from graftwork.experiments.statistics import (
+from graftwork.experiments.report.curves import curves
+from graftwork.experiments.report.report import report
+from graftwork.experiments.report.tables import (
+    Cell,
+    Column,
+    Table,
+    difference_table,
+    gap,
+    markdown,
+    score_table,
+)
+from graftwork.experiments.report.verdict import judge
+from graftwork.experiments.results.collect import Comparison, Group, compare, read_runs
+from graftwork.experiments.results.statistics import (
     counterpart,
     difference,
     interval_of_mean,
     pareto_front,
     references,
 )
-from graftwork.experiments.tables import Cell, Column, Table, difference_table, gap, markdown, score_table
-from graftwork.experiments.verdict import judge
 
 HOSTILE = '<script>alert("x")</script> $x_{ | `y` {{ 7*7 }} & 漢字'
 

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from graftwork.cli import main
 from graftwork.errors import ConfigError, Interrupted
-from graftwork.experiments import trial
-from graftwork.experiments.grid import Grid, Run
-from graftwork.experiments.runner import Summary, compare
-from graftwork.experiments.store import Store, hash_settings
-from graftwork.structure import Structure
+from graftwork.experiments.grid.grid import Grid, Run
+from graftwork.experiments.results.store import Store, hash_settings
+from graftwork.experiments.running import trial
+from graftwork.experiments.running.compare import Summary, compare
+from graftwork.structure.structure import Structure
 
 MakeGrid = Callable[..., Grid]
 FAST = {"epochs": 0.2, "batch_size": 16, "learning_rate": 0.01, "max_length": 16}

@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from graftwork.errors import TrainingError
-from graftwork.experiments import trial
-from graftwork.experiments.grid import Grid, Run, make_run
-from graftwork.experiments.plan import Plan
-from graftwork.experiments.pool import together
-from graftwork.experiments.runner import Summary, compare
-from graftwork.experiments.store import Store
-from graftwork.experiments.trial import run_trial
+from graftwork.experiments.grid.grid import Grid, Run, make_run
+from graftwork.experiments.grid.plan import Plan
+from graftwork.experiments.results.store import Store
+from graftwork.experiments.running import trial
+from graftwork.experiments.running.compare import Summary, compare
+from graftwork.experiments.running.pool import together
+from graftwork.experiments.running.trial import run_trial
 
 MakeGrid = Callable[..., Grid]
 SWEPT: dict[str, Any] = {

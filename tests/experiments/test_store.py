@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftwork.errors import DataError
-from graftwork.experiments.store import FORMAT, Store, hash_settings
+from graftwork.experiments.results.store import FORMAT, Store, hash_settings
 
 KEY = "0123456789abcdef"
 NUMBERS = st.integers(-(10**6), 10**6) | st.floats(allow_nan=False, allow_infinity=False)

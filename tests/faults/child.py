@@ -18,10 +18,10 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "graftwork.cli",
-        "graftwork.family",
-        "graftwork.session",
-        "graftwork.extend",
-        "graftwork.rescore",
+        "graftwork.fitting.family",
+        "graftwork.fitting.session",
+        "graftwork.finished.add_task",
+        "graftwork.finished.evaluate",
         "child",
     ]
 )

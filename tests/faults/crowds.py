@@ -77,8 +77,8 @@ def second_writers(folder: Path, whole: Path, table: Table) -> None:
 
 def write_loop(sources: list[Path], target: Path, results: Path) -> None:
     """Write one model after the other to the same place, and a result file beside it."""
-    from graftwork.experiments.store import FORMAT, Store
-    from graftwork.storage import staged_folder
+    from graftwork.experiments.results.store import FORMAT, Store
+    from graftwork.files.writing import staged_folder
 
     store, count = Store(results), 0
     while True:
@@ -92,8 +92,9 @@ def write_loop(sources: list[Path], target: Path, results: Path) -> None:
 
 def read_and_write(folder: Path, whole: Path, table: Table) -> None:
     """Whatever is read while it is being replaced is the old or the new."""
-    from graftwork.experiments.store import Store
-    from graftwork.persist import load_model, read_structure
+    from graftwork.experiments.results.store import Store
+    from graftwork.models.files import read_structure
+    from graftwork.models.folder import load_model
 
     ended = toy.fit(whole, "--output", "other", "--seed", "1")
     assert ended.code == 0, ended.error

@@ -90,7 +90,7 @@ def _step(argument: str) -> None:
 
 
 def _backward(argument: str) -> None:
-    from graftwork.trainer import MultiTaskTrainer
+    from graftwork.training.trainer import MultiTaskTrainer
 
     def make(original: Any) -> Any:
         def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -120,7 +120,7 @@ def _slow(argument: str) -> None:
 
 
 def _train_end(before: Callable[[], Any] | None = None, after: Callable[[], Any] | None = None) -> None:
-    from graftwork.callback import StructureCallback
+    from graftwork.search.callback import StructureCallback
 
     def make(original: Any) -> Any:
         def on_train_end(*args: Any, **kwargs: Any) -> None:

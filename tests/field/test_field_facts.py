@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 import graftwork as gw
 from commands import Command
 from graftwork.cli import main
-from graftwork.predict import Predictor
+from graftwork.models.predictor import Predictor
 from toyrun import WORDS, recipe_dict, write_backbone, write_lines, write_recipe, write_run, write_tasks
 from toys import tiny
 

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from graftwork.errors import CheckpointError
-from graftwork.multitask import MultiTaskModel
-from graftwork.persist import load_backbone, load_weights, read_tasks
+from graftwork.models.backbone import load_backbone
+from graftwork.models.folder import load_weights
+from graftwork.models.manifest import read_tasks
+from graftwork.models.multitask import MultiTaskModel
 from toyrun import WORDS, recipe_dict, write_backbone, write_lines, write_recipe
 
 SEEDS = ("0", "1")

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from commands import Command
-from graftwork import storage
-from graftwork.experiments import runner, trial
-from graftwork.extend import _Addition
-from graftwork.interrupt import InterruptCallback
+from graftwork.experiments.running import compare as runner
+from graftwork.experiments.running import trial
+from graftwork.files import writing as storage
+from graftwork.finished.add_task import _Addition
+from graftwork.training.interrupt import InterruptCallback
 from toyrun import recipe_dict
 
 ADVICE = "Go on with: "
@@ -104,7 +105,7 @@ def test_ctrl_c_between_the_steps_says_how_to_go_on_too(
 ) -> None:
     start = ["fit", "my recipe.yaml", "--output", "x", "--set", "training.epochs=1"]
     with monkeypatch.context() as patch:
-        patch.setattr("graftwork.session.Session.write", interrupt)
+        patch.setattr("graftwork.fitting.session.Session.write", interrupt)
         ended = command(*start)
     assert ended.code == 130
     assert ended.err.strip().splitlines()[-1] == (
@@ -113,7 +114,7 @@ def test_ctrl_c_between_the_steps_says_how_to_go_on_too(
     )
     assert command(*start, "--resume").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr("graftwork.fit.Session", interrupt)
+        patch.setattr("graftwork.fitting.session.Session", interrupt)
         ended = command(*start, "--overwrite")
     assert ended.err.strip().splitlines()[-1] == (
         f"graftwork: interrupted; nothing was written. Begin again with: graftwork {shlex.join(start)} "

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import Command
-from graftwork.predict import Predictor
+from graftwork.models.predictor import Predictor
 from toyrun import recipe_dict, write_backbone, write_lines, write_recipe, write_tasks
 
 WAIT = 120

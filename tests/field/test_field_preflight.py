@@ -178,7 +178,7 @@ def test_whatever_datasets_raises_is_one_line(
 def test_a_row_that_a_saved_model_cannot_take_is_one_line(
     fitted: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graftwork.predict import Predictor
+    from graftwork.models.predictor import Predictor
 
     load = Predictor.load.__func__  # type: ignore[attr-defined]
 

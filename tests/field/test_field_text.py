@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from commands import Command
-from graftwork.data import load_task
-from graftwork.recipe import load_recipe
-from graftwork.tasks import Task
+from graftwork.data.splits import load_task
+from graftwork.data.task import Task
+from graftwork.recipe.loading import load_recipe
 from toyrun import recipe_dict, write_backbone, write_recipe, write_tasks
 
 ROWS = [

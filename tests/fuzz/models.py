@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from graftwork.cli import main
-from graftwork.fit import fit
-from graftwork.recipe import load_recipe
+from graftwork.fitting.fit import fit
+from graftwork.recipe.loading import load_recipe
 from toyrun import recipe_dict, write_recipe, write_run
 
 

@@ -26,8 +26,9 @@ from strategies import (
 )
 from transformers import AutoModel
 
-from graftwork.persist import FILES, load_model
-from graftwork.predict import Predictor
+from graftwork.models.files import FILES
+from graftwork.models.folder import load_model
+from graftwork.models.predictor import Predictor
 
 WEIGHTS = (FILES.adapter_weights, FILES.heads)
 TREES = (FILES.adapter_config, FILES.tasks, FILES.structure, FILES.report)

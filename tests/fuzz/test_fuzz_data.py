@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from models import run
 from strategies import SPECIAL, TEXTS, broken_bytes, broken_trees, special_files, values
 
-from graftwork.experiments.collect import compare, read_runs
-from graftwork.predict import Predictor
-from graftwork.sources import read_rows
-from graftwork.splits import load_task
-from graftwork.tasks import Task
+from graftwork.data.sources import read_rows
+from graftwork.data.splits import load_task
+from graftwork.data.task import Task
+from graftwork.experiments.results.collect import compare, read_runs
+from graftwork.models.predictor import Predictor
 
 ROWS = [{"text": f"word {i}", "other": "a\tb", "label": "yn"[i % 2], "score": i / 3} for i in range(30)]
 WAYS: dict[str, dict[str, Any]] = {

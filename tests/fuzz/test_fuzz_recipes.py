@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SPECIAL, broken_bytes, broken_trees, scalars, special_files, values
 
-from graftwork.experiments.gridfile import load_grid
-from graftwork.recipe import Recipe, load_recipe, recipe_to_yaml
-from graftwork.taskrecipe import load_task_recipe
+from graftwork.experiments.grid.file import load_grid
+from graftwork.recipe.loading import load_recipe, recipe_to_yaml
+from graftwork.recipe.recipe import Recipe
+from graftwork.recipe.task_recipe import load_task_recipe
 
 RECIPE: dict[str, Any] = {
     "model": "bert",

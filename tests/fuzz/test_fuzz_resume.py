@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 from strategies import SPECIAL, broken_bytes, broken_trees, pickle_bomb, special_files
 
-from graftwork.callback import StructureCallback
-from graftwork.checkpoints import MANIFEST, publish
-from graftwork.errors import CheckpointError, TrainingError
-from graftwork.fit import fit
-from graftwork.interrupt import InterruptCallback
-from graftwork.recipe import Recipe, load_recipe
-from graftwork.resume import check_trainer_files
-from graftwork.search import StructureSearch
-from graftwork.trainrun import Interrupted
+from graftwork.errors import CheckpointError, Interrupted, TrainingError
+from graftwork.fitting.fit import fit
+from graftwork.recipe.loading import load_recipe
+from graftwork.recipe.recipe import Recipe
+from graftwork.search.callback import StructureCallback
+from graftwork.search.search import StructureSearch
+from graftwork.training.checkpoints import MANIFEST, publish
+from graftwork.training.interrupt import InterruptCallback
+from graftwork.training.resume import check_trainer_files
 from toyrun import recipe_dict, write_recipe
 from toys import grafted
 

@@ -17,13 +17,13 @@ from rich.console import Console
 from strategies import SPECIAL, broken_bytes, broken_trees, special_files, values
 
 import graftwork as gw
-from graftwork.compact import structure_of
-from graftwork.controls import control_structure
-from graftwork.draw import structure_table
-from graftwork.persist import read_structure
-from graftwork.stability import stability
-from graftwork.structure import Structure
-from graftwork.structure_file import read_structure_file
+from graftwork.models.files import read_structure
+from graftwork.search.discretise import structure_of
+from graftwork.structure.drawing import structure_table
+from graftwork.structure.file import read_structure_file
+from graftwork.structure.fixed import control_structure
+from graftwork.structure.stability import stability
+from graftwork.structure.structure import Structure
 from toys import grafted, tiny
 
 WHOLE = structure_of(grafted(gates="fixed"))

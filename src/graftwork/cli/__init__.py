@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from graftwork.cli.parser import COMMANDS, build_parser
-from graftwork.quiet import silence_libraries
-from graftwork.spin import limit_spinning
+from graftwork.cli.quiet import silence_libraries
+from graftwork.cli.spin import limit_spinning
 
 __all__ = ["build_parser", "main"]
 
@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = COMMANDS[chosen.command]
     options = {name: value for name, value in vars(chosen[chosen.command]).items()}
     from graftwork.advice import commanded
+    from graftwork.distributed.processes import is_main, is_shared, leave
     from graftwork.errors import GraftworkError, Interrupted
-    from graftwork.processes import is_main, is_shared, leave
 
     with commanded(words):
         try:
@@ -80,7 +80,7 @@ def _check_launch(command: str) -> None:
         TrainingError: the command is not `fit`.
     """
     from graftwork.errors import TrainingError
-    from graftwork.processes import launched
+    from graftwork.launcher import launched
 
     if launched() > 1 and command != "fit":
         error = TrainingError(

@@ -26,8 +26,8 @@ def show(folders: list[Path], png: Path | None = None, as_json: bool = False, di
     if diagnose:
         _show_diagnoses(folders, as_json)
         return
-    from graftwork.draw import structure_png, structure_table
-    from graftwork.model_files import read_structure
+    from graftwork.models.files import read_structure
+    from graftwork.structure.drawing import structure_png, structure_table
 
     structures = [read_structure(folder) for folder in folders]
     if png is not None:
@@ -44,9 +44,9 @@ def show(folders: list[Path], png: Path | None = None, as_json: bool = False, di
 
 
 def _show_diagnoses(folders: list[Path], as_json: bool) -> None:
-    from graftwork.model_files import read_structure
-    from graftwork.report_tasks import read_diagnoses
-    from graftwork.stability import stability
+    from graftwork.finished.reports import read_diagnoses
+    from graftwork.models.files import read_structure
+    from graftwork.structure.stability import stability
 
     found = {str(folder): read_diagnoses(folder) for folder in folders}
     alike = None
@@ -57,8 +57,8 @@ def _show_diagnoses(folders: list[Path], as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from graftwork.findings import print_diagnosis
-    from graftwork.stability import print_stability
+    from graftwork.diagnosis.findings import print_diagnosis
+    from graftwork.structure.stability import print_stability
 
     console = Console()
     for name, diagnoses in found.items():
@@ -88,7 +88,7 @@ def extract(
         backbone_unchecked: Take a backbone of the same shape though its weights are others.
         overwrite: Replace the output folder if it exists.
     """
-    from graftwork.rescore import extract as run
+    from graftwork.finished.extract import extract as run
 
     stored = run(
         folder,
@@ -124,7 +124,7 @@ def export(
         backbone_unchecked: Take a backbone of the same shape though its weights are others.
         overwrite: Replace the output folder if it exists.
     """
-    from graftwork.export_folder import export_folder
+    from graftwork.export.folder import export_folder
 
     written = export_folder(
         folder,
@@ -166,14 +166,14 @@ def add_task(
         set: KEY=VALUE in place of a recipe's value, such as extend.private=1; may be repeated.
         overwrite: Replace the output folder if it exists.
     """
-    from graftwork.taskrecipe import load_task_recipe
+    from graftwork.recipe.task_recipe import load_task_recipe
 
     values = overrides(set or [])
     if seed is not None:
         values["seed"] = seed
     loaded = load_task_recipe(recipe, values)
     # Only now, since it loads torch: a fault of the recipe is said at once.
-    from graftwork.extend import add_task as run
+    from graftwork.finished.add_task import add_task as run
 
     run(
         folder,
@@ -206,7 +206,7 @@ def remove_task(
         backbone_unchecked: Take a backbone of the same shape though its weights are others.
         overwrite: Replace the output folder if it exists.
     """
-    from graftwork.removal import remove_task as run
+    from graftwork.finished.remove_task import remove_task as run
 
     done = run(
         folder,

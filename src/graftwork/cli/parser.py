@@ -101,10 +101,10 @@ def _add_arguments(
 
 def _recipe_settings() -> str:
     """Every setting of a recipe."""
-    from graftwork.recipe import Recipe
-    from graftwork.schedule import Schedule
-    from graftwork.settings import GraftSettings, Training
-    from graftwork.tasks import Task
+    from graftwork.data.task import Task
+    from graftwork.recipe.recipe import Recipe
+    from graftwork.recipe.settings import GraftSettings, Training
+    from graftwork.search.schedule import Schedule
 
     return _settings(
         ("", Recipe),
@@ -117,7 +117,7 @@ def _recipe_settings() -> str:
 
 def _task_settings() -> str:
     """Every setting of a recipe of an added task that a recipe does not have."""
-    from graftwork.extension import Extension
+    from graftwork.recipe.extension import Extension
 
     return _settings(("extend.", Extension)) + "\n  tasks[], schedule, training, seed: as for graftwork fit"
 

@@ -29,8 +29,8 @@ def fit(
         overwrite: Replace the output folder if it exists.
         resume: Go on from the last checkpoint of an interrupted run.
     """
-    from graftwork.processes import join, together
-    from graftwork.recipe import load_recipe
+    from graftwork.distributed.processes import join, together
+    from graftwork.recipe.loading import load_recipe
 
     values = overrides(set or [])
     if budgets is not None:
@@ -39,8 +39,8 @@ def fit(
     join()
     loaded = together(lambda: load_recipe(recipe, values))
     # Only now, since they load torch: a fault of the recipe is said at once.
-    from graftwork.family import fit_family
-    from graftwork.fit import fit as run
+    from graftwork.fitting.family import fit_family
+    from graftwork.fitting.fit import fit as run
 
     (fit_family if loaded.budgets else run)(loaded, overwrite=overwrite, resume=resume)
 
@@ -67,8 +67,8 @@ def compare(
     """
     from graftwork.advice import again
     from graftwork.errors import TrainingError
-    from graftwork.experiments.gridfile import load_grid
-    from graftwork.experiments.runner import compare as run
+    from graftwork.experiments.grid.file import load_grid
+    from graftwork.experiments.running.compare import compare as run
 
     values = overrides(set or [])
     if results is not None:
@@ -94,7 +94,7 @@ def report(
         reference: Method, or label, that differences are taken from; default lora if there, else the first.
         ignore: A setting that is not to count, such as training.bf16; may be repeated.
     """
-    from graftwork.experiments.report import report as run
+    from graftwork.experiments.report.report import report as run
 
     run(results, output, reference=reference, ignore=ignore or [])
     print(f"{output / 'index.html'}")
@@ -109,7 +109,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
     import yaml
 
     from graftwork.errors import RecipeError
-    from graftwork.files import parse_yaml
+    from graftwork.files.reading import parse_yaml
 
     values = {}
     for pair in pairs:

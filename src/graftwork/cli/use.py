@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graftwork.textrows import TextFormat
+    from graftwork.data.text_rows import TextFormat
 
 __all__ = ["evaluate", "predict"]
 
@@ -43,9 +43,9 @@ def evaluate(
     """
     from rich.console import Console
 
-    from graftwork.floor import evaluation_notes
-    from graftwork.report_tasks import read_report
-    from graftwork.rescore import rescore
+    from graftwork.diagnosis.floor import evaluation_notes
+    from graftwork.finished.evaluate import rescore
+    from graftwork.finished.reports import read_report
 
     console = Console(stderr=True)
     scores = rescore(
@@ -64,7 +64,7 @@ def evaluate(
     if as_json:
         print(json.dumps(scores))
         return
-    from graftwork.score_tables import print_scores
+    from graftwork.finished.score_tables import print_scores
 
     print_scores(scores, folder, Console())
     if data is None:
@@ -102,10 +102,10 @@ def predict(
         encoding: Of the input; several, such as utf-8,cp1252, are tried in their order.
         delimiter: Of a CSV or TSV file; else the one that fits.
     """
-    from graftwork.answers import Answers, to_json
-    from graftwork.decoding import encoding_faults
+    from graftwork.data.text_rows import TextFormat, delimiter_faults
     from graftwork.errors import DataError
-    from graftwork.textrows import TextFormat, delimiter_faults
+    from graftwork.files.decoding import encoding_faults
+    from graftwork.kinds.answers import Answers, to_json
 
     form = TextFormat(_names(encoding.strip("[]")), delimiter)
     faults = [*encoding_faults(form.encodings), *delimiter_faults(delimiter)]
@@ -113,8 +113,8 @@ def predict(
         raise DataError("; ".join(faults))
     options: dict[str, Any] = {"keep": _names(keep), "top": top, "digits": DIGITS}
     Answers(**options)  # wrong options show before the model is loaded
-    from graftwork.predict import Predictor
-    from graftwork.storage import staged_file
+    from graftwork.files.writing import staged_file
+    from graftwork.models.predictor import Predictor
 
     predictor = Predictor.load(
         folder,
@@ -136,7 +136,7 @@ def predict(
 
 def _answer(answers: Iterable[list[dict[str, Any]]]) -> None:
     """Print answers as soon as they are there."""
-    from graftwork.answers import to_json
+    from graftwork.kinds.answers import to_json
 
     # Escapes are right in every locale.
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
@@ -154,8 +154,8 @@ def _names(value: str | None) -> tuple[str, ...]:
 
 
 def _row_lists(input: Path | None, form: TextFormat, most: int) -> Iterator[Sequence[dict[str, Any]]]:
-    from graftwork.livelines import stdin_rows
-    from graftwork.sources import read_rows
+    from graftwork.data.live_rows import stdin_rows
+    from graftwork.data.sources import read_rows
 
     if input is None:
         yield from stdin_rows(most, form.encodings)

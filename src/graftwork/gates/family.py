@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from jaxtyping import Float
 from torch import Tensor
 
-from graftwork.shards import assign_
-
-if TYPE_CHECKING:
-    from graftwork.sparsity import SparsityControl
+from graftwork.distributed.shards import assign_
 
 __all__ = ["GateFamily", "Logits"]
 
@@ -72,15 +69,3 @@ class GateFamily(Protocol):
     def anneal_(self, state: Tensor | None, ramped: float) -> None:
         """Move the state along with the ramp: `ramped` goes from 0 (warm-up) to 1 (the end of the ramp)."""
         return
-
-    def control(self, budget: float | None, penalty: float, reduction: str) -> SparsityControl:
-        """What keeps the structure small: a Lagrangian for a budget, else a penalty.
-
-        Args:
-            budget: cost of the stored adapters allowed (`GraftConfig.cost`), or None.
-            penalty: lambda, if there is no budget.
-            reduction: `mean` or `sum`, of the penalty.
-        """
-        from graftwork.sparsity import BudgetControl, PenaltyControl
-
-        return PenaltyControl(penalty, reduction) if budget is None else BudgetControl(budget)

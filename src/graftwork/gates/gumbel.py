@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graftwork.gates.family import GateFamily, Logits
-from graftwork.gates.noise import straight_through
+from graftwork.gates.sampling import straight_through
 
 __all__ = ["Gumbel"]
 

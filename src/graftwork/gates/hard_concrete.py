@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graftwork.gates.family import GateFamily, Logits
-from graftwork.gates.noise import shared_logistic
+from graftwork.gates.sampling import shared_logistic
 
 __all__ = ["HardConcrete"]
 

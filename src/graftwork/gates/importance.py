@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from graftwork.gates.family import GateFamily, Logits
 
-if TYPE_CHECKING:
-    from graftwork.sparsity import SparsityControl
-
 __all__ = ["Importance"]
 
 
 class Importance(GateFamily):
-    r"""Gates of 0 and 1 that `graftwork.importance.ImportanceControl` opens and closes by sensitivity.
+    r"""Gates of 0 and 1 that `ImportanceControl` (`graftwork.sparsity`) opens and closes by sensitivity.
 
     The logits stay 0; they are there for their gradient alone, which is that of a variable that multiplies
     the adapter, `dL/dz`, for open and for closed gates.
@@ -40,13 +35,6 @@ class Importance(GateFamily):
         """Close them; their gradient is measured all the same, so they open once they matter."""
         assert state is not None
         state[0].copy_(~gates)
-
-    def control(self, budget: float | None, penalty: float, reduction: str) -> SparsityControl:
-        """The measurement of sensitivities, and the schedule that closes adapters."""
-        from graftwork.importance import ImportanceControl
-
-        assert budget is not None
-        return ImportanceControl(budget)
 
     def sample(self, logits: Logits, state: Tensor | None = None) -> Logits:
         """The mask of the moment, with a gradient of 1 for every logit."""

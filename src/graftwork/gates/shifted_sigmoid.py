@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from graftwork.gates.family import GateFamily, Logits
-from graftwork.gates.noise import straight_through
-
-if TYPE_CHECKING:
-    from graftwork.sparsity import SparsityControl
+from graftwork.gates.sampling import straight_through
 
 __all__ = ["ShiftedSigmoid"]
 
@@ -23,7 +19,8 @@ class ShiftedSigmoid(GateFamily):
     .. math:: P(z = 1) = p = \sigma((a - b) / \beta)
 
     One shift b for the whole model, solved after every optimizer step so that the expected stored size is the
-    ramped budget (`graftwork.shift.ShiftControl`). A gate opens by overtaking others, never with all of them.
+    ramped budget (`ShiftControl` of `graftwork.sparsity`). A gate opens by overtaking others, never with
+    all of them.
     Draws are straight-through at temperature 1.
 
     Source: Hu et al. 2022, "Sparse Structure Search for Delta Tuning" (S3Delta), section 3.3.
@@ -41,13 +38,6 @@ class ShiftedSigmoid(GateFamily):
     def initial_state(self, tasks: int, adapters: int) -> Tensor:
         """The shift b that gives `initial_open`."""
         return torch.tensor(-self.scale * math.log(self.initial_open / (1.0 - self.initial_open)))
-
-    def control(self, budget: float | None, penalty: float, reduction: str) -> SparsityControl:
-        """The solver of the shift."""
-        from graftwork.shift import ShiftControl
-
-        assert budget is not None
-        return ShiftControl(budget, self)
 
     def _shifted(self, logits: Logits, state: Tensor | None) -> Logits:
         return (logits - (0.0 if state is None else state)) / self.scale

@@ -1,0 +1,280 @@
+"""Load a task: read its sources, check every row, split off what is missing, sub-sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graftwork.data.classes import check_rows, class_weights
+from graftwork.data.sources import Table, read_table, split_file
+from graftwork.data.task import SPLITS, Task
+from graftwork.data.task_data import Split, TaskData
+from graftwork.errors import DataError
+from graftwork.kinds.heads import TaskHead, label_name, sort_labels
+from graftwork.messages import listed, mended, shown
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["carved_with", "load_split", "load_task"]
+
+CARVED = 0.1
+"""Share of the distinct training texts that becomes a validation or a test split."""
+
+
+def load_task(task: Task, seed: int = 0) -> TaskData:
+    """Read, check, filter, split and sub-sample the rows of a task.
+
+    A split without a source is the folder's own file if `train` is a folder with one file per split,
+    else a tenth of the distinct train texts, spread evenly over the labels. Equal texts (up to case
+    and white space) always fall into the same split.
+
+    Raises:
+        DataError: A source cannot be read, a field is missing, a label is unknown, a score is not a
+            number, the training rows have only one class, or their labels are none (`check_rows`).
+    """
+    columns = {"train": _Columns.read(task, str(_source(task, "train")), "train")}
+    check_rows(task, columns["train"].texts, columns["train"].labels)
+    for name in ("validation", "test"):
+        source = _source(task, name)
+        if source is not None:
+            columns[name] = _Columns.read(task, source, name)
+    labels: tuple[str, ...] = ()
+    if task.kind == "classification":
+        labels = task.labels or sort_labels({str(label) for label in columns["train"].labels})
+    train = columns.pop("train")
+    parts = {"train": (train.texts, train.targets(task, labels, "train"))}
+    _check_varied(task, labels, parts["train"][1])  # before other splits: their labels would look unknown
+    parts |= {name: (part.texts, part.targets(task, labels, name)) for name, part in columns.items()}
+    missing = [name for name in SPLITS if name not in parts]
+    if missing:
+        parts |= _carve(task, *parts["train"], missing, seed)
+    splits = {name: _sample(task, name, parts[name], labels, seed) for name in SPLITS}
+    return TaskData(_head(task, labels, splits["train"].targets), splits)
+
+
+def load_split(task: Task, head: TaskHead, split: str, seed: int = 0) -> TaskData:
+    """One split of a task as a saved head reads it: with its fields, its classes and its scale.
+
+    Only the source that the split comes from is read, and nothing but the head says what the classes are.
+
+    Args:
+        task: where the rows are, and which of them.
+        head: of the saved model.
+        split: train, validation or test.
+        seed: that the model was trained with.
+
+    Returns:
+        The task with this split alone.
+
+    Raises:
+        DataError: As `load_task`; a class that the head does not know is an unknown label.
+    """
+    task = replace(
+        task, text=head.text, label=head.label, kind=head.kind, metric=head.metric, labels=head.labels or None
+    )
+    missing = carved_with(task, split)
+    origin = "train" if missing else split
+    columns = _Columns.read(task, str(_source(task, origin)), origin)
+    part = (columns.texts, columns.targets(task, head.labels, origin, "the classes of the model"))
+    if missing:
+        part = _carve(task, *part, missing, seed)[split]
+    return TaskData(head, {split: _sample(task, split, part, head.labels, seed)})
+
+
+def carved_with(task: Task, split: str) -> list[str]:
+    """The splits that are carved out of the train source together, if this one depends on that; else none."""
+    if split != "train" and _source(task, split) is not None:
+        return []
+    return [name for name in SPLITS if _source(task, name) is None]
+
+
+def _source(task: Task, split: str) -> str | None:
+    """Where a split has rows of its own."""
+    if task.train is None:
+        raise DataError(f"task {task.name!r} has no training source; set train to a file, folder or dataset")
+    given: str | None = getattr(task, split)
+    return given or split_file(task.train, split)
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """The checked columns of one source; `keep` are the indices of its rows in `table`."""
+
+    texts: tuple[list[str], ...]
+    labels: list[Any]
+    table: Table
+    keep: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, task: Task, source: str, split: str) -> _Columns:
+        table = read_table(source, task=task.name, split=split, form=task.text_format)
+        what = f"{split} of task {task.name!r}"
+        texts = tuple(_text_column(table, field, what) for field in task.text_fields)
+        labels = _column(table, task.label, what)
+        kept = np.ones(len(table.rows), dtype=bool)
+        for field, least in task.minimum.items():
+            kept &= _numbers(table, field, _column(table, field, what), what, empty=-np.inf) >= least
+        if task.drop_broken:
+            for column in texts:
+                kept &= np.fromiter(("\ufffd" not in text for text in column), bool, len(column))
+        if not kept.any():
+            raise DataError(
+                f"{what}: minimum and drop_broken leave none of the {len(kept)} rows of {table.path}"
+            )
+        keep = np.flatnonzero(kept)
+        texts = tuple([column[i] for i in keep] for column in texts)
+        labels = [labels[i] for i in keep]
+        columns = cls(texts, labels, table, keep)
+        return columns if task.kind == "regression" else columns._named(what)
+
+    def _named(self, what: str) -> _Columns:
+        names = []
+        for i, label in enumerate(self.labels):
+            try:
+                names.append(label_name(label))
+            except ValueError as error:
+                raise DataError(f"{what}: {self.table.where(self.keep[i])} has {error}") from None
+        return _Columns(self.texts, names, self.table, self.keep)
+
+    def targets(self, task: Task, labels: Sequence[str], split: str, origin: str = "") -> NDArray[np.float64]:
+        what = f"{split} of task {task.name!r}"
+        if task.kind == "regression":
+            return _numbers(self.table, task.label, self.labels, what, keep=self.keep)
+        index = {name: i for i, name in enumerate(labels)}
+        found = np.fromiter((index.get(name, -1) for name in self.labels), np.int64, len(self.labels))
+        if found.min() < 0:
+            i = int(found.argmin())
+            allowed = listed(labels, 20)
+            origin = origin or ("given by the task" if task.labels else "found in the train rows")
+            place = self.table.where(self.keep[i])
+            raise DataError(
+                f"{what}: {place} has the label {shown(self.labels[i])}; allowed ({origin}): {allowed}"
+            )
+        return found.astype(np.float64)
+
+
+def _column(table: Table, field: str, what: str) -> list[Any]:
+    try:
+        return [row[field] for row in table.rows]
+    except KeyError:
+        i = next(i for i, row in enumerate(table.rows) if field not in row)
+    fields = listed(table.rows[i], 20) or "none"
+    raise DataError(f"{what}: {table.where(i)} has no field {field!r}; its fields: {fields}")
+
+
+def _text_column(table: Table, field: str, what: str) -> list[str]:
+    column = _column(table, field, what)
+    if not all(isinstance(text, str) for text in column):
+        i = next(i for i, text in enumerate(column) if not isinstance(text, str))
+        given = "null" if column[i] is None else f"{shown(column[i])} ({type(column[i]).__name__})"
+        raise DataError(f"{what}: {table.where(i)}: the text in {field!r} is {given[:80]}, not a string")
+    return list(map(mended, column))
+
+
+def _numbers(
+    table: Table,
+    field: str,
+    column: Sequence[Any],
+    what: str,
+    *,
+    keep: NDArray[np.int64] | None = None,
+    empty: float | None = None,
+) -> NDArray[np.float64]:
+    """Read a column of numbers; `empty` stands for null and the empty string, an error if not given."""
+    if empty is not None:
+        column = [empty if value is None or value == "" else value for value in column]
+    try:
+        numbers = np.array([np.nan if isinstance(value, bool) else float(value) for value in column])
+        good = ~np.isnan(numbers) if empty is not None else np.isfinite(numbers)
+    except (TypeError, ValueError, OverflowError):
+        numbers, good = np.zeros(0), np.array([_is_number(value) for value in column])
+    if not good.all():
+        i = int(good.argmin())
+        place = table.where(i if keep is None else keep[i])
+        raise DataError(f"{what}: {place}: {field!r} is {shown(column[i])}, not a finite number")
+    return numbers
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and not np.isnan(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _check_varied(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> None:
+    distinct = np.unique(targets)
+    if len(distinct) < 2:
+        value = f"the class {labels[int(distinct[0])]!r}" if labels else f"the score {distinct[0]:g}"
+        raise DataError(
+            f"train of task {task.name!r}: all {len(targets)} rows have {value}; there is nothing to learn"
+        )
+
+
+def _head(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> TaskHead:
+    _check_varied(task, labels, targets)
+    if task.kind == "regression":
+        return task.head(mean=float(targets.mean()), std=float(targets.std()))
+    return task.head(labels, class_weights=class_weights(task, labels, targets))
+
+
+_Part = tuple[tuple[list[str], ...], "NDArray[np.float64]"]
+
+
+def _take(texts: tuple[list[str], ...], targets: NDArray[np.float64], rows: NDArray[np.int64]) -> _Part:
+    return tuple([column[i] for i in rows] for column in texts), targets[rows]
+
+
+def _sample(task: Task, name: str, part: _Part, labels: tuple[str, ...], seed: int) -> Split:
+    """The split of these rows: all of them, or as many as the task allows."""
+    texts, targets = part
+    most = getattr(task, f"max_{name}")
+    if most is not None and most < len(targets):
+        texts, targets = _take(
+            texts, targets, np.sort(_rng(seed, task, name).permutation(len(targets))[:most])
+        )
+    return Split(texts, targets, _sha256(texts, targets, labels))
+
+
+def _rng(seed: int, task: Task, purpose: str) -> np.random.Generator:
+    """Make a generator of its own for each task and purpose: adding a task must not change another's rows."""
+    return np.random.default_rng([seed & 0xFFFFFFFF, zlib.crc32(f"{task.name}/{purpose}".encode())])
+
+
+def _carve(
+    task: Task, texts: tuple[list[str], ...], targets: NDArray[np.float64], missing: list[str], seed: int
+) -> dict[str, _Part]:
+    """Split off `missing` from the train rows by distinct text, evenly over the sorted targets."""
+    keys = [tuple(" ".join(text.casefold().split()) for text in row) for row in zip(*texts, strict=True)]
+    index: dict[tuple[str, ...], int] = {}
+    group = np.fromiter((index.setdefault(key, len(index)) for key in keys), np.int64, len(keys))
+    total = len(index)
+    size = max(1, round(CARVED * total))
+    if total < (len(missing) + 1) * size + 1:
+        raise DataError(
+            f"train of task {task.name!r} has {total} distinct texts, too few to split off "
+            f"{' and '.join(missing)}; give sources for them"
+        )
+    rng = _rng(seed, task, "carve")
+    first = np.unique(group, return_index=True)[1]
+    order = np.lexsort((rng.permutation(total), targets[first]))
+    # Evenly spaced positions in the order of the targets are a draw stratified by them.
+    count = size * len(missing)
+    drawn = order[((np.arange(count) + rng.random()) * total / count).astype(np.int64)]
+    owner = np.zeros(total, dtype=np.int64)
+    owner[drawn] = 1 + np.arange(count) % len(missing)
+    names = ("train", *missing)
+    return {name: _take(texts, targets, np.flatnonzero(owner[group] == i)) for i, name in enumerate(names)}
+
+
+def _sha256(texts: tuple[list[str], ...], targets: NDArray[np.float64], labels: tuple[str, ...]) -> str:
+    values = [labels[int(i)] for i in targets] if labels else targets.tolist()
+    content = json.dumps([*texts, values], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()

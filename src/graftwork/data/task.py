@@ -1,0 +1,225 @@
+"""What a task is: where its rows come from, which fields hold text and label, how it is scored.
+
+`Task` is what a recipe says; `TaskHead` is what is left of it in a saved model. Neither reads data.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from graftwork.data.text_rows import TextFormat, delimiter_faults
+from graftwork.errors import RecipeError
+from graftwork.files.decoding import encoding_faults, named_encodings
+from graftwork.files.later import LATER
+from graftwork.files.reading import is_finite
+from graftwork.kinds.heads import METRICS, Kind, Metric, TaskHead, label_name, plain_fields
+from graftwork.messages import listed, shown
+
+__all__ = ["SPLITS", "Task"]
+
+SPLITS = ("train", "validation", "test")
+
+WEIGHTS = (1e-6, 1e6)
+"""The smallest and the largest weight that a class may be given."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a recipe.
+
+    A source is a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a folder with one file per split
+    (`train.jsonl`, ...), a folder with one sub-folder of `.txt` files per class, any of these inside an
+    installed package (`package:NAME/sub/path`), or a hub dataset (`hub:ID[/CONFIG][:SPLIT]`). Text files may
+    be compressed (`.csv.gz`).
+
+    Raises:
+        RecipeError: A setting is wrong; the message names all that are.
+    """
+
+    name: str
+    """Name of the task: letters, digits, `_`, `.` and `-`."""
+    train: str | None = None
+    """Source of the training rows."""
+    validation: str | None = None
+    """Source of the validation rows; else the train folder's own file, else a tenth of the train texts."""
+    test: str | None = None
+    """Source of the test rows; else the train folder's own file, else a tenth of the train texts."""
+    text: str | tuple[str, ...] = "text"
+    """Field that holds the text, or the two fields of a pair."""
+    label: str = "label"
+    """Field that holds the label or the score."""
+    kind: Kind = "classification"
+    """Classes, or a number."""
+    metric: Metric | None = None
+    """How the task is scored: accuracy for classes and spearman for numbers, unless given."""
+    labels: tuple[str, ...] | None = None
+    """The classes in a fixed order; found in the train rows and sorted, unless given."""
+    max_train: int | None = None
+    """At most so many training rows, drawn with the seed."""
+    max_validation: int | None = None
+    """At most so many validation rows, drawn with the seed."""
+    max_test: int | None = None
+    """At most so many test rows, drawn with the seed."""
+    minimum: dict[str, float] = field(default_factory=dict, hash=False)
+    """Keep only the rows whose numeric field is at least this."""
+    drop_broken: bool = False
+    """Drop rows whose text has a broken character (U+FFFD)."""
+    class_weights: str | dict[str, float] | None = field(default=None, hash=False, metadata=LATER)
+    """What a row counts in the training loss, by its class: `balanced` (each class as much as any other), or
+    a weight per label, 1 if not named; only their ratios matter. Scores are not weighted."""
+    encoding: str | tuple[str, ...] = field(default="utf-8", metadata=LATER)
+    """Of text files: one that has to fit, or several, such as `[utf-8, cp1252]`, tried per file in order;
+    bytes that the last of several does not know become U+FFFD."""
+    delimiter: str | None = field(default=None, metadata=LATER)
+    """Of CSV and TSV files; else the comma wherever it fits, or the one of `;`, tab and `|` that does."""
+
+    def __post_init__(self) -> None:
+        """Turn lists into tuples, fill in the metric, and check everything at once."""
+        self._normalise()
+        faults = list(self._faults())
+        if faults:
+            raise RecipeError(f"task {shown(self.name)}: " + "; ".join(faults))
+        if self.metric is None:
+            object.__setattr__(self, "metric", METRICS[self.kind][0])
+
+    def _normalise(self) -> None:
+        for split in SPLITS:
+            source = getattr(self, split)
+            if isinstance(source, os.PathLike):
+                object.__setattr__(self, split, os.fspath(source))
+        for name in ("text", "encoding"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.labels, list | tuple):
+            try:
+                object.__setattr__(self, "labels", tuple(label_name(label) for label in self.labels))
+            except ValueError as error:
+                raise RecipeError(f"task {self.name!r}: labels has {error}") from None
+        if isinstance(self.class_weights, Mapping):
+            try:
+                weights = {label_name(label): weight for label, weight in self.class_weights.items()}
+            except ValueError as error:
+                raise RecipeError(f"task {self.name!r}: class_weights has {error}") from None
+            object.__setattr__(self, "class_weights", weights)
+
+    def _faults(self) -> list[str]:
+        faults = []
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            faults.append("a name is made of letters, digits, '_', '.' and '-'")
+        for split in SPLITS:
+            source = getattr(self, split)
+            if source is not None and (not isinstance(source, str) or not source.strip()):
+                faults.append(f"{split} is {shown(source)}, not a path, 'package:NAME/path' or 'hub:ID'")
+            most = getattr(self, f"max_{split}")
+            if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+                faults.append(f"max_{split} is {shown(most)}, not a whole number of at least 1")
+        names = (*self.text_fields, self.label)
+        if not 1 <= len(self.text_fields) <= 2:
+            faults.append(f"text names {len(self.text_fields)} fields; give one, or two for a pair")
+        elif not all(isinstance(name, str) and name for name in names):
+            faults.append(
+                f"text is {shown(self.text)} and label is {shown(self.label)}; both are names of fields"
+            )
+        elif len(set(names)) < len(names):
+            faults.append(f"text and label name a field twice ({listed(names)})")
+        faults += self._scoring_faults()
+        if not isinstance(self.minimum, Mapping) or not all(map(is_finite, self.minimum.values())):
+            faults.append(f"minimum is {shown(self.minimum)}, not field names with numbers")
+        if not isinstance(self.drop_broken, bool):
+            faults.append(f"drop_broken is {self.drop_broken!r}, not true or false")
+        return [*faults, *encoding_faults(self.encoding), *delimiter_faults(self.delimiter)]
+
+    def _scoring_faults(self) -> list[str]:
+        if self.kind not in METRICS:
+            return [f"kind is {self.kind!r}; allowed: {', '.join(METRICS)}"]
+        faults = []
+        if self.metric is not None and self.metric not in METRICS[self.kind]:
+            allowed = ", ".join(METRICS[self.kind])
+            faults.append(f"metric is {self.metric!r}; allowed for {self.kind}: {allowed}")
+        faults += self._weight_faults()
+        if self.labels is None:
+            return faults
+        if self.kind == "regression":
+            faults.append("a regression task has no labels; remove them or set kind to classification")
+        elif not isinstance(self.labels, tuple):
+            faults.append(f"labels is {shown(self.labels)}, not a list of names")
+        elif len(set(self.labels)) < len(self.labels) or len(self.labels) < 2:
+            faults.append(f"labels has {listed(self.labels) or 'none'}; give two or more, each once")
+        return faults
+
+    def _weight_faults(self) -> list[str]:
+        given = self.class_weights
+        if given is None:
+            return []
+        if self.kind != "classification":
+            return ["a regression task has no class_weights; remove them or set kind to classification"]
+        weights = list(given.values()) if isinstance(given, Mapping) else []
+        least, most = WEIGHTS
+        if given != "balanced" and not (
+            weights and all(is_finite(w) and least <= w <= most for w in weights)
+        ):
+            return [
+                f"class_weights is {shown(given)}, not balanced or a mapping of labels to numbers from "
+                f"{least:g} to {most:,.0f}"
+            ]
+        return []
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """The text fields as a tuple of one or two names."""
+        return (self.text,) if isinstance(self.text, str) else tuple(self.text)
+
+    @property
+    def text_format(self) -> TextFormat:
+        """How the task's text files are read."""
+        return TextFormat(named_encodings(self.encoding), self.delimiter)
+
+    def head(
+        self,
+        labels: Sequence[str] = (),
+        mean: float = 0.0,
+        std: float = 1.0,
+        *,
+        class_weights: Sequence[float] = (),
+    ) -> TaskHead:
+        """Make the task's head: with its classes, or with the mean and deviation of its training scores."""
+        metric = self.metric or METRICS[self.kind][0]
+        return TaskHead(
+            self.name,
+            self.text_fields,
+            self.label,
+            self.kind,
+            metric,
+            tuple(labels),
+            mean,
+            std,
+            class_weights=tuple(class_weights),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the task as JSON types."""
+        return plain_fields(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a task from a mapping.
+
+        Raises:
+            RecipeError: A key is unknown, the name is missing, or a value is wrong.
+        """
+        known = [item.name for item in fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
+                raise RecipeError(f"task {values.get('name', '?')!r} has the unknown key {key!r}; {hint}")
+        if "name" not in values:
+            raise RecipeError(f"a task has no name (its keys: {', '.join(map(str, values)) or 'none'})")
+        return cls(**values)

@@ -1,0 +1,222 @@
+"""From the rows of several tasks to tensors: tokenise once, pad, collate."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from graftwork.data.task import SPLITS
+from graftwork.data.task_data import TaskData
+from graftwork.distributed.notes import note_once
+from graftwork.edges import library_errors
+from graftwork.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow  # type: ignore[import-untyped]
+    from datasets import Dataset
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["collate", "encode", "longest_first", "pad", "row_lengths", "tokenise"]
+
+CHUNK = 8192
+"""Rows per tokenizer call: bounds the memory that lists of Python integers take."""
+
+_FORMAT = 1  # of the cache files; part of their names
+_LOG = logging.getLogger(__name__)
+
+
+def tokenise(
+    datas: Sequence[TaskData],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    cache_dir: str | Path | None,
+) -> dict[str, Dataset]:
+    """Tokenise all tasks, one dataset per split, and keep the result on disk.
+
+    Columns: those of the tokenizer (`input_ids`, `attention_mask`, perhaps `token_type_ids`), `labels`
+    (class index, or `(score - mean) / std`) and `graft_rows` (index of the task in `datas`).
+    The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
+    name and renamed, so that concurrent runs can share a folder.
+
+    Args:
+        datas: The tasks, in the order that numbers them.
+        tokenizer: The backbone's tokenizer.
+        max_length: Tokens kept per row; of a pair the longer text is cut first.
+        cache_dir: Folder of the cache, made if absent; None keeps nothing. One that cannot be written is
+            passed over with a note: the cache only saves time.
+    """
+    from datasets import Dataset
+
+    identity = _tokenizer_identity(tokenizer)
+    result = {}
+    for split in SPLITS:
+        scale = [(data.sha256[split], data.head.labels, data.head.mean, data.head.std) for data in datas]
+        key = _digest(_FORMAT, identity, max_length, scale)
+        file = Path(cache_dir) / f"tokens-{split}-{key[:32]}.arrow" if cache_dir is not None else None
+        cached = _load(file) if file is not None else None
+        if cached is None:
+            table = _table(datas, split, tokenizer, max_length)
+            cached = Dataset(table)
+            if file is not None:
+                _store(table, file)
+        result[split] = cached
+    return result
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], max_length: int
+) -> dict[str, list[list[int]]]:
+    """Tokenise one column of texts, or two of pairs, in one call and without padding."""
+    with library_errors(f"{type(tokenizer).__name__} cannot read the texts", DataError):
+        encoded = tokenizer(*map(list, columns), truncation=True, max_length=max_length, padding=False)
+    result = {name: list(values) for name, values in encoded.items()}
+    if not all(result["input_ids"]):
+        # Tokenizers without special tokens turn an empty text into no token at all; models need one.
+        blank = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+        for name, values in result.items():
+            fill = {"input_ids": blank, "attention_mask": 1}.get(name, 0)
+            result[name] = [value or [fill] for value in values]
+    return result
+
+
+def row_lengths(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the number of tokens of every row, without reading the rows."""
+    import pyarrow.compute  # type: ignore[import-untyped]
+
+    column = dataset.data.column("input_ids")
+    return np.asarray(pyarrow.compute.list_value_length(column).to_numpy(), dtype=np.int64)
+
+
+def longest_first(dataset: Dataset) -> Dataset:
+    """Return the same rows by falling length, so that batches in their order need little padding."""
+    return dataset.select(np.argsort(-row_lengths(dataset), kind="stable"))
+
+
+def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Pad token lists to the longest, on the right whatever side the tokenizer pads.
+
+    Positions that a model counts from the first column are then those of the row alone, and a causal model
+    never reads padding. A tokenizer without a pad token pads with its end-of-text token.
+
+    Raises:
+        DataError: The tokenizer has neither.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise DataError(
+                f"{type(tokenizer).__name__} has no pad and no end-of-text token; set tokenizer.pad_token"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    names = [name for name in tokenizer.model_input_names if name in features[0]]
+    columns = {name: [feature[name] for feature in features] for name in names}
+    if "attention_mask" in names and len({len(row) for row in columns["input_ids"]}) == 1:
+        # Nothing to pad, as for one row, where the tokenizer would take longer than all the rest of it.
+        return {name: torch.tensor(rows, dtype=torch.long) for name, rows in columns.items()}
+    # The hint that padding while tokenising is faster does not hold for batches drawn at random.
+    quiet = tokenizer.deprecation_warnings.get("Asking-to-pad-a-fast-tokenizer", False)
+    tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+    try:
+        return dict(tokenizer.pad(columns, padding=True, padding_side="right", return_tensors="pt"))
+    finally:
+        tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = quiet
+
+
+def collate(
+    tokenizer: PreTrainedTokenizerBase,
+) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
+    """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64."""
+
+    def collator(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = pad(tokenizer, features)
+        batch["labels"] = torch.tensor([feature["labels"] for feature in features], dtype=torch.float32)
+        batch["graft_rows"] = torch.tensor([feature["graft_rows"] for feature in features], dtype=torch.int64)
+        return batch
+
+    return collator
+
+
+def _table(
+    datas: Sequence[TaskData], split: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> pyarrow.Table:
+    import pyarrow
+
+    types = {"input_ids": pyarrow.int32()}
+    parts = []
+    for task, data in enumerate(datas):
+        part = data.splits[split]
+        targets = ((part.targets - data.head.mean) / data.head.std).astype(np.float32)
+        for start in range(0, len(part), CHUNK):
+            rows = slice(start, start + CHUNK)
+            tokens = encode(tokenizer, [column[rows] for column in part.texts], max_length)
+            columns = {
+                name: pyarrow.array(values, type=pyarrow.list_(types.get(name, pyarrow.int8())))
+                for name, values in tokens.items()
+            }
+            columns["labels"] = pyarrow.array(targets[rows])
+            columns["graft_rows"] = pyarrow.array(np.full(len(targets[rows]), task, dtype=np.int64))
+            parts.append(pyarrow.table(columns))
+    return pyarrow.concat_tables(parts).combine_chunks()
+
+
+def _load(file: Path) -> Dataset | None:
+    import pyarrow
+    from datasets import Dataset
+
+    try:
+        return Dataset.from_file(str(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, pyarrow.ArrowException) as error:
+        # A crash of the machine can leave a file whose content never reached the disk.
+        _LOG.warning("the token cache %s cannot be read (%s); it is made anew", file, error)
+        return None
+
+
+def _store(table: pyarrow.Table, file: Path) -> None:
+    import pyarrow
+
+    temporary = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-")
+        os.close(handle)
+        with pyarrow.OSFile(temporary, "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=CHUNK)
+        os.replace(temporary, file)
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or error
+        note_once(
+            f"the token cache {file.parent} cannot be written ({reason}); texts are tokenised in every run"
+        )
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
+
+
+def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content = json.loads(backend.to_str())
+        # The last call's settings, not the tokenizer's own.
+        content.pop("truncation", None)
+        content.pop("padding", None)
+    else:
+        content = [tokenizer.get_vocab(), repr(tokenizer.init_kwargs)]
+    names = tokenizer.model_input_names
+    return _digest(type(tokenizer).__name__, content, names, tokenizer.truncation_side)
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

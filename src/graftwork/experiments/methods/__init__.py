@@ -1,0 +1,1 @@
+"""What can be compared: settings of a method, and how it adapts a backbone."""

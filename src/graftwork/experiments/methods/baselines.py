@@ -1,0 +1,236 @@
+"""The yardsticks that need no adapters of ours: full fine-tuning, BitFit, and the methods of PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PolyConfig,
+    PrefixTuningConfig,
+    TaskType,
+    get_peft_model,
+)
+from peft.tuners.poly.layer import PolyLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import Tensor, nn
+
+from graftwork.errors import ConfigError
+from graftwork.experiments.methods.registry import Adapted, Setup, rank_within, register
+from graftwork.files.later import LATER
+from graftwork.recipe.shares import SHARE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from graftwork.models.multitask import MultiTaskModel
+
+__all__ = ["BitFit", "Full", "Heads", "Ia3", "LinearProbe", "Lora", "Poly", "Prefix"]
+
+Targets = str | tuple[str, ...] | None
+
+
+@register("linear_probe", "linear probe", trained=False)
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear model on frozen embeddings (`graftwork.models.probe.linear_probe`); nothing is fine-tuned."""
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """The backbone as it is."""
+        return Adapted(backbone.requires_grad_(False))
+
+
+@register("heads", "heads only")
+@dataclass(frozen=True)
+class Heads:
+    """The frozen backbone under the same heads and training loop as the other methods."""
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """The backbone as it is."""
+        return Adapted(backbone.requires_grad_(False))
+
+
+@register("full", "full fine-tuning")
+@dataclass(frozen=True)
+class Full:
+    """Every parameter of the backbone is trained."""
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """Everything trainable."""
+        return Adapted(backbone.requires_grad_(True))
+
+
+@register("bitfit", "BitFit")
+@dataclass(frozen=True)
+class BitFit:
+    """Only the biases are trained. Source: Ben Zaken et al. 2022."""
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """Biases trainable.
+
+        Raises:
+            ConfigError: the backbone has no biases.
+        """
+        backbone.requires_grad_(False)
+        found = [p for name, p in backbone.named_parameters() if name.rsplit(".", 1)[-1] == "bias"]
+        if not found:
+            raise ConfigError(f"{type(backbone).__name__} has no biases to train; leave bitfit out.")
+        for parameter in found:
+            parameter.requires_grad_(True)
+        return Adapted(backbone)
+
+
+def targets_of(chosen: Targets, backbone: PreTrainedModel) -> str | list[str]:
+    """The asked-for modules, else those that PEFT adapts by default with LoRA."""
+    if chosen is not None:
+        return chosen if isinstance(chosen, str) else list(chosen)
+    known: Mapping[str, Sequence[str]] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    found = known.get(backbone.config.model_type)
+    if found is None:
+        raise ConfigError(
+            f"PEFT has no default targets for {backbone.config.model_type!r}; give target_modules."
+        )
+    return list(found)
+
+
+def wrap(config: PeftConfig, backbone: PreTrainedModel) -> nn.Module:
+    return get_peft_model(backbone, config)
+
+
+@register("lora", "LoRA")
+@dataclass(frozen=True)
+class Lora:
+    """One LoRA shared by all tasks, by PEFT."""
+
+    r: int = 8
+    """Rank."""
+    alpha: float | None = None
+    """Scale is alpha / r; null: 2 r."""
+    dropout: float = 0.0
+    """On the input of the low-rank maps."""
+    target_modules: Targets = None
+    """Modules as in PEFT; null: PEFT's default for the architecture (query and value)."""
+    budget: float | None = field(default=None, metadata=SHARE)
+    """Parameters as a fraction of the backbone's: sets the rank."""
+
+    def _build(self, backbone: PreTrainedModel, r: int) -> nn.Module:
+        alpha = 2 * r if self.alpha is None else self.alpha
+        config = LoraConfig(
+            r=r,
+            lora_alpha=alpha,  # type: ignore[arg-type]
+            lora_dropout=self.dropout,
+            target_modules=targets_of(self.target_modules, backbone),
+            task_type=TaskType.FEATURE_EXTRACTION,
+        )
+        return wrap(config, backbone)
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """Wrapped by PEFT."""
+        return Adapted(self._build(backbone, rank_within(self.budget, self.r, backbone, self._build)))
+
+
+@register("ia3", "(IA)3")
+@dataclass(frozen=True)
+class Ia3:
+    """Learned scales of keys, values and feed-forward activations, by PEFT. Source: Liu et al. 2022."""
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """Wrapped by PEFT, at its default modules."""
+        return Adapted(wrap(IA3Config(task_type=TaskType.FEATURE_EXTRACTION), backbone))
+
+
+@register("prefix", "prefix tuning")
+@dataclass(frozen=True)
+class Prefix:
+    """Learned keys and values before every layer's own, by PEFT. Source: Li and Liang 2021."""
+
+    virtual_tokens: int = 20
+    """Length of the prefix."""
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """Wrapped by PEFT."""
+        config = PrefixTuningConfig(
+            num_virtual_tokens=self.virtual_tokens, task_type=TaskType.FEATURE_EXTRACTION
+        )
+        return Adapted(wrap(config, backbone))
+
+
+@register("poly", "Poly")
+@dataclass(frozen=True)
+class Poly:
+    """Polytropon by PEFT: a pool of LoRAs, mixed per task. Source: Ponti et al. 2023."""
+
+    r: int = 4
+    """Rank of one LoRA."""
+    skills: int = 4
+    """LoRAs of the pool."""
+    splits: int = 1
+    """Parts of each LoRA that are mixed apart (MHR)."""
+    target_modules: Targets = None
+    """Modules as in PEFT; null: as LoRA."""
+    router_learning_rate: float | None = 0.1
+    """Learning rate of the mixing logits; null: that of the adapters."""
+    budget: float | None = field(default=None, metadata=SHARE)
+    """Parameters as a fraction of the backbone's: sets the rank."""
+    uniform: bool = field(default=False, metadata=LATER)
+    """Control: every task uses the plain average of the pool; nothing is routed or learned about mixing."""
+
+    def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
+        """Wrapped by PEFT; the task of every row reaches it as `task_ids`."""
+
+        def build(copied: PreTrainedModel, r: int) -> nn.Module:
+            config = PolyConfig(
+                r=r,
+                n_tasks=len(setup.tasks),
+                n_skills=self.skills,
+                n_splits=self.splits,
+                target_modules=targets_of(self.target_modules, copied),
+                task_type=TaskType.FEATURE_EXTRACTION,
+            )
+            model = wrap(config, copied)
+            if self.uniform:
+                _average(model)
+            return model
+
+        model = build(backbone, rank_within(self.budget, self.r, backbone, build))
+        rate = None if self.uniform else self.router_learning_rate
+        return Adapted(model, attach=_task_ids, rates={} if rate is None else {"module_logits": rate})
+
+
+class _Average(nn.Module):
+    """In the place of Poly's router: every skill weighs the same in every part, for every task."""
+
+    def __init__(self, splits: int, skills: int) -> None:
+        super().__init__()
+        self.splits, self.skills = splits, skills
+
+    def forward(self, task_ids: Tensor, input_ids: Tensor) -> Tensor:
+        return input_ids.new_full((len(task_ids), self.splits, self.skills), 1 / self.skills)
+
+
+def _average(model: nn.Module) -> None:
+    """Replace the routers of a Poly model by the plain average; MHR's control (Caccia et al. 2023)."""
+    for module in list(model.modules()):
+        if isinstance(module, PolyLayer):
+            for name in list(module.poly_router):
+                module.poly_router[name] = _Average(module.n_splits[name], module.n_skills[name])
+
+
+def _task_ids(model: MultiTaskModel) -> None:
+    """Hand the task of every row on to a backbone that calls it `task_ids`."""
+    rows: list[Tensor] = []
+
+    def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows[:] = [kwargs["graft_rows"]]
+
+    def give(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {**kwargs, "task_ids": rows[0]}
+
+    model.register_forward_pre_hook(take, with_kwargs=True)
+    model.backbone.register_forward_pre_hook(give, with_kwargs=True)

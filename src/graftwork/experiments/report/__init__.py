@@ -1,0 +1,1 @@
+"""One page, Markdown and figures from result files alone."""

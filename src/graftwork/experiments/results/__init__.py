@@ -1,0 +1,1 @@
+"""Result files, read and put side by side."""

@@ -1,0 +1,120 @@
+"""One run of a grid: train, score, measure, and say it all as the dictionary that becomes its file.
+
+Runs that differ only in the noise they are tested with share a training: `train_trial` once, then
+`Trained.result` for each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from graftwork.data.task_data import TaskData
+from graftwork.experiments.grid.grid import Run
+from graftwork.experiments.grid.settings import load_data, run_settings
+from graftwork.experiments.results.store import FORMAT
+from graftwork.experiments.running.measure import host, peak_memory, reset_peak_memory
+from graftwork.experiments.running.workbench import Workbench
+from graftwork.files.provenance import versions
+from graftwork.noise.applying import damage_tasks
+from graftwork.training.preparation import prepare
+
+__all__ = ["Trained", "run_trial", "train_trial"]
+
+
+def run_trial(run: Run, *, interval: Callable[[float], None] | None = None) -> dict[str, Any]:
+    """Do one run: `train_trial`, then its result.
+
+    Args:
+        run: what to do.
+        interval: called with the fraction of the steps that are done.
+
+    Returns:
+        The result, as plain JSON types.
+
+    Raises:
+        GraftworkError: the data, settings or sizes do not fit.
+        TrainingError: the training diverged.
+    """
+    return train_trial(run, interval=interval).result(run)
+
+
+def train_trial(run: Run, *, interval: Callable[[float], None] | None = None) -> Trained:
+    """Train the model of a run, and measure all that no noise at test time can change.
+
+    Raises:
+        GraftworkError: the data, settings or sizes do not fit.
+        TrainingError: the training diverged.
+    """
+    started = datetime.now(UTC)
+    clock = time.perf_counter()
+    reset_peak_memory()
+    clean = load_data(run.tasks, run.data_seed)
+    datas, _ = damage_tasks(clean, run.noise)
+    prepared = prepare(run.model, run.tasks, max_length=run.training.max_length, datas=datas)
+    bench = Workbench(run, str(run_settings(run, clean)["key"]), prepared, interval)
+    if run.method.trained:
+        bench.train_model()
+    else:
+        bench.fit_probe()
+    return Trained(bench, clean, started.isoformat(timespec="seconds"), time.perf_counter() - clock)
+
+
+@dataclass
+class Trained:
+    """A trained model, to be scored under one noise at test time or several."""
+
+    bench: Workbench
+    clean: Sequence[TaskData]
+    """The tasks before any noise."""
+    started: str
+    """When the training began."""
+    seconds: float
+    """How long it took, with everything before it."""
+
+    def result(self, run: Run) -> dict[str, Any]:
+        """What the file of a run says; `run` may differ from the trained one in its noise at test time.
+
+        Raises:
+            TrainingError: a score is not a number.
+        """
+        clock = time.perf_counter()
+        datas, noise = damage_tasks(self.clean, run.noise)
+        noise += self.bench.noise
+        scores = self.bench.scores(run, datas, noise)
+        splits = ("validation", "test")
+        found = self.bench.found
+        total = self.seconds + time.perf_counter() - clock
+        return {
+            **run_settings(run, self.clean),
+            "format": FORMAT,
+            "status": "done",
+            "error": None,
+            "tasks": {
+                data.head.name: {
+                    "metric": data.head.metric,
+                    **scores[data.head.name],
+                    "rows": data.counts,
+                    "sha256": before.sha256,
+                }
+                for before, data in zip(self.clean, datas, strict=True)
+            },
+            "suite": {split: _mean([score[split] for score in scores.values()]) for split in splits},
+            **found,
+            "memory_peak_bytes": peak_memory(),
+            "seconds": {**found["seconds"], "total": round(total, 3)},
+            "noise": noise,
+            "versions": versions(),
+            "started": self.started,
+            "host": host(),
+        }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None

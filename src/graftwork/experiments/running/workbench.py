@@ -1,0 +1,249 @@
+"""The part of a run that needs its model: adapt, train, score, measure."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import set_seed
+
+from graftwork.data.task_data import TaskData
+from graftwork.data.tokens import collate, tokenise
+from graftwork.diagnosis.diagnosis import DiagnosisCallback
+from graftwork.errors import TrainingError
+from graftwork.experiments.grid.grid import Run
+from graftwork.experiments.methods.probe import Probe
+from graftwork.experiments.methods.registry import Adapted, Setup, count, kept
+from graftwork.experiments.running.forgetting import embed_general, forgetting
+from graftwork.experiments.running.loop import Interval, TrialTrainer
+from graftwork.experiments.running.measure import bytes_on_disk, curves
+from graftwork.models.multitask import MultiTaskModel
+from graftwork.noise.applying import noisy_model
+from graftwork.preflight.preflight import preflight
+from graftwork.recipe.length import settle_length, total_steps
+from graftwork.search.tracking import keep_events
+from graftwork.training.arguments import training_arguments
+from graftwork.training.patience import Patience
+from graftwork.training.preparation import Grouping, Prepared, cache_folder, find_groups, split_scores
+
+__all__ = ["Workbench"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Workbench:
+    """The parts of a run that need its model."""
+
+    def __init__(
+        self, run: Run, key: str, prepared: Prepared, interval: Callable[[float], None] | None
+    ) -> None:
+        self.run, self.key, self.prepared, self.interval = run, key, prepared, interval
+        self.training = settle_length(run.training, len(prepared.tokens["train"]))
+        self.names = tuple(data.head.name for data in prepared.datas)
+        self.backbone_size = count(prepared.backbone, trainable=False)
+        self.noise: list[dict[str, Any]] = []
+        """Noise in the model while it was trained."""
+        self.found: dict[str, Any] = {}
+        """The part of the result that does not depend on noise at test time."""
+        self.trainer: TrialTrainer | None = None
+        self.watch: DiagnosisCallback | None = None
+        """Sees what a structure search decides."""
+        self.grouping: Grouping | None = None
+        self.probe: Probe | None = None
+        self.validation: dict[str, float] = {}
+
+    def train_model(self) -> None:
+        """Adapt, train, score on validation, measure."""
+        run, prepared = self.run, self.prepared
+        for note in prepared.notes:
+            _LOG.warning("%s: %s", run.name, note)
+        before = embed_general(prepared, run.training)
+        set_seed(run.seed)
+        tokens = prepared.tokens["train"]
+        setup = Setup(
+            tasks=self.names,
+            steps=total_steps(self.training, len(tokens)),
+            seed=run.seed,
+            graft=run.graft,
+            schedule=run.schedule,
+            find_groups=self.find_groups,
+            pretrain=self.pretrain,
+        )
+        original = {id(parameter) for parameter in prepared.backbone.parameters()}
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.2x for a property by its old name whenever it wraps a model.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            adapted = run.method.adapt(prepared.backbone, setup)
+        model = MultiTaskModel(
+            adapted.backbone, [data.head for data in prepared.datas], pooling=run.training.pooling
+        )
+        adapted.attach(model)
+        for note in preflight(model, prepared.tokens, prepared.tokenizer):
+            _LOG.warning("%s: %s", run.name, note)
+        peak = max(adapted.peak, count(model))
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+            self.trainer = trainer = self.make_trainer(model, adapted, tokens, Path(folder))
+            with noisy_model(model, run.noise, "train", self.noise):
+                train_loss, seconds = self.train(trainer)
+            self.validation = split_scores(trainer, prepared.tokens["validation"], "validation", self.names)
+            parameters = kept(model.backbone, original)
+            stored = adapted.stored() if adapted.stored else sum(p.numel() for p in parameters.values())
+            on_disk = bytes_on_disk(model, parameters, Path(folder))
+        active = adapted.active or (lambda task: stored)
+        structure = adapted.structure()
+        self.found = {
+            "forgetting": forgetting(model, prepared, run.training, before),
+            "parameters": {
+                "backbone": self.backbone_size,
+                "stored": stored,
+                "active": {name: active(name) for name in self.names},
+                "heads": model.heads.count(),
+                "peak_trainable": peak,
+            },
+            "bytes_on_disk": on_disk,
+            "seconds": {"train": round(seconds + adapted.seconds, 3)},
+            "train_loss": train_loss,
+            "curves": curves(trainer.state.log_history),
+            "structure": None if structure is None else structure.to_dict(),
+            "search": self.searched(),
+        }
+
+    def find_groups(self) -> list[list[str]]:
+        """The tasks that share adapters from the start."""
+        self.grouping = find_groups(self.prepared, self.run.seed)
+        return self.grouping.groups
+
+    def searched(self) -> dict[str, Any] | None:
+        """The groups of tasks, and what the discretisation of a search cost; None without either."""
+        gap = None if self.watch is None else self.watch.gap
+        found: dict[str, Any] = {} if gap is None else {"gap": gap}
+        found |= {} if self.grouping is None else self.grouping.as_dict()
+        return found or None
+
+    def pretrain(self, task: int, adapted: Adapted) -> float:
+        """Train on one task alone, in place."""
+        tokens = self.prepared.tokens["train"]
+        rows = np.flatnonzero(np.asarray(tokens.data.column("graft_rows").to_numpy()) == task)
+        chosen = tokens.data.table.take(rows)
+        import pyarrow  # type: ignore[import-untyped]
+        from datasets import Dataset
+
+        index = chosen.column_names.index("graft_rows")
+        own = Dataset(
+            chosen.set_column(index, "graft_rows", pyarrow.array(np.zeros(len(rows), dtype=np.int64)))
+        )
+        model = MultiTaskModel(
+            adapted.backbone, [self.prepared.datas[task].head], pooling=self.run.training.pooling
+        )
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+            trainer = self.make_trainer(model, adapted, own, Path(folder), evaluated=False)
+            return self.train(trainer)[1]
+
+    def make_trainer(
+        self, model: MultiTaskModel, adapted: Adapted, tokens: Any, folder: Path, *, evaluated: bool = True
+    ) -> TrialTrainer:
+        """A trainer with the run's settings."""
+        run, prepared = self.run, self.prepared
+        changes: dict[str, Any] = {"save_strategy": "no", "disable_tqdm": True, "run_name": run.name}
+        if not evaluated:
+            changes |= {"eval_strategy": "no", "report_to": []}
+        arguments = training_arguments(
+            self.training, folder=folder, rows=len(tokens), seed=run.seed, changes=changes
+        )
+        logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+        trainer = TrialTrainer(
+            model,
+            arguments,
+            adapted=adapted,
+            train_dataset=tokens,
+            eval_dataset=prepared.tokens["validation"] if evaluated else None,
+            data_collator=collate(prepared.tokenizer),
+            backbone_name=run.model,
+            temperature=run.training.temperature,
+            head_learning_rate=run.training.head_learning_rate,
+        )
+        search = trainer.structure_callback
+        if search is not None and evaluated:
+            self.watch = DiagnosisCallback(
+                search, prepared.tokens["validation"], prepared.tokenizer, seed=run.seed
+            )
+            trainer.add_callback(self.watch)
+        if self.training.patience and evaluated:
+            trainer.add_callback(Patience(self.training.patience, [] if search is None else [search]))
+        keep_events(trainer, Path(os.environ.get("TENSORBOARD_LOGGING_DIR", "runs")) / self.key)
+        if self.interval is not None and evaluated:
+            trainer.add_callback(Interval(self.interval))
+        return trainer
+
+    def train(self, trainer: TrialTrainer) -> tuple[float, float]:
+        """Train; returns the mean loss and the seconds without evaluations."""
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*pin_memory.*")
+            result = trainer.train()
+        seconds = time.perf_counter() - start - trainer.evaluation_seconds
+        loss = float(result.training_loss)
+        if not np.isfinite(loss):
+            rate = self.run.training.learning_rate
+            raise TrainingError(
+                f"training diverged: the loss is {loss}; lower the learning rate of {rate:g}."
+            )
+        return loss, seconds
+
+    def scores(
+        self, run: Run, datas: Sequence[TaskData], noise: list[dict[str, Any]]
+    ) -> dict[str, dict[str, float | None]]:
+        """Scores of every task: on validation, and in a final run on test, with its noise there."""
+        found = {"validation": self.validation}
+        if run.purpose == "final":
+            found["test"] = self.test_scores(run, datas, noise)
+        if not np.isfinite([score for split in found.values() for score in split.values()]).all():
+            raise TrainingError("training diverged: a score is not a number; lower the learning rate.")
+        return {
+            name: {split: found[split][name] if split in found else None for split in ("validation", "test")}
+            for name in self.names
+        }
+
+    def test_scores(
+        self, run: Run, datas: Sequence[TaskData], noise: list[dict[str, Any]]
+    ) -> dict[str, float]:
+        """Scores on the test split of noisy tasks."""
+        prepared = self.prepared
+        if self.probe is not None:
+            with_noise = functools.partial(noisy_model, prepared.backbone, run.noise, "test", noise)
+            return self.probe.test_scores(datas, with_noise)
+        assert self.trainer is not None
+        tokens = tokenise(datas, prepared.tokenizer, prepared.max_length, cache_folder())["test"]
+        with noisy_model(self.trainer.model, run.noise, "test", noise):
+            return split_scores(self.trainer, tokens, "test", self.names)
+
+    def fit_probe(self) -> None:
+        """Fit linear models on frozen embeddings."""
+        start = time.perf_counter()
+        self.probe = Probe(self.run.training, self.prepared)
+        self.validation = self.probe.validation_scores()
+        size = self.probe.size()
+        self.found = {
+            "forgetting": 0.0,
+            "parameters": {
+                "backbone": self.backbone_size,
+                "stored": 0,
+                "active": dict.fromkeys(self.names, 0),
+                "heads": size,
+                "peak_trainable": size,
+            },
+            "bytes_on_disk": 4 * size,
+            "seconds": {"train": round(time.perf_counter() - start, 3)},
+            "train_loss": None,
+            "curves": [],
+            "structure": None,
+            "search": None,
+        }

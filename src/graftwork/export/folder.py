@@ -1,0 +1,119 @@
+"""A folder made by `graftwork fit` in a form that needs no graftwork: ONNX, `torch.export` or a LoRA of PEFT.
+
+Beside the model the output folder has the tokenizer and `export.json`: inputs, tasks with their labels,
+tokens of a row, and the largest difference from the model that was found in checking.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
+
+import torch
+
+from graftwork.data.tokens import encode, pad
+from graftwork.errors import ExportError
+from graftwork.export.lora import export_lora
+from graftwork.export.onnx import check_onnx_packages, export_onnx
+from graftwork.export.program import describe, save_program
+from graftwork.files.places import moved
+from graftwork.files.writing import check_target, staged_folder
+from graftwork.models.files import FILES
+from graftwork.models.folder import Loading, load_model
+from graftwork.models.manifest import name_backbone, read_tasks, saved_backbone
+from graftwork.models.multitask import select_tasks_
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from graftwork.models.multitask import MultiTaskModel
+
+__all__ = ["FORMATS", "export_folder"]
+
+Format = Literal["onnx", "pt2", "lora"]
+FORMATS: tuple[str, ...] = get_args(Format)
+DESCRIPTION = "export.json"
+
+_EXAMPLES = ("graftwork exports a model of some tasks", "a shorter row of text")
+
+
+def export_folder(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    format: str = "onnx",
+    task: str | None = None,
+    overwrite: bool = False,
+    **loading: Unpack[Loading],
+) -> dict[str, Any]:
+    """Write a saved model in another format.
+
+    Args:
+        folder: written by `graftwork fit`.
+        output: folder to write: `model.onnx` or `model.pt2` with the heads inside, or a LoRA with
+            `heads.safetensors` beside it.
+        format: `onnx`, `pt2` (`torch.export.load`) or `lora`.
+        task: only this task, without the adapters that only others use; a LoRA holds no more.
+        overwrite: replace the output folder if it exists.
+        **loading: where the parts of the saved model are now (`graftwork.models.folder.Loading`).
+
+    Returns:
+        The contents of `export.json`.
+
+    Raises:
+        ExportError: no such format, packages for it are missing, or the model cannot be written in it.
+        CheckpointError: the folder is no complete model.
+        StructureError: the task is unknown, or as a LoRA has no adapter.
+        MergeError: as a LoRA, adapters are nonlinear.
+        DataError: the output exists.
+    """
+    folder, output = Path(folder), Path(output)
+    if format not in FORMATS:
+        near = difflib.get_close_matches(format, FORMATS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ExportError(f"unknown format {format!r}; allowed: {', '.join(FORMATS)}{hint}")
+    if format == "onnx":
+        check_onnx_packages()
+    check_target(output, overwrite=overwrite)
+    names = [head.name for head in read_tasks(folder)["tasks"]]
+    if format == "lora" and task is None and len(names) > 1:
+        raise ExportError(f"a LoRA holds one task; pass --task with one of {', '.join(names)}.")
+    name = moved(saved_backbone(folder, loading.get("backbone")), output)
+    model, tokenizer = load_model(folder, **loading)
+    if task is not None:
+        model, _ = select_tasks_(model, [task])
+    facts = {"model": name, "pooling": model.pooling, "max_length": model.max_length}
+    with staged_folder(output, overwrite=overwrite) as staged:
+        written = _write(model, tokenizer, staged, format, facts)
+        tokenizer.save_pretrained(str(staged))
+        (staged / DESCRIPTION).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return written
+
+
+def _write(
+    model: MultiTaskModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    format: str,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    inputs = _example(tokenizer)
+    if format == "onnx":
+        return export_onnx(model, folder / "model.onnx", inputs, metadata=facts)
+    if format == "pt2":
+        return save_program(model, folder / "model.pt2", inputs, metadata=facts)
+    from safetensors.torch import save_file
+
+    export_lora(model.backbone, folder)
+    name_backbone(folder, facts["model"])
+    save_file(model.heads.export(), folder / FILES.heads, metadata={"format": "pt"})
+    return {**describe(model, inputs), **facts}
+
+
+def _example(tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+    columns = encode(tokenizer, [_EXAMPLES], 64)
+    rows = [{name: values[row] for name, values in columns.items()} for row in range(len(_EXAMPLES))]
+    return {name: value.to(torch.int64) for name, value in pad(tokenizer, rows).items()}

@@ -1,0 +1,324 @@
+"""Adding a task to a trained model, on its frozen pool: the older tasks keep their outputs to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, cast
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from transformers import TrainerCallback, set_seed
+
+from graftwork.advice import again, called
+from graftwork.data.classes import class_notes
+from graftwork.data.splits import load_task
+from graftwork.data.tokens import collate
+from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
+from graftwork.errors import DivergenceError
+from graftwork.files.provenance import git_commits, versions
+from graftwork.files.writing import check_target, output_lock, staged_folder
+from graftwork.finished.new_task import PRIVATE, NewTask
+from graftwork.finished.reports import extended_report, print_addition, read_report
+from graftwork.kinds.scores import majority_score
+from graftwork.models.files import FILES, read_structure
+from graftwork.models.folder import Loading, load_model, save_model
+from graftwork.models.manifest import saved_backbone
+from graftwork.models.outputs import forward_rows
+from graftwork.models.pooling import embed
+from graftwork.models.probe import linear_probe
+from graftwork.noise.applying import damage_tasks, noisy_model
+from graftwork.preflight.preflight import fitting_tokens, preflight
+from graftwork.recipe.length import described_length, settle_length
+from graftwork.recipe.loading import load_recipe, recipe_to_yaml
+from graftwork.recipe.recipe import Recipe
+from graftwork.recipe.task_recipe import TaskRecipe, load_task_recipe
+from graftwork.search.callback import StructureCallback
+from graftwork.search.discretise import structure_of
+from graftwork.sparsity.budget import pool_note
+from graftwork.training.arguments import remove_default_output, training_arguments
+from graftwork.training.patience import Patience
+from graftwork.training.preparation import cache_folder
+from graftwork.training.trainer import MultiTaskTrainer
+from graftwork.tuner.route import route
+from graftwork.tuner.view import graft_view
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from graftwork.models.multitask import MultiTaskModel
+
+__all__ = ["add_task"]
+
+CHECKED_ROWS = 32
+"""Rows on which the older tasks' outputs are compared before and after."""
+
+
+def add_task(
+    folder: str | Path,
+    recipe: TaskRecipe | str | Path,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    console: Console | None = None,
+    **loading: Unpack[Loading],
+) -> dict[str, Any]:
+    """Add a task to a trained model: its pool is frozen, only the new task's gates and head are learned.
+
+    With `recipe.extend.private` the task also gets fresh adapters of its own. The path is discretised and the
+    head tuned as in `fit`; of the evaluations since then the best is kept.
+
+    Args:
+        folder: the trained model, written by `fit`, `extract` or this function.
+        recipe: the new task and how to train it, or the path of its YAML file.
+        output: folder to write, a model like any other.
+        overwrite: replace the output folder if it exists.
+        console: where to print; default standard output.
+        **loading: where the parts of the trained model are now (`graftwork.models.folder.Loading`).
+
+    Returns:
+        The report, as written to `report.json`: that of the model with the new task, and an entry in
+        `additions`.
+
+    Raises:
+        GraftworkError: bad input, another process that writes the output, or a full disk; nothing is written.
+    """
+    output = Path(output)
+    recipe = recipe if isinstance(recipe, TaskRecipe) else load_task_recipe(recipe)
+    given = called("add_task", "folder", "recipe", "output", **loading, overwrite=overwrite)
+    with given, output_lock(output):
+        check_target(output, overwrite=overwrite)
+        return _add_task(Path(folder), recipe, output, loading, overwrite, console or Console())
+
+
+def _add_task(
+    folder: Path, recipe: TaskRecipe, output: Path, loading: Loading, overwrite: bool, console: Console
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    run = _Addition(folder, recipe, loading, console)
+    before = run.older_outputs(run.model)
+    set_seed(run.recipe.seed)
+    new = NewTask(run.model, run.data.head, recipe.extend, sites=list(read_structure(folder).sites))
+    run.say(new)
+    for note in preflight(new.learner, run.tokens, run.tokenizer):
+        console.print(f"note: {note}", highlight=False, markup=False)
+    trainable = sum(p.numel() for p in new.learner.parameters() if p.requires_grad)
+    baselines = run.baselines(new)
+    learning = console.status(f"learning the path of task {run.data.head.name}")
+    with learning, noisy_model(new.learner, run.noise, "train", run.reports):
+        trainer, watch = run.train(new)
+    found = watch.structure.structure or structure_of(new.learner)
+    diagnosis = diagnose(new.learner, found, watch, validation=run.tokens["validation"], of="path")
+    model = new.finish_()
+    scores = run.scores(model)
+    model.cpu()
+    after = run.older_outputs(model)[:, : before.shape[1]]
+    structure = structure_of(model)
+    addition = {
+        "task": run.data.head.name,
+        "from": str(folder),
+        **{
+            name: dataclasses.asdict(getattr(run.recipe, name)) for name in ("extend", "training", "schedule")
+        },
+        "trainable": trainable,
+        "older_tasks_change": float(torch.where(before == after, 0.0, before - after).abs().max()),
+        "phases": watch.structure.phases,
+        "seconds": round(time.perf_counter() - start, 2),
+        "train_loss": float(trainer.state.log_history[-1]["train_loss"]),
+        "diagnosis": diagnosis,
+        "noise": run.reports,
+        "seed": recipe.seed,
+        "versions": versions(),
+        "git": git_commits(),
+    }
+    merged = run.merged_recipe(output)
+    with staged_folder(output, overwrite=overwrite) as staged:
+        save_model(model, staged, backbone_name=run.name, place=output)
+        run.tokenizer.save_pretrained(str(staged))
+        (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
+        (staged / FILES.recipe).write_text(recipe_to_yaml(merged, output), encoding="utf-8")
+        report = extended_report(
+            read_report(folder),
+            model,
+            structure,
+            data=run.data,
+            scores={**scores, **baselines},
+            recipe=merged,
+            addition=addition,
+            folder=staged,
+        )
+        (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print_addition(report, run.data.head.name, console, output)
+    return report
+
+
+class _Addition:
+    """The parts of one `add_task`: what is read, and what is done with it."""
+
+    def __init__(self, folder: Path, recipe: TaskRecipe, loading: Loading, console: Console) -> None:
+        self.name = saved_backbone(folder, loading.get("backbone"))
+        file = folder / FILES.recipe
+        self.old = load_recipe(file, saved=True, places=False) if file.is_file() else None
+        self.noise = () if self.old is None else self.old.noise
+        seed = recipe.seed if self.old is None else self.old.seed
+        with console.status("reading and tokenising the task"):
+            self.model, self.tokenizer = load_model(folder, **loading)
+            clean = load_task(recipe.task, seed)
+            (self.data,), self.reports = damage_tasks([clean], self.noise)
+            with route(self.model, self.model.heads.heads[0].name):
+                found = fitting_tokens(
+                    [self.data],
+                    cast("PreTrainedModel", graft_view(self.model).backbone),
+                    self.tokenizer,
+                    self.model.max_length,
+                    cache_folder(),
+                )
+        self.tokens = found.splits
+        training = dataclasses.replace(
+            recipe.training, max_length=found.max_length, pooling=self.model.pooling
+        )
+        self.recipe = dataclasses.replace(recipe, training=training)
+        for note in found.notes:
+            console.print(f"note: {note}", highlight=False, markup=False)
+        rows = len(self.tokens["train"])
+        self.settings = settle_length(training, rows)
+        if training.epochs is None:
+            console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
+        self.older = len(self.model.heads.heads)
+        self.console, self.notes = console, class_notes(clean)
+
+    def say(self, new: NewTask) -> None:
+        """Print what may go wrong, before the first step."""
+        notes: list[str | None] = [*self.notes]
+        if PRIVATE in new.searched:
+            settings = {"budget": "extend.private_budget", "larger": "extend.private"}
+            notes.append(pool_note(new.learner, PRIVATE, **settings))
+        for note in filter(None, notes):
+            self.console.print(f"note: {note}", highlight=False, markup=False)
+
+    def older_outputs(self, model: MultiTaskModel) -> Tensor:
+        """Logits of the older tasks on some rows: each task alone, and all of them in one batch."""
+        tokens = self.tokens["validation"]
+        batch = collate(self.tokenizer)([tokens[i] for i in range(min(CHECKED_ROWS, len(tokens)))])
+        del batch["labels"]
+        count = len(batch.pop("graft_rows"))
+        routes = [torch.full((count,), task) for task in range(self.older)]
+        routes.append(torch.arange(count) % self.older)
+        with torch.no_grad():
+            return torch.cat([model(**batch, graft_rows=rows).logits for rows in routes])
+
+    def baselines(self, new: NewTask) -> dict[str, float]:
+        """Majority class and linear probe on the frozen backbone."""
+        training = self.recipe.training
+        embedder = functools.partial(
+            embed,
+            cast("PreTrainedModel", new.backbone),
+            self.tokenizer,
+            max_length=training.max_length,
+            pooling=training.pooling,
+        )
+        head = self.data.head
+        train, validation, test = (self.data.splits[name] for name in ("train", "validation", "test"))
+        with new.learner.backbone.disable_adapter():  # type: ignore[operator]
+            probe = linear_probe(head, train, validation, test, embedder)
+        return {"majority": majority_score(head, train.targets, test.targets), "linear_probe": probe}
+
+    def train(self, new: NewTask) -> tuple[MultiTaskTrainer, DiagnosisCallback]:
+        """Learn path, private adapters and head."""
+        settings, tokens = self.settings, self.tokens
+        phases = dataclasses.asdict(self.recipe.schedule)
+        kinds = (StructureCallback, _PrivateSearch)
+        searches = [
+            kind(**phases, compact=False, adapter_name=name)
+            for kind, name in zip(kinds, new.searched, strict=False)
+        ]
+        watch = DiagnosisCallback(searches[0], tokens["validation"], self.tokenizer, seed=self.recipe.seed)
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as work, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*pin_memory.*")
+            trainer = MultiTaskTrainer(
+                new.learner,
+                training_arguments(
+                    settings,
+                    folder=Path(work),
+                    rows=len(tokens["train"]),
+                    seed=self.recipe.seed,
+                    changes={"save_strategy": "no"},
+                ),
+                train_dataset=tokens["train"],
+                eval_dataset=tokens["validation"],
+                data_collator=collate(self.tokenizer),
+                temperature=settings.temperature,
+                head_learning_rate=settings.head_learning_rate,
+                callbacks=[*searches, watch, _KeepBest(searches), Patience(settings.patience or 0, searches)],
+            )
+            remove_default_output(trainer)
+            try:
+                trainer.train()
+            except DivergenceError as error:
+                lower = {"training.learning_rate": f"{settings.learning_rate / 3:.2g}"}
+                raise DivergenceError(
+                    f"{error} Nothing is kept of an added task. Begin again with: {again(changes=lower)}"
+                ) from error
+        return trainer, watch
+
+    def scores(self, model: MultiTaskModel) -> dict[str, float]:
+        """Scores of the new task in the model of all tasks, with the model's noise on test."""
+        found = {}
+        for split in ("validation", "test"):
+            noise = self.noise if split == "test" else ()
+            with noisy_model(model, noise, "test", self.reports):
+                outputs = forward_rows(model, self.tokens[split], collate(self.tokenizer), row=self.older)
+            found[split] = outputs.scores(model)[self.data.head.name]
+        return found
+
+    def merged_recipe(self, output: Path) -> Recipe:
+        """The recipe of the model with the new task, from which `evaluate` reads where the data are."""
+        recipe = self.recipe
+        if self.old is None:
+            return Recipe(
+                model=self.name,
+                tasks=(recipe.task,),
+                output=str(output),
+                schedule=recipe.schedule,
+                training=recipe.training,
+                seed=recipe.seed,
+            )
+        names = [head.name for head in self.model.heads.heads]
+        older = tuple(task for task in self.old.tasks if task.name in names)
+        return dataclasses.replace(self.old, tasks=(*older, recipe.task), output=str(output))
+
+
+class _PrivateSearch(StructureCallback):
+    """The search beside the first; Trainer warns of two callbacks of one class."""
+
+
+class _KeepBest(TrainerCallback):
+    """Keeps in memory the trained weights of the best evaluation since the path was decided."""
+
+    def __init__(self, searches: Sequence[StructureCallback]) -> None:
+        self.searches = searches
+        self.best = float("-inf")
+        self.weights: dict[str, Tensor] = {}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take a copy if it is the best so far."""
+        decided = all(item.search is None or item.search.control is None for item in self.searches)
+        score = kwargs["metrics"].get("eval_mean", float("nan"))
+        if decided and score > self.best:
+            self.best = score
+            trained = (item for item in kwargs["model"].named_parameters() if item[1].requires_grad)
+            self.weights = {name: parameter.detach().clone() for name, parameter in trained}
+
+    @torch.no_grad()
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put the copy back."""
+        for name, parameter in kwargs["model"].named_parameters():
+            if name in self.weights:
+                parameter.copy_(self.weights[name])

@@ -1,0 +1,99 @@
+"""Scoring a saved model on its recipe's data or on new rows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from graftwork.data.task import SPLITS
+from graftwork.errors import DataError
+from graftwork.finished.scored_rows import SavedData, note_of_score
+from graftwork.finished.scoring import predictions
+from graftwork.kinds.figures import figures_of
+from graftwork.models.folder import Loading, load_model
+from graftwork.models.manifest import read_tasks
+from graftwork.noise.applying import noisy_model
+from graftwork.training.bars import scoring_bar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["rescore"]
+
+
+def rescore(
+    folder: Path,
+    *,
+    split: str = "test",
+    data: str | None = None,
+    task: str | None = None,
+    details: bool = False,
+    console: Console | None = None,
+    **loading: Unpack[Loading],
+) -> dict[str, Any]:
+    """Score a saved model on a split of its recipe's data, with the recipe's noise, or on new rows.
+
+    Fields, classes, scale and metric are those of the saved heads. The rows of the recipe are compared with
+    the digests in the report: a split that was carved out of a train source that has changed is refused.
+
+    Args:
+        folder: written by `graftwork fit`.
+        split: train, validation or test.
+        data: a source as in a recipe, in place of the recipe's; of a folder, the file of `split`.
+        task: score this task alone; needed with `data` if there are several.
+        details: add the figures of `graftwork.kinds.figures`.
+        console: where to show a bar; default none.
+        **loading: where the parts of the model are now (`graftwork.models.folder.Loading`).
+
+    Returns:
+        `{"split", "data", "tasks": {name: {"metric", "score", "rows"}}, "notes"}`, the tasks perhaps with
+        `details`; `notes` say what is not as it was when the model was made.
+
+    Raises:
+        CheckpointError: the folder is not a complete model, or does not say where its data are.
+        DataError: no such split or task, rows that cannot be read, a class that the model does not know, or
+            a split that cannot be found again.
+    """
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}.")
+    folder = Path(folder)
+    names = _wanted([head.name for head in read_tasks(folder)["tasks"]], task, data)
+    model, tokenizer = load_model(folder, **loading)
+    saved = SavedData(folder)
+    heads = [head for head in model.heads.heads if head.name in names]
+    found = [saved.split(head, split) if data is None else saved.file(head, data, split) for head in heads]
+    several = [rows for rows in found if rows is not None]
+    if not several:
+        raise DataError(f"{saved.notes[0]}.")
+    # As in `fit`, noise in the model is for the test rows; noise in the data is in the splits already.
+    noise = saved.recipe.noise if saved.recipe is not None and split == "test" and data is None else ()
+    tasks: dict[str, Any] = {}
+    with (
+        scoring_bar(sum(len(rows.rows) for rows in several), console) as advance,
+        noisy_model(model, noise, "test", []),
+    ):
+        for rows in several:
+            made = predictions(model, tokenizer, rows.head, rows.rows, model.max_length, advance)
+            result: dict[str, Any] = {
+                "metric": rows.head.metric,
+                "score": made.score(),
+                "rows": len(rows.rows),
+            }
+            tasks[rows.head.name] = result
+            saved.notes += filter(None, (note_of_score(rows, split, made.score()), made.one_value()))
+            if details:
+                result["details"] = figures_of(rows.head, *made.in_units())
+    return {"split": split, "data": data, "tasks": tasks, "notes": saved.notes}
+
+
+def _wanted(names: Sequence[str], task: str | None, data: str | None) -> Sequence[str]:
+    """The tasks to score."""
+    if task is not None and task not in names:
+        near = difflib.get_close_matches(task, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"unknown task {task!r}{hint} The model has {', '.join(names)}.")
+    if data is not None and task is None and len(names) > 1:
+        raise DataError(f"the rows of {data} are of one task; pass --task with one of {', '.join(names)}.")
+    return names if task is None else [task]

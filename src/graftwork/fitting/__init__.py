@@ -1,0 +1,1 @@
+"""`graftwork fit`: from a recipe to a compact model with a report."""

@@ -1,0 +1,150 @@
+"""`report.json` of one run, and how it is printed."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from graftwork.diagnosis.floor import floor_notes
+from graftwork.files.provenance import git_commits, versions
+from graftwork.files.reading import user_path
+from graftwork.recipe.loading import recipe_to_yaml
+from graftwork.recipe.recipe import Recipe
+from graftwork.sparsity.budget import budget_parameters, site_prices
+from graftwork.structure.drawing import structure_table
+from graftwork.structure.structure import Structure
+from graftwork.tuner.view import backbone_parameters, graft_view
+
+if TYPE_CHECKING:
+    from graftwork.data.task_data import TaskData
+    from graftwork.models.multitask import MultiTaskModel
+    from graftwork.search.callback import StructureCallback
+
+__all__ = ["build_report", "cost_figures", "print_report"]
+
+
+def build_report(
+    recipe: Recipe,
+    model: MultiTaskModel,
+    *,
+    structure: Structure,
+    datas: Sequence[TaskData],
+    scores: Mapping[str, Mapping[str, float]],
+    baselines: Mapping[str, Mapping[str, float]],
+    callback: StructureCallback,
+    seconds: Mapping[str, float],
+    train_loss: float,
+    noise: Sequence[Mapping[str, Any]],
+    diagnosis: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Any]:
+    """Everything a run has to say for itself, as JSON types.
+
+    Parameters are numbers of scalars: `stored` counts every kept adapter once, `active` those on one task's
+    path, `heads` all heads, `peak_trainable` what was trained at most (the whole pool with its gates, and the
+    heads).
+    """
+    view = graft_view(model)
+    backbone = backbone_parameters(model)
+    stored = structure.parameters()
+    pool = sum(site.cost * site.pool_size for site in structure.sites.values())
+    learned = callback.structure is not None
+    gates = sum(site.pool_size for site in structure.sites.values()) * len(structure.tasks) * learned
+    phases = {**callback.phases, **{name: {"seconds": round(value, 2)} for name, value in seconds.items()}}
+    return {
+        "tasks": {
+            data.head.name: {
+                "metric": data.head.metric,
+                **scores[data.head.name],
+                **baselines[data.head.name],
+                "labels": list(data.head.labels),
+                "rows": data.counts,
+                "sha256": data.sha256,
+                "open_paths": structure.counts()[data.head.name],
+            }
+            for data in datas
+        },
+        "parameters": {
+            "backbone": backbone,
+            "stored": stored,
+            "stored_fraction": stored / backbone,
+            "active": {task: structure.parameters(task) for task in structure.tasks},
+            "heads": model.heads.count(),
+            "budget": budget_parameters(model) if view.sites else None,
+            "peak_trainable": pool + gates + model.heads.weight.numel() + model.heads.bias.numel(),
+        },
+        "phases": phases,
+        "structure": structure.to_dict(),
+        "soft_size_at_discretise": None if callback.search is None else callback.search.soft_size,
+        "diagnosis": dict(diagnosis),
+        "train_loss": train_loss,
+        "noise": list(noise),
+        "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
+        "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))},
+        "versions": versions(),
+        "git": git_commits(),
+        "seed": recipe.seed,
+        "recipe": yaml.safe_load(recipe_to_yaml(recipe, user_path(recipe.output))),
+    }
+
+
+def cost_figures(model: MultiTaskModel, structure: Structure, budget: float | None) -> dict[str, Any]:
+    """The sizes of a structure in the unit of `graft.cost`, if that is not parameters.
+
+    Args:
+        model: the trained model.
+        structure: its structure.
+        budget: in that unit.
+    """
+    view = graft_view(model)
+    if view.config.cost == "parameters":
+        return {}
+    kept, prices = structure.compacted(), site_prices(view)
+    return {
+        "cost": {
+            "unit": "FLOPs per token" if view.config.cost == "flops" else "of the table",
+            "budget": budget,
+            "stored": kept.total(prices),
+            "active": {task: kept.total(prices, task) for task in kept.tasks},
+        }
+    }
+
+
+def print_report(report: Mapping[str, Any], structure: Structure, console: Console, folder: Path) -> None:
+    """Scores beside majority and probe, parameters, the structure, and where the time went."""
+    table = Table(title="test scores; active: adapter parameters on the task's path")
+    for column in ("task", "metric", "graftwork", "linear probe", "majority", "active"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
+    active = report["parameters"]["active"]
+    for name, task in report["tasks"].items():
+        table.add_row(
+            name,
+            task["metric"],
+            f"{task['test']:.3f}",
+            f"{task['linear_probe']:.3f}",
+            f"{task['majority']:.3f}",
+            f"{active[name]:,}",
+        )
+    console.print(table)
+    parameters = report["parameters"]
+    budget = parameters["budget"]
+    console.print(
+        f"stored adapter parameters: {parameters['stored']:,} ({100 * parameters['stored_fraction']:.3g} % "
+        f"of the backbone's {parameters['backbone']:,}"
+        + (f"; budget {budget:,}" if budget is not None else "")
+        + f"); heads: {parameters['heads']:,}"
+    )
+    console.print(structure_table(structure))
+    for finding in (*floor_notes(report["tasks"]), *report["diagnosis"]["findings"]):
+        console.print(f"note: {finding}", highlight=False, markup=False)
+    spent = ", ".join(f"{name} {phase['seconds']:.0f} s" for name, phase in report["phases"].items())
+    console.print(f"time: {spent}")
+    console.print(f"written to {folder}", markup=False)

@@ -1,0 +1,323 @@
+"""What training a recipe is made of, from reading its tasks to writing a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peft import get_peft_model
+from rich.console import Console
+from rich.progress import Progress
+from transformers import TrainerCallback, set_seed
+
+from graftwork.data.classes import class_notes
+from graftwork.data.splits import load_task
+from graftwork.data.tokens import collate
+from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
+from graftwork.distributed.processes import on_main
+from graftwork.files.reading import user_path
+from graftwork.files.writing import staged_folder
+from graftwork.fitting.report import build_report, cost_figures
+from graftwork.kinds.scores import majority_score
+from graftwork.models.backbone import load_backbone
+from graftwork.models.files import FILES
+from graftwork.models.folder import save_model
+from graftwork.models.multitask import MultiTaskModel
+from graftwork.models.pooling import embed
+from graftwork.models.probe import linear_probe
+from graftwork.noise.applying import damage_tasks, noisy_model
+from graftwork.noise.state import NoiseState
+from graftwork.preflight.preflight import preflight
+from graftwork.recipe.length import described_length, settle_length
+from graftwork.recipe.loading import recipe_to_yaml
+from graftwork.recipe.recipe import Recipe
+from graftwork.search.callback import StructureCallback
+from graftwork.search.discretise import set_control_, structure_of
+from graftwork.search.tracking import event_folder, keep_events
+from graftwork.sparsity.budget import budget_cost, check_budgets, pool_note
+from graftwork.structure.file import named_file, read_structure_file
+from graftwork.structure.structure import Structure
+from graftwork.training.arguments import remove_default_output, trackers, training_arguments
+from graftwork.training.bars import TrainingBars
+from graftwork.training.interrupt import InterruptCallback
+from graftwork.training.patience import Patience
+from graftwork.training.preparation import Grouping, find_groups, prepare, split_scores
+from graftwork.training.run import Training
+from graftwork.training.trainer import MultiTaskTrainer
+
+__all__ = ["Session"]
+
+
+class Session:
+    """What all training runs of a recipe share: its data, backbone and baselines.
+
+    Args:
+        recipe: what to train.
+        console: where to show how it goes.
+
+    Raises:
+        GraftworkError: the data or a file that the recipe names cannot be read.
+    """
+
+    def __init__(self, recipe: Recipe, console: Console) -> None:
+        self.recipe, self.console = recipe, console
+        self.seconds: dict[str, float] = {}
+        self.given: Structure | None = None
+        """The structure of `graft.structure`."""
+        self.baselines: dict[str, dict[str, float]] = {}
+        self.grouping: Grouping | None = None
+        """The groups of tasks, if they were found from the rows."""
+        self.budget: float | None = None
+        """In the unit of `graft.cost`."""
+        self.origin: dict[str, Any] = {}
+        """When the run was `started`, and the steps at which it was `resumed`: for the report."""
+        self._said: set[str] = set()
+        trackers(recipe.training.report_to)  # here too, what is not installed must show at once
+        source = named_file(recipe.graft.structure)
+        if source is not None:
+            read_structure_file(user_path(source[1]))  # before the tasks are read, which takes longer
+        with _timed(self.seconds, "prepare"), console.status("reading and tokenising the tasks"):
+            clean = [load_task(task, recipe.seed) for task in recipe.tasks]
+            datas, self.noise = damage_tasks(clean, recipe.noise)
+            self.prepared = prepare(
+                recipe.model, recipe.tasks, max_length=recipe.training.max_length, datas=datas
+            )
+        training = dataclasses.replace(recipe.training, max_length=self.prepared.max_length)
+        # What is trained, scored and saved: with the length that the backbone allows.
+        self.recipe = dataclasses.replace(recipe, training=training)
+        rows = len(self.prepared.tokens["train"])
+        self.settings = settle_length(training, rows)
+        """The training loop, its length settled."""
+        if training.epochs is None:
+            console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
+        self._say(self.prepared.notes)
+        for data in clean:
+            self._say(class_notes(data))
+
+    def _say(self, notes: Iterable[str | None]) -> None:
+        """Print notes, each once."""
+        for note in notes:
+            if note is not None and note not in self._said:
+                self._said.add(note)
+                self.console.print(f"note: {note}", highlight=False, markup=False)
+
+    def build(self, budget: float | None = None) -> MultiTaskModel:
+        """A model before its first step; every call gives an equal one, with a backbone of its own.
+
+        Args:
+            budget: in place of that of the recipe.
+        """
+        recipe, prepared = self.recipe, self.prepared
+        backbone = load_backbone(recipe.model)[0] if self.baselines else prepared.backbone
+        set_seed(recipe.seed)
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.2x for a property by its old name whenever it wraps a model.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            config = recipe.graft_config()
+            config.budget = config.budget if budget is None else budget
+            if recipe.finds_groups:
+                self.grouping = self.grouping or find_groups(prepared, recipe.seed)
+                config.groups = self.grouping.groups
+            adapted = get_peft_model(backbone, config)
+        heads = [data.head for data in prepared.datas]
+        settings = recipe.training
+        model = MultiTaskModel(adapted, heads, pooling=settings.pooling, max_length=settings.max_length)
+        check_budgets(model)
+        if named_file(recipe.graft.structure) is None:
+            self._say([pool_note(model)])
+        self.budget = budget_cost(model)
+        if recipe.graft.structure is not None:
+            self.given = set_control_(model, recipe.graft.structure, seed=recipe.seed)
+        if not self.baselines:
+            self._say(preflight(model, prepared.tokens, prepared.tokenizer))
+            with _timed(self.seconds, "baselines"), adapted.disable_adapter():
+                self.baselines = on_main(self._baselines)
+        return model
+
+    def _baselines(self) -> dict[str, dict[str, float]]:
+        """Majority class and linear probe on the frozen backbone, for every task."""
+        training, prepared = self.recipe.training, self.prepared
+        embedder = functools.partial(
+            embed,
+            prepared.backbone,
+            prepared.tokenizer,
+            max_length=training.max_length,
+            pooling=training.pooling,
+        )
+        results = {}
+        with Progress(console=self.console, transient=True) as progress:
+            bar = progress.add_task("linear probes on the frozen backbone", total=len(prepared.datas))
+            for data in prepared.datas:
+                train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
+                results[data.head.name] = {
+                    "majority": majority_score(data.head, train.targets, test.targets),
+                    "linear_probe": linear_probe(data.head, train, validation, test, embedder),
+                }
+                progress.advance(bar)
+        return results
+
+    def training(
+        self,
+        model: MultiTaskModel,
+        folder: Path,
+        *,
+        compact: bool = True,
+        further: Callable[[StructureCallback, DiagnosisCallback], TrainerCallback] | None = None,
+    ) -> Training:
+        """A trainer with the recipe's settings.
+
+        Args:
+            model: made by `build`.
+            folder: for checkpoints.
+            compact: compact the model when training ends.
+            further: makes another callback, which comes after these two.
+        """
+        recipe, settings, prepared = self.recipe, self.settings, self.prepared
+        arguments = training_arguments(
+            settings,
+            folder=folder,
+            rows=len(prepared.tokens["train"]),
+            seed=recipe.seed,
+            changes={
+                "save_strategy": "epoch" if settings.eval_steps is None else "steps",
+                "save_steps": settings.eval_steps or 500,
+                "save_total_limit": 2,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": "mean",
+                "greater_is_better": True,
+            },
+        )
+        interrupt, draws = InterruptCallback(), NoiseState()
+        schedule = recipe.schedule
+        structure = StructureCallback(
+            warmup=schedule.warmup, ramp=schedule.ramp, discretise=schedule.discretise, compact=compact
+        )
+        watch = DiagnosisCallback(
+            structure, prepared.tokens["validation"], prepared.tokenizer, seed=recipe.seed
+        )
+        logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+        trainer = MultiTaskTrainer(
+            model,
+            arguments,
+            train_dataset=prepared.tokens["train"],
+            eval_dataset=prepared.tokens["validation"],
+            data_collator=collate(prepared.tokenizer),
+            backbone_name=recipe.model,
+            temperature=settings.temperature,
+            head_learning_rate=settings.head_learning_rate,
+            callbacks=[
+                structure,
+                watch,
+                draws,
+                Patience(settings.patience or 0, [structure]),
+                *([] if further is None else [further(structure, watch)]),
+                interrupt,
+            ],
+        )
+        keep_events(trainer, event_folder(user_path(recipe.output)))
+        remove_default_output(trainer)
+        if sys.stderr.isatty():  # in a file a bar is a line of thousands of characters
+            trainer.add_callback(TrainingBars())
+        return Training(
+            recipe, trainer, structure, watch, interrupt, draws, list(self.noise), dict(self.seconds)
+        )
+
+    def _test_scores(self, run: Training) -> dict[str, dict[str, float]]:
+        """Scores of the final, compact model on validation, and on test with the noise asked for there."""
+        trainer, tokens = run.trainer, self.prepared.tokens
+        names = [data.head.name for data in self.prepared.datas]
+        scores = {"validation": split_scores(trainer, tokens["validation"], "validation", names)}
+        with noisy_model(run.model, self.recipe.noise, "test", run.noise):
+            scores["test"] = split_scores(trainer, tokens["test"], "test", names)
+        return {name: {split: found[name] for split, found in scores.items()} for name in names}
+
+    def write(
+        self,
+        run: Training,
+        output: Path,
+        *,
+        recipe: Recipe,
+        overwrite: bool = False,
+        further: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], Structure]:
+        """Score a trained model and write it with its report.
+
+        Args:
+            run: after `train`.
+            output: folder to write.
+            recipe: that of the model, to be written beside it.
+            overwrite: replace the folder if it exists.
+            further: keys to add to the report.
+
+        Returns:
+            The report, and the structure with the adapters that were closed.
+        """
+        with _timed(run.seconds, "test"):
+            scores = self._test_scores(run)
+        return on_main(lambda: self._write(run, output, scores, recipe, overwrite, further or {}))
+
+    def _write(
+        self,
+        run: Training,
+        output: Path,
+        scores: dict[str, dict[str, float]],
+        recipe: Recipe,
+        overwrite: bool,
+        further: Mapping[str, Any],
+    ) -> tuple[dict[str, Any], Structure]:
+        model = run.model
+        structure = run.structure.structure or self.given or structure_of(model)
+        with _timed(run.seconds, "diagnosis"):
+            diagnosis = diagnose(model, structure, run.watch, validation=self.prepared.tokens["validation"])
+        with staged_folder(output, overwrite=overwrite) as folder:
+            place = user_path(recipe.output)
+            save_model(model, folder, backbone_name=recipe.model, place=place)
+            self.prepared.tokenizer.save_pretrained(str(folder))
+            (folder / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
+            (folder / FILES.recipe).write_text(recipe_to_yaml(recipe, place), encoding="utf-8")
+            _draw(structure, folder)
+            report = build_report(
+                recipe,
+                model,
+                structure=structure,
+                datas=self.prepared.datas,
+                scores=scores,
+                baselines=self.baselines,
+                callback=run.structure,
+                seconds=run.seconds,
+                train_loss=run.loss,
+                noise=run.noise,
+                diagnosis=diagnosis,
+                folder=folder,
+            )
+            report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
+            report |= self.origin
+            report |= cost_figures(model, structure, self.budget)
+            report |= further
+            (folder / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        return report, structure
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note how long the context takes."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = time.perf_counter() - start
+
+
+def _draw(structure: Structure, folder: Path) -> None:
+    from graftwork.structure.drawing import structure_png
+
+    structure_png(structure, folder / FILES.picture)

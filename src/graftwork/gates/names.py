@@ -1,0 +1,48 @@
+"""Names of the gate families and what a recipe must know of them, without a tensor.
+
+The families themselves are `graftwork.gates.registry.GATE_FAMILIES`, of which this is the plain part.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from graftwork.errors import ConfigError
+from graftwork.messages import shown
+
+__all__ = ["GATES", "GateTraits", "gate_traits"]
+
+
+@dataclass(frozen=True)
+class GateTraits:
+    """What a gate family asks of its settings."""
+
+    learnable: bool = True
+    """False if every gate is decided from the start."""
+    needs_budget: bool = False
+    """True if the family's control knows a budget only, no penalty."""
+
+
+GATES: dict[str, GateTraits] = {
+    "hard_concrete": GateTraits(),
+    "sigmoid": GateTraits(),
+    "gumbel": GateTraits(),
+    "shifted_sigmoid": GateTraits(needs_budget=True),
+    "importance": GateTraits(needs_budget=True),
+    "fixed": GateTraits(learnable=False),
+}
+"""Name -> traits, of every family of `graftwork.gates`."""
+
+
+def gate_traits(name: str) -> GateTraits:
+    """The traits of the gate family called `name`.
+
+    Raises:
+        ConfigError: there is no such family; the message lists those there are.
+    """
+    if not isinstance(name, str) or name not in GATES:
+        near = difflib.get_close_matches(str(name), GATES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"unknown gates {shown(name)}{hint} Allowed: {', '.join(sorted(GATES))}.")
+    return GATES[name]

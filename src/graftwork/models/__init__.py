@@ -1,0 +1,1 @@
+"""Backbone, heads and adapters as one model: loaded, saved, pooled, probed, asked."""

@@ -1,0 +1,197 @@
+"""Loading what is not trained: a pretrained transformer and its tokenizer, each checked."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graftwork.data.sources import locate
+from graftwork.edges import words_of
+from graftwork.errors import DataError, RecipeError
+from graftwork.files.reading import exists
+from graftwork.messages import listed, shown
+from graftwork.models.first_pass import measure_width_
+from graftwork.models.identity import file_stamp, identify_
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["check_vocabulary", "load_backbone", "load_encoder", "load_tokenizer"]
+
+_VOCABULARIES = ("tokenizer.*", "vocab*", "*.spm", "spm.model", "spiece.model", "*.bpe.model", "tekken.json")
+"""Names of the files that hold a vocabulary, one of which every tokenizer has that is not made of bytes."""
+
+
+def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The pretrained transformer and tokenizer of a hub id, a folder, or `package:NAME/sub/folder`.
+
+    Of an encoder-decoder only the encoder is kept. A short text is passed through the backbone.
+
+    Raises:
+        RecipeError: there is no such model, it cannot be read, tokenizer and model do not fit, or it does not
+            turn text into hidden states.
+    """
+    model, tokenizer = load_encoder(name), load_tokenizer(name)
+    check_vocabulary(tokenizer, model, name, name)
+    measure_width_(model, tokenizer, name)
+    return model, tokenizer
+
+
+def load_encoder(name: str) -> PreTrainedModel:
+    """The transformer alone, with its identity (`graftwork.models.identity.identity_of`).
+
+    Raises:
+        RecipeError: there is no such model, or it cannot be read, or it lacks weights.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    path, stamp = _path(name, "model"), None
+    try:
+        with _quietly():
+            # False instead of the default, which asks whoever sits at the terminal whether to run a model's
+            # code.
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            split = getattr(config, "is_encoder_decoder", False)
+            ready = split and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+            auto: Any = AutoModelForTextEncoding if ready else AutoModel
+            stamp = file_stamp(_folder(path))
+            model, info = auto.from_pretrained(path, trust_remote_code=False, output_loading_info=True)
+    except Exception as error:  # Transformers raises anything at all at files that it did not write
+        raise RecipeError(
+            f"model {shown(name)} cannot be loaded; give a hub id, a folder with config.json, or "
+            f"package:NAME/folder. ({_reason(error)})"
+        ) from error
+    missing = set(info["missing_keys"])
+    # Nothing reads the pooler; many files leave it out, and Transformers makes a random one.
+    lost = [key for key, _ in model.named_parameters() if key in missing and "pooler" not in key.split(".")]
+    if lost:
+        raise RecipeError(
+            f"model {shown(name)} lacks {len(lost)} of its weights ({listed(lost, 2)}), which would be "
+            "random; give a folder with all weights of the model."
+        )
+    if split and not ready:
+        model, path = model.get_encoder(), model.name_or_path
+        model.name_or_path = path
+    identify_(model, missing, stamp)
+    return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Transformers' bars and remarks: what is missing or does not fit is refused here in words."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+
+
+def _reason(error: Exception) -> str:
+    """What Transformers says, without its advice to run code that came with a model."""
+    words = words_of(error)
+    if "trust_remote_code" in str(error):
+        return f"it brings code of its own, which graftwork never runs: {words[:150]}"
+    return words
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub id, a folder, or `package:NAME/sub/folder`. It pads on the right.
+
+    Raises:
+        RecipeError: there is none, it cannot be read, or files of it are missing.
+    """
+    from transformers import AutoTokenizer
+
+    path = _path(name, "tokenizer")
+    try:
+        with _quietly():
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # as above
+        folder = _folder(path)
+        if folder is not None and not any(_tokenizer_files(folder)):
+            raise _no_tokenizer(name) from error
+        raise RecipeError(f"the tokenizer of {shown(name)} cannot be loaded ({_reason(error)}).") from error
+    _check_files(tokenizer, name, _folder(path))
+    # A decoder's positions count from the first token only if the padding comes after the last.
+    tokenizer.padding_side = "right"
+    tokenizer.init_kwargs["padding_side"] = (
+        "right"  # else it is not saved, and a class may have another default
+    )
+    return tokenizer
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str, backbone: str
+) -> None:
+    """Refuse a tokenizer that makes ids for which the backbone has no embedding.
+
+    Args:
+        tokenizer: the tokenizer.
+        model: the backbone, not wrapped.
+        name: where the tokenizer is from, for messages.
+        backbone: where the backbone is from, for messages.
+
+    Raises:
+        RecipeError: its vocabulary is larger than the embeddings.
+    """
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if weight is not None and largest >= weight.shape[0]:
+        raise RecipeError(
+            f"the tokenizer of {shown(name)} has ids up to {largest:,}, but the backbone {shown(backbone)} "
+            f"has embeddings for {weight.shape[0]:,} tokens; give the tokenizer that belongs to it, "
+            "or resize its embeddings."
+        )
+
+
+def _path(name: str, what: str) -> str:
+    """A path of this machine, or the id of a model on the hub."""
+    local = name.startswith(("package:", ".", "/", "~")) or exists(Path(name))
+    try:
+        return str(locate(name)) if local else name
+    except DataError as error:
+        raise RecipeError(f"{what}: {error}") from error
+
+
+def _folder(path: str) -> Path | None:
+    """The folder in which the files of a model lie, that of the hub's cache included, once it is there."""
+    if exists(Path(path)):
+        return Path(path)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(path, "config.json")
+    except (HFValidationError, OSError):
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _tokenizer_files(folder: Path) -> Iterator[Path]:
+    for pattern in _VOCABULARIES:
+        yield from folder.glob(pattern)
+
+
+def _check_files(tokenizer: PreTrainedTokenizerBase, name: str, folder: Path | None) -> None:
+    """Refuse what Transformers makes of missing files without a word: a vocabulary of special tokens."""
+    if not tokenizer.vocab_files_names:  # the bytes of a text are its tokens
+        return
+    ordinary = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    if len(ordinary) <= 1 or (folder is not None and not any(_tokenizer_files(folder))):
+        raise _no_tokenizer(name)
+
+
+def _no_tokenizer(name: str) -> RecipeError:
+    return RecipeError(
+        f"{shown(name)} has no tokenizer: neither tokenizer.json nor the files of a vocabulary; save the "
+        "tokenizer there, too (tokenizer.save_pretrained)."
+    )

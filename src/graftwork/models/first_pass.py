@@ -1,0 +1,79 @@
+"""The first pass through a backbone, right after it is loaded: does it give hidden states, and how wide?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from graftwork.edges import library_errors
+from graftwork.errors import RecipeError
+from graftwork.messages import shown
+from graftwork.models.traceless import traceless
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["measure_width_", "measured_width", "vocabulary"]
+
+TEXT = "one row of text"
+
+
+def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Note on a backbone how many features its last hidden state has, which its configuration may not say.
+
+    Args:
+        backbone: as it was loaded; gets the note `graft_width`.
+        tokenizer: its tokenizer.
+        name: for messages.
+
+    Raises:
+        RecipeError: it cannot take text, or gives no `last_hidden_state`.
+    """
+    with library_errors(
+        f"model {shown(name)}: its tokenizer ({type(tokenizer).__name__}) cannot read {TEXT!r}", RecipeError
+    ):
+        tokens = tokenizer(TEXT)["input_ids"]
+    size = vocabulary(backbone)
+    # Whether the numbers fit is asked of the real rows; here any will do.
+    known = [int(token) for token in tokens if token is not None and (size is None or token < size)] or [0]
+    ids = torch.tensor([known], device=backbone.device)
+    kind = type(backbone).__name__
+    with (
+        library_errors(
+            f"model {shown(name)} is a {kind}, and a first pass of {ids.shape[1]} tokens through it failed",
+            RecipeError,
+            "choose an encoder or decoder of text, which takes input_ids alone",
+        ),
+        traceless(backbone),
+        torch.no_grad(),
+    ):
+        output = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+    hidden = getattr(output, "last_hidden_state", None)
+    if not isinstance(hidden, torch.Tensor) or hidden.dim() != 3 or hidden.shape[:2] != ids.shape:
+        found = "none" if not isinstance(hidden, torch.Tensor) else f"one of shape {list(hidden.shape)}"
+        raise RecipeError(
+            f"model {shown(name)} is a {kind}, and graftwork needs a last_hidden_state of [rows, tokens, "
+            f"features]; for {ids.shape[1]} tokens it gives {found}. Choose an encoder or decoder of text."
+        )
+    backbone.graft_width = int(hidden.shape[-1])  # type: ignore[assignment]
+
+
+def measured_width(backbone: nn.Module) -> int | None:
+    """What `measure_width_` has noted on a backbone, at any depth; None if it was not asked."""
+    for module in backbone.modules():
+        width = module.__dict__.get("graft_width")
+        if width is not None:
+            return int(width)
+    return None
+
+
+def vocabulary(backbone: PreTrainedModel) -> int | None:
+    """Rows of the embedding table; None if the backbone has none of the usual kind."""
+    try:
+        table = backbone.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    weight = getattr(table, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.dim() == 2 else None

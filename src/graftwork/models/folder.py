@@ -1,0 +1,266 @@
+"""A multi-task model on disk: a PEFT adapter folder plus heads and tasks, safetensors and JSON only.
+
+`adapter_config.json` and `adapter_model.safetensors` are written and read by PEFT, and usable without the
+rest. `heads.safetensors` holds `<task>.weight` and `<task>.bias`; `tasks.json` (`graftwork.models.manifest`)
+names, fields, labels and metrics, the pooling, the tokens of a row, and which backbone it was; the
+tokenizer's files are as Transformers saves them.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from graftwork.distributed.notes import note
+from graftwork.errors import CheckpointError, DivergenceError, RecipeError
+from graftwork.files.places import moved
+from graftwork.files.weights import as_checkpoint_error, check_values, read_shapes, read_weights
+from graftwork.files.writing import read_whole
+from graftwork.messages import listed, shown
+from graftwork.models.backbone import check_vocabulary, load_backbone, load_encoder, load_tokenizer
+from graftwork.models.files import FILES, read_structure
+from graftwork.models.first_pass import measure_width_
+from graftwork.models.identity import same_weights
+from graftwork.models.manifest import (
+    fingerprint,
+    name_backbone,
+    read_tasks,
+    row_length,
+    saved_backbone,
+    saved_identity,
+    write_tasks_file,
+)
+from graftwork.search.divergence import not_finite
+from graftwork.structure.structure import Structure
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from graftwork.kinds.heads import TaskHead
+    from graftwork.models.multitask import MultiTaskModel
+
+__all__ = [
+    "FILES",
+    "Loading",
+    "load_backbone",
+    "load_model",
+    "load_weights",
+    "read_structure",
+    "read_tasks",
+    "save_model",
+]
+
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+"""Either of them says that a tokenizer was saved with a model."""
+
+
+class Loading(TypedDict, total=False):
+    """Where the parts of a saved model are now, for `load_model`."""
+
+    backbone: str | None
+    """The backbone's weights, if they have moved."""
+    tokenizer: str | None
+    """A hub id, folder or `package:NAME/folder`, in place of the tokenizer saved with the model."""
+    backbone_unchecked: bool
+    """Take a backbone of the same shape though its weights are not those of the training."""
+
+
+def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str, place: Path | None = None) -> None:
+    """Write adapter, heads and tasks into an existing folder.
+
+    Args:
+        model: the model.
+        folder: to write into.
+        backbone_name: hub id, path or `package:NAME/folder`; a relative path is stored relative to the
+            folder, so that both can be moved together.
+        place: where the folder will lie, if it is written elsewhere.
+
+    Raises:
+        DivergenceError: a weight is not finite; nothing is written.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    heads = model.heads.export()
+    weights = dict(heads)
+    if isinstance(model.backbone, PeftModel):
+        weights |= get_peft_model_state_dict(model.backbone, save_embedding_layers=False)
+    found = not_finite(weights)
+    if found:
+        raise DivergenceError(
+            f"{len(found)} of {len(weights)} weights are not finite, such as {found[0]}; they are not saved."
+        )
+    name = moved(backbone_name, place or folder)
+    model.backbone.save_pretrained(str(folder))  # type: ignore[operator]
+    name_backbone(folder, name, str(getattr(model.backbone.config, "_name_or_path", "")))
+    save_file(heads, folder / FILES.heads, metadata={"format": "pt"})
+    write_tasks_file(model, folder, name)
+
+
+def load_model(
+    folder: str | Path, **loading: Unpack[Loading]
+) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
+    """A saved multi-task model in evaluation mode, with its tokenizer.
+
+    A folder that another process replaces meanwhile is read again: the model is the old one or the new one.
+
+    Args:
+        folder: written by `graftwork fit` or `save_model`.
+        **loading: where its parts are now (`Loading`): `backbone`, `tokenizer`, `backbone_unchecked`.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or belong to another backbone.
+        RecipeError: the backbone or the tokenizer cannot be found or read.
+    """
+    return read_whole(Path(folder), lambda: _load_model(Path(folder), **loading))
+
+
+def _load_model(
+    folder: Path,
+    backbone: str | None = None,
+    tokenizer: str | None = None,
+    backbone_unchecked: bool = False,
+) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
+    from peft import PeftConfig, PeftModel
+
+    from graftwork.models.multitask import MultiTaskModel
+    from graftwork.search.discretise import structure_of
+    from graftwork.tuner.config import GraftConfig
+
+    described, name = read_tasks(folder), saved_backbone(folder, backbone)
+    try:
+        base = load_encoder(name)
+    except RecipeError as error:
+        hint = "" if backbone else " If the backbone has moved, say where it is with --backbone."
+        raise RecipeError(f"{error}{hint}") from error
+    _check_backbone(base, described, name, folder, unchecked=backbone_unchecked)
+    found = _find_tokenizer(folder, base, name, tokenizer)
+    measure_width_(base, found, name)
+    with as_checkpoint_error(folder):
+        read_shapes(folder / FILES.adapter_weights)
+        config_file = folder / FILES.adapter_config
+        # Else PEFT would look for a model of this name on the hub.
+        if not config_file.is_file():
+            raise CheckpointError(f"{config_file} is missing; the folder is not complete.")
+        with as_checkpoint_error(config_file):
+            config = PeftConfig.from_pretrained(str(folder))
+        # Else PEFT would look on the hub for the stored name when the model is saved again.
+        config.base_model_name_or_path = base.name_or_path
+        with warnings.catch_warnings():
+            # PEFT warns of tensors it does not find, and leaves them random.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            peft_model: PeftModel = PeftModel.from_pretrained(base, str(folder), config=config)
+        read_weights(folder / FILES.adapter_weights, _adapter_shapes(peft_model), "adapter")
+        model = MultiTaskModel(
+            peft_model,
+            described["tasks"],
+            pooling=described["pooling"],
+            max_length=row_length(folder, described),
+        )
+        if isinstance(config, GraftConfig) and config.structure is not None:
+            _check_paths(Structure.from_dict(config.structure), structure_of(peft_model))
+        load_heads(model, folder)
+    return model.eval(), found
+
+
+def _check_backbone(
+    base: PreTrainedModel, described: Mapping[str, Any], name: str, folder: Path, *, unchecked: bool
+) -> None:
+    """Refuse a backbone that is not the one of the training.
+
+    Raises:
+        CheckpointError: type or width differ, weights are not finite, or they have other values.
+    """
+    own = fingerprint(base)
+    wanted = {key: described["backbone"].get(key) for key in own}
+    if own != wanted:
+        raise CheckpointError(
+            f"{folder} was trained on a backbone with {shown(wanted)}, but {name} has {own}; give the "
+            "backbone it was trained on."
+        )
+    floating = {name: value for name, value in base.named_parameters() if value.is_floating_point()}
+    check_values(floating, f"the backbone {name}")
+    if unchecked:
+        return
+    saved = saved_identity(described)
+    if saved is None:
+        note(f"{folder} holds no checksum of its backbone, so that the weights of {name} are not checked.")
+    elif not same_weights(base, saved):
+        raise CheckpointError(
+            f"{name} has other weights than the backbone that {folder} was trained on; give that one with "
+            "--backbone, or take these with --backbone-unchecked."
+        )
+
+
+def _find_tokenizer(
+    folder: Path, base: PreTrainedModel, backbone: str, tokenizer: str | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that was asked for, else the one saved with the model, else that of its backbone."""
+    if tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
+        with as_checkpoint_error(folder):
+            found = load_tokenizer(os.path.join(os.curdir, folder))
+        place = str(folder)
+    else:
+        place = tokenizer or backbone
+        if tokenizer is None:
+            note(f"{folder} holds no tokenizer; that of the backbone {backbone} is used.")
+        found = load_tokenizer(place)
+    check_vocabulary(found, base, place, backbone)
+    return found
+
+
+def _check_paths(described: Structure, loaded: Structure) -> None:
+    """Refuse weights whose gates are not those of the configuration."""
+    changes = described.diff(loaded)
+    if changes:
+        raise CheckpointError(
+            f"the gates in {FILES.adapter_weights} are not those that {FILES.adapter_config} says: task "
+            f"{next(iter(changes))!r} takes another path; the files do not belong together."
+        )
+
+
+def load_heads(model: MultiTaskModel, folder: Path) -> None:
+    """Read the heads of a saved model."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.heads.export().items()}
+    model.heads.load(read_weights(folder / FILES.heads, wanted, "heads"))
+
+
+def load_weights(model: MultiTaskModel, folder: Path) -> None:
+    """Load a checkpoint into a model of the same shape, during training.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or have other shapes or values that are not finite, or
+            the heads have other classes, or the same in another order.
+    """
+    from peft import set_peft_model_state_dict
+
+    with as_checkpoint_error(folder):
+        _check_classes(read_tasks(folder)["tasks"], model.heads.heads, folder)
+        tensors = read_weights(folder / FILES.adapter_weights, _adapter_shapes(model.backbone), "adapter")
+        set_peft_model_state_dict(model.backbone, tensors)
+        load_heads(model, folder)
+
+
+def _check_classes(saved: Sequence[TaskHead], heads: Sequence[TaskHead], folder: Path) -> None:
+    """Refuse weights whose rows stand for other classes: the shapes alone would not tell."""
+    classes = {head.name: head.labels for head in saved}
+    for head in heads:
+        found = classes.get(head.name, head.labels)  # a head that is missing is found with the weights
+        if found != head.labels:
+            raise CheckpointError(
+                f"{folder} has the classes {listed(found)} for task {head.name!r}, but its data give "
+                f"{listed(head.labels)}; the classes of a run and their order cannot change."
+            )
+
+
+def _adapter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what an adapter is saved as."""
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in found.items()}

@@ -1,0 +1,268 @@
+"""`MultiTaskModel`: one backbone, one head per task, batches that mix the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from graftwork.errors import CheckpointError, ConfigError, DataError
+from graftwork.kinds.heads import TaskHead
+from graftwork.models.first_pass import measured_width
+from graftwork.models.pooling import Pooling, pool
+from graftwork.routing.router import find_router
+from graftwork.routing.rows import ROWS_KEYWORD
+from graftwork.search.compact import compact_
+from graftwork.structure.structure import Structure
+from graftwork.tuner.pool import check_size
+from graftwork.tuner.view import graft_view
+
+__all__ = ["MultiTaskModel", "TaskHeads", "hidden_width", "select_tasks_"]
+
+
+class TaskHeads(nn.Module):
+    r"""The linear heads of all tasks as one tensor, so that a batch of several tasks is one product.
+
+    .. math:: \mathrm{logits}_i = W_{t(i)} x_i + b_{t(i)}
+
+    `weight` has shape [tasks, C, d] with C the size of the largest head; rows beyond a head's own size stay
+    zero, and their logits are minus infinity. There is one product per size of a head, so that the rounding
+    of a task's logits does not depend on how many classes the other tasks have.
+
+    Args:
+        heads: the tasks.
+        width: d, features of a pooled row.
+    """
+
+    def __init__(self, heads: Sequence[TaskHead], width: int) -> None:
+        super().__init__()
+        self.heads = tuple(heads)
+        sizes = torch.tensor([head.size for head in heads])
+        valid = torch.arange(int(sizes.max())) < sizes[:, None]
+        self.weight = nn.Parameter(torch.randn(*valid.shape, width) * 0.02 * valid.unsqueeze(-1))
+        self.bias = nn.Parameter(torch.zeros(valid.shape))
+        self._distinct = sorted({head.size for head in heads})
+        self.sizes: Tensor
+        self.regression: Tensor
+        self.register_buffer("sizes", sizes, persistent=False)
+        regression = torch.tensor([head.kind == "regression" for head in heads])
+        self.register_buffer("regression", regression, persistent=False)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", _class_weights(self.heads, valid.shape[1]), persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "rows d"], rows: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows outputs"]:
+        """Logits of every row under its own task's head."""
+        largest = self.weight.shape[1]
+        logits = x.new_full((x.shape[0], largest), float("-inf"), dtype=torch.float32)
+        for size in self._distinct:
+            part = torch.einsum("bd,bcd->bc", x, self.weight[rows, :size]) + self.bias[rows, :size]
+            padded = F.pad(part.float(), (0, largest - size), value=float("-inf"))
+            logits = torch.where((self.sizes[rows] == size).unsqueeze(1), padded, logits)
+        return logits
+
+    def loss(
+        self,
+        logits: Float[Tensor, "rows outputs"],
+        labels: Float[Tensor, " rows"],
+        rows: Int[Tensor, " rows"],
+    ) -> Float[Tensor, ""]:
+        """Mean of `row_losses`."""
+        return self.row_losses(logits, labels, rows).mean()
+
+    def row_losses(
+        self,
+        logits: Float[Tensor, "rows outputs"],
+        labels: Float[Tensor, " rows"],
+        rows: Int[Tensor, " rows"],
+    ) -> Float[Tensor, " rows"]:
+        """Of every row: cross-entropy, times its class's weight, or squared error of standardised scores."""
+        numeric = self.regression[rows]
+        classes = labels.long().masked_fill(numeric, 0)
+        cross_entropy = F.cross_entropy(logits, classes, reduction="none")
+        if self.class_weights is not None:
+            cross_entropy = cross_entropy * self.class_weights[rows, classes]
+        squared = (logits[:, 0] - labels) ** 2
+        return torch.where(numeric, squared, cross_entropy)
+
+    def count(self) -> int:
+        """Parameters of all heads, without the padding."""
+        return sum(head.size * (self.weight.shape[-1] + 1) for head in self.heads)
+
+    def export(self) -> dict[str, Tensor]:
+        """`<task>.weight` [C_t, d] and `<task>.bias` [C_t] for every task, without the padding."""
+        tensors = {}
+        for index, head in enumerate(self.heads):
+            tensors[f"{head.name}.weight"] = self.weight[index, : head.size].detach().clone()
+            tensors[f"{head.name}.bias"] = self.bias[index, : head.size].detach().clone()
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `export` returned.
+
+        Raises:
+            CheckpointError: a head is missing or has another shape.
+        """
+        for index, head in enumerate(self.heads):
+            for name, target in (("weight", self.weight), ("bias", self.bias)):
+                found = tensors.get(f"{head.name}.{name}")
+                place = target[index, : head.size]
+                if found is None or found.shape != place.shape:
+                    shape = "none" if found is None else tuple(found.shape)
+                    raise CheckpointError(
+                        f"the saved {name} of the head of task {head.name!r} is {shape}; "
+                        f"{tuple(place.shape)} is needed."
+                    )
+                place.copy_(found)
+
+
+def _class_weights(heads: Sequence[TaskHead], classes: int) -> Tensor | None:
+    """What a row counts by task and class [tasks, C]; None if all count alike."""
+    if not any(head.class_weights for head in heads):
+        return None
+    weights = torch.ones(len(heads), classes)
+    for index, head in enumerate(heads):
+        if head.class_weights:
+            weights[index, : head.size] = torch.tensor(head.class_weights)
+    return weights
+
+
+class MultiTaskModel(nn.Module):
+    """A backbone (plain, or with adapters of any PEFT method) under the heads of several tasks.
+
+    Args:
+        backbone: gives `last_hidden_state` [rows, positions, d]; if it has graft adapters, each row is routed
+            to its task.
+        heads: the tasks, in the order of the graft adapter's tasks.
+        pooling: how the positions of a row become one vector.
+        dropout: on that vector.
+        max_length: tokens of a row in training and in use; longer ones are cut before they come here.
+
+    Raises:
+        ConfigError: the heads are not those of the graft adapter's tasks, or the backbone's width is unknown.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        heads: Sequence[TaskHead],
+        *,
+        pooling: Pooling = "mean",
+        dropout: float = 0.1,
+        max_length: int = 128,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.max_length = max_length
+        self.pooling: Pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        width = hidden_width(backbone)
+        largest = max(head.size for head in heads)
+        # One tensor holds all heads, each as large as the largest.
+        check_size(len(heads) * largest * width, backbone, f"{len(heads)} heads of up to {largest:,} outputs")
+        self.heads = TaskHeads(heads, width)
+        self.routed = find_router(backbone) is not None
+        if self.routed:
+            _check_order([head.name for head in heads], graft_view(backbone).config.tasks)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "rows positions"] | None = None,
+        attention_mask: Int[Tensor, "rows positions"] | None = None,
+        token_type_ids: Int[Tensor, "rows positions"] | None = None,
+        pixel_values: Float[Tensor, "rows channels height width"] | None = None,
+        labels: Float[Tensor, " rows"] | None = None,
+        graft_rows: Int[Tensor, " rows"] | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits, and the loss if there are labels.
+
+        Args:
+            input_ids: tokens.
+            attention_mask: 1 for tokens, 0 for padding.
+            token_type_ids: segment of every token, for backbones that know segments.
+            pixel_values: images, in place of tokens.
+            labels: class index or standardised score of every row.
+            graft_rows: index of every row's task; not needed if there is only one task.
+        """
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "pixel_values": pixel_values,
+        }
+        inputs = {name: value for name, value in given.items() if value is not None}
+        first = next(iter(inputs.values()))
+        if graft_rows is None:
+            if len(self.heads.heads) > 1:
+                names = ", ".join(head.name for head in self.heads.heads)
+                raise DataError(
+                    f"the model has several tasks ({names}); pass graft_rows, the task index of every row."
+                )
+            graft_rows = torch.zeros(first.shape[0], dtype=torch.long, device=first.device)
+        routing = {ROWS_KEYWORD: graft_rows} if self.routed else {}
+        hidden = self.backbone(**inputs, **routing).last_hidden_state
+        if attention_mask is None:
+            attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        pooled = self.dropout(pool(hidden, attention_mask, self.pooling))
+        logits = self.heads(pooled.to(self.heads.weight.dtype), graft_rows)
+        loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute the backbone's activations in the backward pass; Trainer asks for it by this name."""
+        self.backbone.activation_checkpointing_enable(**kwargs)  # type: ignore[operator]
+
+
+def _check_order(heads: list[str], tasks: list[str]) -> None:
+    """Rows carry one index for both head and gates; only an adapter of a single task serves any heads."""
+    if len(tasks) > 1 and heads != tasks:
+        raise ConfigError(
+            f"the heads are for {', '.join(heads)}, the adapter for {', '.join(tasks)}; give the same tasks "
+            "in the same order."
+        )
+
+
+def hidden_width(backbone: nn.Module) -> int:
+    """Features of the backbone's last hidden state, as measured when it was loaded, or as configured.
+
+    Raises:
+        ConfigError: nothing was measured, and its configuration does not say.
+    """
+    measured = measured_width(backbone)
+    if measured is not None:
+        return measured
+    config: Any = getattr(backbone, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    # OPT projects its output to the width of its embeddings.
+    width = getattr(text, "word_embed_proj_dim", None)
+    width = width or getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
+    if width is None:
+        raise ConfigError(
+            f"the configuration of {type(backbone).__name__} names no hidden_size, so no head fits it."
+        )
+    return int(width)
+
+
+def select_tasks_(model: MultiTaskModel, tasks: Sequence[str]) -> tuple[MultiTaskModel, Structure]:
+    """The model of some tasks of a multi-task model, around the same backbone, which is changed in place.
+
+    Raises:
+        StructureError: a task is unknown.
+    """
+    structure = compact_(model, tasks)
+    heads = {head.name: head for head in model.heads.heads}
+    small = MultiTaskModel(
+        model.backbone,
+        [heads[task] for task in tasks],
+        pooling=model.pooling,
+        max_length=model.max_length,
+    )
+    small.heads.load(model.heads.export())
+    return small.eval(), structure

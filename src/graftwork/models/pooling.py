@@ -1,0 +1,85 @@
+"""From the hidden states of a backbone to one vector per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from graftwork.data.tokens import encode, pad
+from graftwork.edges import forward_errors
+from graftwork.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Pooling", "embed", "pool"]
+
+Pooling = Literal["mean", "cls", "last"]
+Embedder = Callable[[Sequence[str]], "NDArray[np.float32]"]
+
+
+def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Reduce hidden states [B, L, D] to one vector per row [B, D], whatever side the padding is on.
+
+    `mean` is over the row's tokens, `cls` takes its first token, `last` its last.
+
+    Raises:
+        ConfigError: The pooling is unknown.
+    """
+    mask = attention_mask.to(hidden.dtype)
+    if pooling == "mean":
+        return (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+    if pooling not in ("cls", "last"):
+        raise ConfigError(f"pooling is {pooling!r}; allowed: mean, cls, last")
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    if pooling == "last":
+        index = (attention_mask * positions).argmax(1)
+    else:
+        index = attention_mask.to(torch.int64).argmax(1)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
+
+
+def embed(
+    backbone: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+    batch_size: int = 64,
+    pooling: Pooling = "mean",
+) -> NDArray[np.float32]:
+    """Embed texts with a frozen backbone; rows are sorted by length and padded per batch.
+
+    Of an encoder-decoder the encoder is used. Equal texts are embedded once.
+
+    Returns:
+        Pooled last hidden states, shape [len(texts), D].
+    """
+    if not len(texts):
+        raise DataError("there are no texts to embed")
+    distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    tokens = encode(tokenizer, [list(distinct)], max_length)
+    order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
+    model = backbone.get_encoder() if backbone.config.is_encoder_decoder else backbone
+    device = next(model.parameters()).device
+    training = backbone.training
+    backbone.train(False)
+    parts = []
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                batch = pad(tokenizer, [{name: tokens[name][i] for name in tokens} for i in rows])
+                batch = {name: value.to(device) for name, value in batch.items()}
+                with forward_errors(batch):
+                    hidden = model(**batch).last_hidden_state
+                parts.append(pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy())
+    finally:
+        backbone.train(training)
+    pooled = np.concatenate(parts)
+    result = np.empty_like(pooled)
+    result[order] = pooled
+    return result[[distinct[text] for text in texts]]

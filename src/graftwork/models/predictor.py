@@ -1,0 +1,219 @@
+"""`Predictor`: labels and probabilities from a saved model, rows of several tasks in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graftwork.data.tokens import encode, pad
+from graftwork.edges import forward_errors
+from graftwork.errors import DataError
+from graftwork.kinds.answers import Answers
+from graftwork.kinds.heads import TaskHead
+from graftwork.messages import listed, mended, shown
+from graftwork.models.folder import Loading, load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from graftwork.models.multitask import MultiTaskModel
+
+__all__ = ["Predictor"]
+
+CHUNK = 64
+"""Batches that are read ahead and sorted by length together."""
+
+
+class Predictor:
+    """Predicts with a multi-task model. Rows are dictionaries with the text fields of their task.
+
+    Args:
+        model: the model, in evaluation mode.
+        tokenizer: its tokenizer.
+        max_length: tokens of a row; longer ones are cut. Default: those of the training.
+        batch_size: rows per forward pass.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.max_length = model.max_length if max_length is None else max_length
+        self.batch_size = batch_size
+        self.heads: dict[str, TaskHead] = {head.name: head for head in model.heads.heads}
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        backbone: str | None = None,
+        tokenizer: str | None = None,
+        backbone_unchecked: bool = False,
+        **options: Any,
+    ) -> Predictor:
+        """A predictor for the model in `folder`.
+
+        Args:
+            folder: written by `graftwork fit`.
+            backbone: where the backbone is now, if it has moved.
+            tokenizer: in place of the tokenizer saved with the model.
+            backbone_unchecked: take a backbone of the same shape though its weights are others.
+            **options: of the predictor.
+
+        Raises:
+            CheckpointError: the folder is no complete model, or belongs to another backbone.
+        """
+        loading: Loading = {
+            "backbone": backbone,
+            "tokenizer": tokenizer,
+            "backbone_unchecked": backbone_unchecked,
+        }
+        return cls(*load_model(folder, **loading), **options)
+
+    def predict(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        task: str | None = None,
+        *,
+        keep: Sequence[str] = (),
+        top: int | None = None,
+        digits: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Predictions in the order of the rows.
+
+        Args:
+            rows: text fields; with several tasks and no `task`, also the field `task`.
+            task: the task of all rows.
+            keep: fields of a row that its prediction begins with.
+            top: only the `top` likeliest labels, in order of probability.
+            digits: decimals of probabilities, and of scores in units of their deviation; all, unless given.
+
+        Returns:
+            `{"task", "label", "probabilities": {label: p}}` for classes, `{"task", "score"}` for numbers.
+
+        Raises:
+            DataError: a row has no task, an unknown one, or lacks a text field or one that is to be kept.
+        """
+        return list(self.stream(rows, task, keep=keep, top=top, digits=digits))
+
+    def stream(
+        self, rows: Iterable[Mapping[str, Any]], task: str | None = None, **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The same for any number of rows, in bounded memory: `ahead` rows are taken at a time."""
+        remaining = iter(rows)
+        lists = iter(lambda: list(islice(remaining, self.ahead)), [])
+        for answers in self.stream_lists(lists, task, **options):
+            yield from answers
+
+    def stream_lists(
+        self, lists: Iterable[Sequence[Mapping[str, Any]]], task: str | None = None, **options: Any
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The same for rows that come in lists, each of which is answered before the next one is taken.
+
+        The rows before a bad one are answered before its error is raised.
+        """
+        answers = Answers(**options)
+        number = 0
+        for rows in lists:
+            read: list[_Row] = []
+            fault: DataError | None = None
+            for row in rows:
+                number += 1
+                try:
+                    read.append(self._read(row, number, task, answers))
+                except DataError as error:
+                    fault = error
+                    break
+            if read:
+                yield self._predict_rows(read, answers)
+            if fault is not None:
+                raise fault
+
+    @property
+    def ahead(self) -> int:
+        """How many rows are sorted by length together."""
+        return CHUNK * self.batch_size
+
+    def _predict_rows(self, rows: list[_Row], answers: Answers) -> list[dict[str, Any]]:
+        tokens = self._tokenise(rows)
+        order = sorted(range(len(rows)), key=lambda index: -len(tokens[index]["input_ids"]))
+        index_of = {name: index for index, name in enumerate(self.heads)}
+        results: list[dict[str, Any]] = [{} for _ in rows]
+        for start in range(0, len(order), self.batch_size):
+            picked = order[start : start + self.batch_size]
+            batch = pad(self.tokenizer, [tokens[index] for index in picked])
+            graft_rows = torch.tensor([index_of[rows[index].head.name] for index in picked])
+            device = self.model.heads.weight.device
+            with torch.inference_mode():
+                inputs = {name: value.to(device) for name, value in batch.items()}
+                with forward_errors(inputs):
+                    logits = self.model(**inputs, graft_rows=graft_rows.to(device)).logits.cpu()
+            for index, outputs in zip(picked, logits.tolist(), strict=True):
+                row = rows[index]
+                results[index] = row.kept | answers.describe(row.head, outputs[: row.head.size])
+        return results
+
+    def _read(self, row: Mapping[str, Any], number: int, task: str | None, answers: Answers) -> _Row:
+        head = self.heads[self._task_of(row, number, task)]
+        texts = tuple(_text(row, field, number, head.name) for field in head.text)
+        return _Row(head, texts, answers.kept(row, number))
+
+    def _task_of(self, row: Mapping[str, Any], number: int, task: str | None) -> str:
+        if not isinstance(row, Mapping):
+            raise DataError(f"row {number} is {shown(row)}, not an object with text fields.")
+        name = task or row.get("task") or (next(iter(self.heads)) if len(self.heads) == 1 else None)
+        if name is None:
+            raise DataError(
+                f"row {number} names no task; pass --task or give each row a field `task` "
+                f"({', '.join(self.heads)})."
+            )
+        if not isinstance(name, str) or name not in self.heads:
+            raise DataError(
+                f"unknown task {shown(name)} (row {number}); the model has {', '.join(self.heads)}."
+            )
+        return name
+
+    def _tokenise(self, rows: list[_Row]) -> list[dict[str, list[int]]]:
+        """Token lists of every row, with one tokenizer call for single texts and one for pairs."""
+        tokens: list[dict[str, list[int]]] = [{} for _ in rows]
+        groups: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            groups.setdefault(len(row.texts), []).append(index)
+        for members in groups.values():
+            columns = list(zip(*(rows[index].texts for index in members), strict=True))
+            encoded = encode(self.tokenizer, columns, self.max_length)
+            for place, index in enumerate(members):
+                tokens[index] = {name: values[place] for name, values in encoded.items()}
+        return tokens
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row that has been checked."""
+
+    head: TaskHead
+    texts: tuple[str, ...]
+    kept: dict[str, Any]
+
+
+def _text(row: Mapping[str, Any], field: str, number: int, task: str) -> str:
+    if field not in row:
+        raise DataError(
+            f"row {number} has no field {field!r}, which task {task!r} reads; its fields: "
+            f"{listed(row) or 'none'}."
+        )
+    if not isinstance(row[field], str):
+        raise DataError(f"row {number}: field {field!r} is {shown(row[field])}, not a text.")
+    return mended(row[field])

@@ -1,0 +1,138 @@
+"""Noise in one split of a task: in its texts, its labels, or its choice of rows; measured on the result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graftwork.data.splits import _sha256
+from graftwork.data.task_data import Split, TaskData
+from graftwork.errors import DataError
+from graftwork.files.hashing import stable_key
+from graftwork.noise.text import TEXT_NOISE, edit_distance, moved_words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["DamagedSplit", "damage_split"]
+
+_WORD_KINDS = ("word_drop", "word_swap")
+
+
+@dataclass(frozen=True, eq=False)
+class DamagedSplit:
+    """A noisy split and how noisy it is."""
+
+    split: Split
+    """The rows after the noise."""
+    realised: float
+    """Measured ratio, in the unit of the noise."""
+    items: int
+    """Characters, words or rows before the noise."""
+    words: float = 0.0
+    """For texts: word edits / words."""
+
+
+def damage_split(data: TaskData, name: str, kind: str, ratio: float, seed: int) -> DamagedSplit:
+    """Put noise of one kind into the split `name` of a task.
+
+    Raises:
+        ConfigError: a package of `graftwork[noise]` is not installed.
+        DataError: `row_drop` leaves fewer than two classes or scores.
+    """
+    split = data.splits[name]
+    if kind == "labels":
+        return _change_labels(data, split, ratio, seed)
+    if kind == "row_drop":
+        return _drop_rows(data, split, ratio, seed)
+    return _damage_texts(data, split, kind, ratio, seed)
+
+
+def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: int) -> DamagedSplit:
+    change = TEXT_NOISE[kind]
+    columns = []
+    counts: Counter[str] = Counter()
+    for field, column in enumerate(split.texts):
+        noisy = column
+        if ratio > 0:
+            # Without the row's number: the same text is damaged alike wherever it stands.
+            noisy = [change(text, ratio, stable_key(seed, kind, field, text)) for text in column]
+        columns.append(noisy)
+        for before, after in zip(column, noisy, strict=True):
+            counts += _measure(before, after, kind)
+    texts = tuple(columns)
+    return DamagedSplit(
+        Split(texts, split.targets, _sha256(texts, split.targets, data.head.labels)),
+        _fraction(counts["changed"], counts["total"]),
+        counts["total"],
+        _fraction(counts["word_edits"], counts["words"]),
+    )
+
+
+def _measure(before: str, after: str, kind: str) -> Counter[str]:
+    words, noisy_words = before.split(), after.split()
+    word_edits = edit_distance(words, noisy_words) if before != after else 0
+    total, changed = len(words), word_edits
+    if kind == "word_swap":
+        changed = moved_words(words, noisy_words)
+    elif kind not in _WORD_KINDS:
+        total, changed = len(before), edit_distance(before, after) if before != after else 0
+    return Counter(total=total, changed=changed, words=len(words), word_edits=word_edits)
+
+
+def _fraction(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _shuffled_rows(split: Split, kind: str, seed: int) -> NDArray[np.int64]:
+    """The rows in a random order that depends on their content alone; equal rows are numbered."""
+    seen: Counter[tuple[object, ...]] = Counter()
+    keys = []
+    for *texts, target in zip(*split.texts, split.targets.tolist(), strict=True):
+        row = (*texts, target)
+        keys.append(stable_key(seed, kind, *row, seen[row]))
+        seen[row] += 1
+    return np.argsort(np.array(keys, dtype=np.int64), kind="stable")
+
+
+def _change_labels(data: TaskData, split: Split, ratio: float, seed: int) -> DamagedSplit:
+    """Another class, each equally likely; scores go round among the chosen rows, in their random order."""
+    rows = _shuffled_rows(split, "labels", seed)
+    chosen = rows[: round(ratio * len(rows))]
+    targets = split.targets.copy()
+    if data.head.kind == "regression":
+        targets[chosen] = np.roll(targets[chosen], 1)
+    else:
+        classes = data.head.size
+        for i in chosen:
+            texts = [column[i] for column in split.texts]
+            step = 1 + stable_key(seed, "class", *texts, float(targets[i])) % (classes - 1)
+            targets[i] = (targets[i] + step) % classes
+    changed = int((targets != split.targets).sum())
+    return DamagedSplit(
+        Split(split.texts, targets, _sha256(split.texts, targets, data.head.labels)),
+        _fraction(changed, len(rows)),
+        len(rows),
+    )
+
+
+def _drop_rows(data: TaskData, split: Split, ratio: float, seed: int) -> DamagedSplit:
+    rows = _shuffled_rows(split, "row_drop", seed)
+    lost = round(ratio * len(rows))
+    keep = np.sort(rows[lost:])
+    targets = split.targets[keep]
+    if len(np.unique(targets)) < 2:
+        what = "classes" if data.head.kind == "classification" else "different scores"
+        raise DataError(
+            f"train of task {data.head.name!r}: row_drop noise of {ratio:g} leaves {len(keep)} of "
+            f"{len(rows)} rows, without two {what}; use a smaller ratio"
+        )
+    texts = tuple([column[i] for i in keep] for column in split.texts)
+    return DamagedSplit(
+        Split(texts, targets, _sha256(texts, targets, data.head.labels)),
+        _fraction(lost, len(rows)),
+        len(rows),
+    )

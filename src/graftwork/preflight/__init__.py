@@ -1,0 +1,1 @@
+"""A few rows through everything before training begins."""

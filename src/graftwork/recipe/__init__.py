@@ -1,0 +1,1 @@
+"""Recipes: settings as YAML and as dataclasses, without torch."""

@@ -1,0 +1,1 @@
+"""Which task each row of a batch belongs to."""

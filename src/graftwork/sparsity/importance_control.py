@@ -1,0 +1,159 @@
+"""`ImportanceControl`: keeps the adapters on which the loss depends most, without learned gates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from graftwork.distributed.shards import whole
+from graftwork.sparsity.budget import site_prices
+from graftwork.sparsity.size import pool_cost
+from graftwork.sparsity.start import starting_paths
+from graftwork.tuner.view import GraftView
+
+__all__ = ["ImportanceControl", "importance_scores"]
+
+MEMORY = 0.95
+"""Of the running means, per optimizer step. AdaLoRA's is 0.85; in mixed batches many a task has few rows."""
+
+
+def importance_scores(
+    products: Float[Tensor, "tasks adapters"],
+    threshold: float,
+    own: Bool[Tensor, "tasks adapters"] | None = None,
+) -> Float[Tensor, "tasks adapters"]:
+    r"""Importance in [0, 1] that compares adapters over the whole model and tasks at one adapter.
+
+    .. math::
+        q_{t k} = I_{t k} / \sum_j I_{t j}, \quad
+        \text{score}_{t k} = \left(\frac{q_{t k}}{\max_t q_{t k}}\right)^{\gamma}
+                             \frac{\operatorname{rank}_k(\sum_t q_{t k})}{N}, \quad
+        \gamma = \frac{\ln 2}{\ln (1 / \tau)}
+
+    Shares of a task's own total, for tasks differ in their rows and in the scale of their loss. What all
+    tasks together lose without an adapter is what it is worth storing. Ranks, for importance spans orders of
+    magnitude, which rounding to 3 decimals would wipe out; equal importance has equal rank.
+
+    At one adapter a task has half of the keenest task's score where its share is :math:`\tau` of that task's.
+
+    Args:
+        products: I, for every adapter of the model.
+        threshold: tau, in (0, 1).
+        own: which adapters are open to each task, if that is settled. Others count for nothing, and the tasks
+            that may use an adapter have the same score.
+    """
+    tiny = torch.finfo(products.dtype).tiny
+    products = products if own is None else products * own
+    shares = products / products.sum(dim=1, keepdim=True).clamp_min(tiny)
+    worth = shares.sum(dim=0)
+    ranks = (torch.searchsorted(worth.sort().values, worth) + 1) / len(worth)
+    if own is not None:
+        return own * ranks
+    power = math.log(2.0) / -math.log(threshold)
+    return (shares / shares.amax(dim=0).clamp_min(tiny)) ** power * ranks
+
+
+class ImportanceControl:
+    r"""Closes adapters by sensitivity, along a cubic schedule.
+
+    .. math::
+        s_{t k} = |\partial L / \partial z_{t k}|, \quad
+        \bar s \leftarrow \beta \bar s + (1 - \beta) s, \quad
+        \bar u \leftarrow \beta \bar u + (1 - \beta) |s - \bar s|, \quad
+        I = (\bar s - \max(\bar g, 0)) \bar u
+
+    s is the first-order change of the loss if an open adapter (z = 1) is closed, `|sum W_up dL/dW_up|`; of a
+    closed one, if it is opened. AdaLoRA's importance is `s u`; the running mean g of the signed gradient
+    takes away what a task would gain without the adapter: of an adapter trained by several tasks, those that
+    suffer from it have gradients as large as those that profit.
+
+    After every step the most important adapters stay open, as many as fit into
+    `B + (pool - B) (1 - ramped)^3`; a task uses those of them where its score is at least `ramped / 2` of the
+    keenest task's, which ends at the rule of `choose_structure`. Until the discretisation a closed adapter
+    keeps its weights and may come back. With another `gate_start` than "shared" who may use what is settled
+    (`graftwork.sparsity.start.starting_paths`), and what is stored is learned.
+
+    Source: Zhang et al. 2023, AdaLoRA, equations 8-12; g and the gates of single tasks are ours.
+    """
+
+    always = True
+
+    def __init__(self, budget: float) -> None:
+        self.budget = budget
+        self._own: Bool[Tensor, "tasks adapters"] | None = None
+
+    @torch.no_grad()
+    def apply(self, view: GraftView, ramped: float) -> None:
+        """Measure the gradient of the gates, and take it away: no optimizer is to move them."""
+        for site in view.sites.values():
+            gate = site.graft_gate_bias[view.adapter_name]
+            if gate.grad is None:
+                continue
+            _, _, mean, uncertainty, signed = site.graft_state[view.adapter_name]
+            gradient = whole(gate.grad).to(mean)
+            sensitivity = gradient.abs()
+            signed.lerp_(gradient, 1 - MEMORY)
+            mean.lerp_(sensitivity, 1 - MEMORY)
+            uncertainty.lerp_((sensitivity - mean).abs(), 1 - MEMORY)
+            gate.grad = None
+
+    @torch.no_grad()
+    def update(self, view: GraftView, ramped: float) -> None:
+        """Score the adapters, and open those that fit the size of the moment."""
+        name = view.adapter_name
+        states = [site.graft_state[name] for site in view.sites.values()]
+        products = torch.cat([_importance(state) for state in states], dim=1)
+        if view.config.gate_start != "shared" and self._own is None:
+            self._own = torch.cat(starting_paths(view), dim=1).to(products.device)
+        scores = importance_scores(products, view.config.path_threshold, self._own)
+        worth = scores.amax(dim=0)
+        users = scores >= 0.5 * ramped * worth if self._own is None else self._own
+        mask = users * self._stored(view, worth, ramped).to(products.device)
+        sizes = [state.shape[-1] for state in states]
+        for state, score, cells in zip(
+            states, scores.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True
+        ):
+            state[1].copy_(score)
+            if ramped > 0:
+                state[0].copy_(cells)
+
+    def _stored(self, view: GraftView, worth: Float[Tensor, " adapters"], ramped: float) -> Tensor:
+        """1 for the adapters that are worth most, as many as fit into the size of the moment."""
+        prices = site_prices(view)
+        name = view.adapter_name
+        costs = [prices[site] for site, layer in view.sites.items() for _ in range(layer.pools[name].size)]
+        left = self.target(view, ramped)
+        stored = torch.zeros(len(costs))
+        for index in worth.argsort(descending=True, stable=True).tolist():
+            if costs[index] <= left:
+                stored[index] = 1.0
+                left -= costs[index]
+        return stored
+
+    def target(self, view: GraftView, ramped: float) -> float:
+        """Cost of the adapters stored at the moment, in the unit of the budget."""
+        total = pool_cost(view)
+        budget = min(self.budget, total)
+        return budget + (total - budget) * (1.0 - ramped) ** 3
+
+    def figures(self) -> dict[str, float]:
+        """Nothing beside the size itself, which every search logs."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: masks and running means are in the model."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def _importance(state: Tensor) -> Tensor:
+    _, _, mean, uncertainty, signed = state.float()
+    # Of a gradient that never changes its sign the difference is 0 up to rounding.
+    importance: Tensor = (mean - signed.clamp_min(0.0)).clamp_min(0.0) * uncertainty
+    return importance

@@ -1,0 +1,1 @@
+"""The paths of all tasks as data, without torch: chosen, compared, drawn, read."""

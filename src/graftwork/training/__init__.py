@@ -1,0 +1,1 @@
+"""One training run: preparation, Trainer and its arguments, callbacks, checkpoints."""

@@ -1,0 +1,90 @@
+"""`Training`: one training run of a recipe, interrupted or to its end."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graftwork.advice import again
+from graftwork.diagnosis.diagnosis import DiagnosisCallback
+from graftwork.distributed.processes import together
+from graftwork.errors import DivergenceError, Interrupted, StorageError
+from graftwork.models.multitask import MultiTaskModel
+from graftwork.noise.applying import noisy_model
+from graftwork.noise.state import NoiseState
+from graftwork.recipe.recipe import Recipe
+from graftwork.search.callback import StructureCallback
+from graftwork.training.bars import closed_bars
+from graftwork.training.checkpoints import last_checkpoint
+from graftwork.training.interrupt import InterruptCallback
+from graftwork.training.trainer import MultiTaskTrainer
+
+__all__ = ["Interrupted", "Training"]
+
+
+@dataclass
+class Training:
+    """One training run: its trainer, and the callbacks that others ask afterwards."""
+
+    recipe: Recipe
+    trainer: MultiTaskTrainer
+    structure: StructureCallback
+    watch: DiagnosisCallback
+    interrupt: InterruptCallback
+    draws: NoiseState
+    noise: list[dict[str, Any]]
+    """What noise was applied."""
+    seconds: dict[str, float]
+    """Of the parts of the run beside the training."""
+    loss: float = 0.0
+    """Mean training loss."""
+
+    @property
+    def model(self) -> MultiTaskModel:
+        """The model that is trained."""
+        model: MultiTaskModel = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        return model
+
+    def train(self, checkpoint: str | None, folder: Path) -> None:
+        """Train until the end.
+
+        Args:
+            checkpoint: to go on from.
+            folder: what to name in the message if the user interrupts.
+
+        Raises:
+            Interrupted: Ctrl-C; there is a checkpoint.
+            DivergenceError: the loss or a weight is not finite; the last checkpoint is from before.
+            StorageError: a checkpoint cannot be written; the one before is whole.
+        """
+        try:
+            with closed_bars(self.trainer), self.interrupt.listening(), warnings.catch_warnings():
+                # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
+                warnings.filterwarnings("ignore", message=".*pin_memory.*")
+                with noisy_model(self.model, self.recipe.noise, "train", self.noise) as self.draws.measures:
+                    result = self.trainer.train(resume_from_checkpoint=checkpoint)
+        except DivergenceError as error:
+            lower = {"training.learning_rate": f"{self.recipe.training.learning_rate / 3:.2g}"}
+            raise DivergenceError(f"{error} {_kept(self)} Go on with: {again(changes=lower)}") from error
+        except StorageError as error:  # which ends in what to run
+            text = str(error)
+            raise StorageError(f"{_kept(self)} {text[:1].upper()}{text[1:]}") from error
+        together(lambda: _check_finished(self, folder))
+        self.loss = float(result.training_loss)
+
+
+def _kept(run: Training) -> str:
+    """Which checkpoint is left to go on from."""
+    found, _ = last_checkpoint(Path(str(run.trainer.args.output_dir)))
+    return "There is no checkpoint yet." if found is None else f"The last good checkpoint is {found}."
+
+
+def _check_finished(run: Training, folder: Path) -> None:
+    if run.interrupt.requested or run.interrupt.heard:
+        state = run.trainer.state
+        raise Interrupted(
+            f"interrupted at step {state.global_step} of {state.max_steps}; the checkpoint is in {folder}. "
+            f"Go on with: {again()}"
+        )

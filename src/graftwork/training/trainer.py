@@ -1,0 +1,311 @@
+"""`MultiTaskTrainer`: Transformers' Trainer for a `MultiTaskModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from graftwork.errors import DivergenceError
+
+if TYPE_CHECKING:
+    from graftwork.models.multitask import TaskHeads
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from graftwork.data.sampler import TaskSampler
+from graftwork.data.tokens import longest_first, row_lengths
+from graftwork.distributed.processes import any_process
+from graftwork.errors import TrainingError
+from graftwork.files.writing import storage_errors
+from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.scores import per_task_scores
+from graftwork.models.folder import load_weights, save_model
+from graftwork.models.multitask import MultiTaskModel
+from graftwork.search.callback import StructureCallback
+from graftwork.search.divergence import diverged, not_finite
+from graftwork.search.tracking import track
+from graftwork.training.checkpoints import STAGING, publish
+from graftwork.training.resume import check_trainer_files, loading
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["MultiTaskTrainer", "offending_tasks", "suite_scores"]
+
+
+def suite_scores(heads: tuple[TaskHead, ...]) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics`: the score of every task under its own metric, and `mean` over the tasks."""
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        # Transformers declares a tuple of one, whatever `label_names` says.
+        label_ids: Any = prediction.label_ids
+        labels, rows = label_ids
+        scores = per_task_scores(prediction.predictions, labels, rows, heads)
+        return {**scores, "mean": float(np.mean(list(scores.values())))}
+
+    return compute
+
+
+class MultiTaskTrainer(Trainer):
+    """Trains a `MultiTaskModel` on batches that mix its tasks.
+
+    Differences from Trainer: tasks are drawn with a temperature and rows batched by length (`TaskSampler`);
+    heads may have their own learning rate; checkpoints hold adapters and heads instead of the backbone, and
+    are whole or absent (`graftwork.training.checkpoints`); logs carry the figures of the structure search, so
+    that every `report_to` shows them (`graftwork.search.tracking`); a loss that is not finite stops the run, where
+    Trainer would keep it from the logs (`logging_nan_inf_filter`); a run may go on with other learning rates.
+
+    On several processes (DDP) a global batch has the rows, and the tasks, of one batch of that size on one
+    process. The loss is the mean over the rows of each process's part, averaged over the processes; parts are
+    equally large, for which the last batch of an epoch is filled with rows from its beginning.
+
+    Args:
+        model: the model.
+        args: Trainer's arguments.
+        train_dataset: as made by `graftwork.data.tokens.tokenise`, with `graft_rows`.
+        backbone_name: what to write into checkpoints as the backbone's name.
+        temperature: of the task sampling.
+        head_learning_rate: learning rate of the heads, if not that of the adapters.
+        **kwargs: for Trainer.
+
+    Raises:
+        TrainingError: FSDP is asked for.
+        DivergenceError: in `train`, when the loss or a weight is not finite.
+        StorageError: in `train`, when a checkpoint cannot be written.
+    """
+
+    # The loss is a mean over the rows of a batch. Trainer would take it for one normalised by
+    # num_items_in_batch if the model's forward had **kwargs, and count it once per accumulation step.
+    loss_is_scaled_for_ga = False
+    model: MultiTaskModel
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        args: TrainingArguments,
+        *,
+        train_dataset: Dataset | None = None,
+        backbone_name: str = "",
+        temperature: float = 1.0,
+        head_learning_rate: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone_name = backbone_name
+        self.temperature = temperature
+        self.head_learning_rate = head_learning_rate
+        self._staging: Path | None = None
+        self._batch: tuple[Tensor, Tensor, Tensor] | None = None
+        args.label_names = ["labels", "graft_rows"]
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            compute_metrics=suite_scores(model.heads.heads),
+            **kwargs,
+        )
+        if self.is_fsdp_enabled:
+            raise TrainingError(
+                "MultiTaskTrainer trains copies of the model (DDP), not shards of one; leave FSDP out, or "
+                "use Trainer with a PeftModel (docs/distributed.md)."
+            )
+        track(self)
+
+    @property
+    def structure_callback(self) -> StructureCallback | None:
+        """The structure callback, if one was given."""
+        found = [item for item in self.callback_handler.callbacks if isinstance(item, StructureCallback)]
+        return found[0] if found else None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> TaskSampler:
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+        tasks = np.asarray(dataset.data.column("graft_rows").to_numpy())
+        # Of every such batch each process takes its part, for the loader deals out consecutive ones in turn.
+        batch_size = self.args.train_batch_size * self.args.world_size
+        return TaskSampler(row_lengths(dataset), tasks, batch_size, self.temperature, int(self.args.seed))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with Trainer's decay rule, and a group for the heads if they have their own rate."""
+        if self.optimizer is not None or self.head_learning_rate is None:
+            return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        heads = {id(parameter) for parameter in self.model.heads.parameters()}
+        for group in list(optimizer.param_groups):
+            mine = [parameter for parameter in group["params"] if id(parameter) in heads]
+            if mine:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in heads]
+                optimizer.add_param_group(
+                    {"params": mine, "lr": self.head_learning_rate, "weight_decay": group["weight_decay"]}
+                )
+        return optimizer
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's evaluation with the rows in order of their length; only `predict` must keep theirs."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        return super().evaluate(longest_first(dataset), *args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Trainer's, noting what it was computed from."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        labels, rows = inputs.get("labels"), inputs.get("graft_rows")
+        if model.training and labels is not None:
+            rows = torch.zeros_like(labels, dtype=torch.long) if rows is None else rows
+            self._batch = outputs.logits.detach(), labels, rows
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Trainer's, which ends the run at the first loss that is not finite, before the optimizer sees it.
+
+        The value is read where Trainer's own filter reads it next, so that no device waits once more.
+
+        Raises:
+            DivergenceError: names the step and the tasks.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        value = loss.item()
+        finite = math.isfinite(value)
+        # On several processes all of them have to stop, or the others would wait for this one.
+        if any_process(not finite):
+            blame = "the loss of another process is not finite" if finite else self._blame(value)
+            raise diverged(self.state.global_step + 1, blame)
+        return loss
+
+    def _blame(self, value: float) -> str:
+        """What a loss that is not finite comes from."""
+        trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        broken = not_finite(trained)
+        if broken:
+            return (
+                f"the loss is {value}, since {len(broken)} of {len(trained)} trained tensors are not finite, "
+                f"such as {broken[0]}"
+            )
+        tasks: list[str] = []
+        if self._batch is not None:
+            heads = self.model.heads
+            logits, labels, rows = self._batch
+            tasks = offending_tasks(heads, heads.row_losses(logits, labels, rows), rows)
+        if not tasks:
+            return f"the loss is {value}, though that of every row is finite"
+        return f"the loss of task{'s' * (len(tasks) > 1)} {', '.join(tasks)} is {value}"
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Trainer's, under a temporary name until all of it is written."""
+        folder, step = Path(self._get_output_dir(trial)), self.state.global_step
+        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        final, staged = folder / name, folder / STAGING / name
+        if self.args.should_save:
+            shutil.rmtree(folder / STAGING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = folder / STAGING
+        try:
+            with storage_errors(f"the checkpoint of step {step}", folder):
+                super()._save_checkpoint(model, trial)
+                if self.state.best_model_checkpoint == str(staged):
+                    self.state.best_model_checkpoint = str(final)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    self.state.save_to_json(str(staged / "trainer_state.json"))
+                    publish(staged, final)
+            self.accelerator.wait_for_everyone()
+        except DivergenceError as error:
+            raise diverged(step, str(error).rstrip(".")) from None
+        finally:
+            self._staging = None
+            if self.args.should_save:
+                shutil.rmtree(folder / STAGING, ignore_errors=True)
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(final))
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder), self.args.save_total_limit, best, use_mtime=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Not from the temporary name; `_save_checkpoint` pushes."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Trainer's, with the learning rates of this run if they are not those of the checkpoint."""
+        optimizer: Any = self.optimizer
+        scheduler: Any = self.lr_scheduler
+        rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        with loading(Path(checkpoint or ".")):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        loaded = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        factors = getattr(scheduler, "lr_lambdas", None)
+        if checkpoint is None or rates == loaded or factors is None:
+            return
+        scheduler.base_lrs = list(rates)
+        for group, rate, factor in zip(optimizer.param_groups, rates, factors, strict=True):
+            group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        place = folder if self._staging is None else self._staging.parent / folder.name
+        model = self.accelerator.unwrap_model(self.model)
+        save_model(model, folder, backbone_name=self.backbone_name, place=place)
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's training, after a look at the files that it would go on from.
+
+        Raises:
+            CheckpointError: one of them is damaged, or holds more than numbers.
+        """
+        if isinstance(resume_from_checkpoint, str | os.PathLike):
+            check_trainer_files(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with loading(Path(checkpoint or ".")):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with loading(Path(checkpoint or ".")):
+            super()._load_rng_state(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
+
+
+def offending_tasks(heads: TaskHeads, losses: Tensor, rows: Tensor) -> list[str]:
+    """The tasks with a row whose loss is not finite, and how many rows.
+
+    Args:
+        heads: of all tasks.
+        losses: of every row, shape [rows].
+        rows: task index of every row, shape [rows].
+    """
+    bad: Iterable[int] = rows[~losses.isfinite()].tolist()
+    counts: dict[str, int] = {}
+    for row in bad:
+        counts[heads.heads[row].name] = counts.get(heads.heads[row].name, 0) + 1
+    total = {head.name: int((rows == index).sum()) for index, head in enumerate(heads.heads)}
+    return [f"{name!r} ({count} of its {total[name]} rows)" for name, count in counts.items()]

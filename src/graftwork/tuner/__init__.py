@@ -1,0 +1,1 @@
+"""The PEFT method: settings, pools, layers, and the model that PEFT sees."""

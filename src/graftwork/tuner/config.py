@@ -1,0 +1,193 @@
+"""`GraftConfig`: what a graft model looks like. Training settings live in `StructureCallback`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig, PeftType
+
+from graftwork.errors import ConfigError
+from graftwork.messages import shown
+from graftwork.tuner.config_checks import (
+    DEFAULT_BUDGET,
+    ENOUGH,
+    PLACEMENTS,
+    check_adapters,
+    check_modules,
+    check_saved,
+    check_sites,
+    check_tasks,
+)
+
+__all__ = ["GRAFT", "GraftConfig"]
+
+
+@dataclass
+class GraftConfig(PeftConfig):
+    """Settings of a graft model: tasks, adapter pool, gates, sparsity control and sites.
+
+    Raises:
+        ConfigError: a value is out of range, or `budget` and `penalty` are both given.
+    """
+
+    tasks: list[str] = field(
+        default_factory=lambda: ["default"],
+        metadata={"help": "Names of the tasks, in the order of the rows of every gate table."},
+    )
+    pool_size: int = field(default=32, metadata={"help": "K: adapters on offer at every site."})
+    r: int = field(default=1, metadata={"help": "Rank (bottleneck width) of one adapter."})
+    activation: str = field(
+        default="gelu", metadata={"help": "Nonlinearity f: gelu, relu, silu, tanh, identity."}
+    )
+    position: str = field(
+        default="sequential",
+        metadata={"help": "`sequential` adapters read the output of the site, `parallel` ones its input."},
+    )
+    gates: str = field(
+        default="auto",
+        metadata={
+            "help": "Gate family: `importance` (no learned gates; needs a budget), `hard_concrete`, "
+            "`sigmoid`, `gumbel`, `shifted_sigmoid` (needs a budget) or `fixed`. `auto` becomes "
+            "`importance`, with a penalty `hard_concrete`."
+        },
+    )
+    gate_start: str = field(
+        default="auto",
+        metadata={
+            "help": "`shared`: every gate starts open. `random`: one in two, drawn with `start_seed`; the "
+            "others start nearly closed, and may open (with importance they stay closed). `private`: "
+            "likewise every adapter starts as that of one task, in turn. `grouped`: as that of one of the "
+            f"`groups`. `auto` becomes `random` with importance and a `pool_size` of at least {ENOUGH}, else "
+            "`shared`."
+        },
+    )
+    start_seed: int = field(default=0, metadata={"help": "Of what `gate_start='random'` draws."})
+    groups: list[list[str]] | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks that start with the same adapters, for `gate_start='grouped'`: lists of task "
+            "names, as `graftwork.group_tasks` finds them."
+        },
+    )
+    path_threshold: float = field(
+        default=0.05,
+        metadata={
+            "help": "With importance: a task uses a stored adapter if its importance there is at least this "
+            "part of the keenest task's, above 0 and below 1. Low: tasks share; high: they part."
+        },
+    )
+    budget: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stored adapter parameters, as a fraction of the backbone's if below 1, else as a count. "
+            f"Without `budget` and `penalty`, learnable gates get {DEFAULT_BUDGET}."
+        },
+    )
+    penalty: float | None = field(
+        default=None,
+        metadata={"help": "lambda: weight of the expected size in the loss, instead of a budget."},
+    )
+    penalty_reduction: str = field(
+        default="mean",
+        metadata={
+            "help": "`mean`: expected size as a fraction of the pool. `sum`: in adapters, the paper's "
+            "`lambda * sum sigma(a)`."
+        },
+    )
+    rank_by: str = field(
+        default="prob_open",
+        metadata={
+            "help": "What a budget keeps first: `prob_open` (ties by the strength of the weights), "
+            "`strength` alone, or `product` of both."
+        },
+    )
+    task_budget: float | None = field(
+        default=None,
+        metadata={"help": "Adapter parameters that one task may use, given like `budget`."},
+    )
+    cost: str | dict[str, float] = field(
+        default="parameters",
+        metadata={
+            "help": "What budgets count: `parameters`, `flops` per token, or a table of the cost of one "
+            "adapter at every site, as a mapping or `file:TABLE.json`. A budget below 1 is a fraction of the "
+            "backbone's parameters, of the FLOPs of its linear maps, or of the whole pool's cost."
+        },
+    )
+    placement: str = field(
+        default="attention+ffn",
+        metadata={"help": f"Sites by name, one of {PLACEMENTS}. `target_modules` overrides it."},
+    )
+    target_modules: list[str] | set[str] | str | None = field(
+        default=None,
+        metadata={"help": "Sites as in PEFT: name suffixes, one regular expression, or `all-linear`."},
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Modules never to be a site: names or a regular expression."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Only sites in the layers with these indices."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "Name of the module list that holds the layers, if it is unusual."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Further modules to train and save whole, such as a classifier."}
+    )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens whose embeddings are trained as well: indices, or indices per embedding module."
+        },
+    )
+    init_weights: bool = field(
+        default=True, metadata={"help": "True: W_up starts at zero, so the model starts as its backbone."}
+    )
+    structure: dict[str, Any] | None = field(
+        default=None, metadata={"help": "The final structure, written by `compact_`; do not set it by hand."}
+    )
+
+    def __post_init__(self) -> None:
+        """Validate every field once: a configuration may come from a file that anybody wrote."""
+        try:
+            super().__post_init__()  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"task_type={shown(self.task_type)} is not known: {error}") from error
+        self.peft_type = GRAFT
+        # What `target_modules` or `placement` came to in the model at hand: no field, so it is never saved.
+        self.resolved_sites: frozenset[str] = frozenset()
+        check_sites(self)
+        check_modules(self)
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        check_tasks(self)
+        check_saved(self)
+        check_adapters(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as a dictionary, sets as sorted lists: what is saved must not depend on hashing."""
+        found = super().to_dict()
+        return {key: sorted(value) if isinstance(value, set) else value for key, value in found.items()}
+
+
+_NAME = "GRAFT"
+
+
+def _extend_peft_type(name: str) -> PeftType:
+    """Add `name` to the `PeftType` enumeration, which `register_peft_method` insists on.
+
+    Python has no public way to extend an enumeration. A plain string in place of a member passes through
+    PEFT but breaks `load_adapter` of transformers, which reads `peft_type.value`.
+    """
+    if name in PeftType.__members__:
+        return PeftType[name]
+    member = str.__new__(PeftType, name)
+    member._name_ = name
+    member._value_ = name
+    PeftType._member_map_[name] = member
+    PeftType._member_names_.append(name)
+    PeftType._value2member_map_[name] = member
+    return member
+
+
+GRAFT = _extend_peft_type(_NAME)

@@ -1,0 +1,214 @@
+"""What is right in the settings of a graft model: of a `GraftConfig`, and of a recipe, which has no torch.
+
+Every check takes an object with the fields of `GraftConfig` that it is about, and fills in what `auto` means.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections import Counter
+from typing import Any
+
+from graftwork.errors import ConfigError, StructureError
+from graftwork.files.reading import is_finite
+from graftwork.gates.names import gate_traits
+from graftwork.messages import listed, shown
+from graftwork.patterns import check_pattern
+from graftwork.structure.ranking import RANKINGS
+from graftwork.structure.structure import Structure
+from graftwork.tuner.cost import check_cost
+
+__all__ = [
+    "ACTIVATION_NAMES",
+    "DEFAULT_BUDGET",
+    "ENOUGH",
+    "PLACEMENTS",
+    "POSITIONS",
+    "check_adapters",
+    "check_modules",
+    "check_saved",
+    "check_sites",
+    "check_tasks",
+]
+
+ACTIVATION_NAMES = ("gelu", "relu", "silu", "tanh", "identity")
+"""Of `graftwork.tuner.pool.ACTIVATIONS`."""
+PLACEMENTS = ("attention+ffn", "ffn", "attention", "block")
+POSITIONS = ("sequential", "parallel")
+REDUCTIONS = ("mean", "sum")
+GATE_STARTS = ("auto", "shared", "random", "private", "grouped")
+DEFAULT_BUDGET = 0.003
+ENOUGH = 16
+"""Adapters at a site from which `auto` takes it that a task finds what it needs in a random half of them."""
+LARGEST = 2**31 - 1
+_NAME = re.compile(r"[\w.-]+")
+
+
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{name}={shown(value)} is not known{hint} Allowed: {', '.join(allowed)}.")
+
+
+def _positive_int(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+        raise ConfigError(f"{name}={shown(value)} must be a whole number of at least 1, at most {LARGEST:,}.")
+
+
+def _seed(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise ConfigError(f"{name}={shown(value)} must be a whole number from 0 to {2**32 - 1}.")
+
+
+def _names(name: str, value: object, *, plain: bool = True) -> None:
+    """Refuse what are no names of modules, `plain` where PEFT makes regular expressions of them."""
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ConfigError(f"{name}={shown(value)} must be a list of names.")
+    for item in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
+        if not isinstance(item, str):
+            raise ConfigError(f"{name} has {shown(item)}; a name is a string.")
+        if plain and not _NAME.fullmatch(item):
+            raise ConfigError(
+                f"{name} has {shown(item)}; a name of a module is made of letters, digits, '_', '-' and '.'."
+            )
+
+
+def _groups(groups: object) -> None:
+    right = groups is None or (
+        isinstance(groups, list)
+        and all(isinstance(group, list) and all(isinstance(name, str) for name in group) for group in groups)
+    )
+    if not right:
+        raise ConfigError(f"groups={shown(groups)} must be lists of task names.")
+
+
+def _indices(name: str, value: object) -> None:
+    values = value if isinstance(value, list | tuple) else [value]
+    for item in values:
+        if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item <= LARGEST:
+            raise ConfigError(f"{name} has {shown(item)}; an index is a whole number of at least 0.")
+
+
+def check_sites(config: Any) -> None:
+    """Which modules are sites."""
+    for name in ("target_modules", "exclude_modules"):
+        value = getattr(config, name)
+        if isinstance(value, str):
+            check_pattern(name, value)
+        elif value is not None:
+            _names(name, value, plain=False)
+    if config.layers_to_transform is not None:
+        _indices("layers_to_transform", config.layers_to_transform)
+
+
+def check_tasks(config: Any) -> None:
+    """Names of the tasks."""
+    if not isinstance(config.tasks, list | tuple) or not config.tasks:
+        raise ConfigError(f"tasks={shown(config.tasks)} must be a list of at least one task name.")
+    config.tasks = list(config.tasks)
+    for name in config.tasks:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"task name {shown(name)} of tasks must be a non-empty string.")
+    repeated = sorted(name for name, count in Counter(config.tasks).items() if count > 1)
+    if repeated:
+        raise ConfigError(f"names of tasks must differ, but {listed(map(shown, repeated))} repeats.")
+
+
+def check_modules(config: Any) -> None:
+    """What a configuration of PEFT has beside its sites, and a recipe has not."""
+    pattern = config.layers_pattern
+    if pattern:
+        _names("layers_pattern", [pattern] if isinstance(pattern, str) else pattern)
+    if config.modules_to_save is not None:
+        _names("modules_to_save", config.modules_to_save)
+    tokens = config.trainable_token_indices
+    if isinstance(tokens, dict):
+        _names("trainable_token_indices", list(tokens))
+    elif tokens is not None and not isinstance(tokens, list):
+        raise ConfigError(
+            f"trainable_token_indices={shown(tokens)} must be a list of tokens, or such lists by module."
+        )
+    for indices in tokens.values() if isinstance(tokens, dict) else [tokens or []]:
+        _indices("trainable_token_indices", indices)
+
+
+def check_saved(config: Any) -> None:
+    """What only a saved configuration has, or nobody gives another type by hand."""
+    for name in ("init_weights", "inference_mode"):
+        if not isinstance(getattr(config, name), bool):
+            raise ConfigError(f"{name}={shown(getattr(config, name))} must be true or false.")
+    for name in ("base_model_name_or_path", "revision", "peft_version"):
+        value = getattr(config, name)
+        if not isinstance(value, str | os.PathLike | None):
+            raise ConfigError(f"{name}={shown(value)} must be a string.")
+    if not isinstance(config.auto_mapping, dict | None):
+        raise ConfigError(f"auto_mapping={shown(config.auto_mapping)} must be a mapping.")
+    if config.structure is not None:
+        try:
+            Structure.from_dict(config.structure)
+        except StructureError as error:
+            raise ConfigError(f"structure: {error}") from error
+
+
+def check_adapters(config: Any) -> None:
+    """The pool, its gates and what keeps it small."""
+    _positive_int("pool_size", config.pool_size)
+    _positive_int("r", config.r)
+    _choice("activation", config.activation, ACTIVATION_NAMES)
+    _choice("position", config.position, POSITIONS)
+    _choice("placement", config.placement, PLACEMENTS)
+    _choice("gate_start", config.gate_start, GATE_STARTS)
+    _seed("start_seed", config.start_seed)
+    _groups(config.groups)
+    _choice("penalty_reduction", config.penalty_reduction, REDUCTIONS)
+    _choice("rank_by", config.rank_by, tuple(RANKINGS))
+    check_cost(config.cost)
+    _sparsity(config)
+
+
+def _sparsity(config: Any) -> None:
+    if config.gates == "auto":
+        config.gates = "importance" if config.penalty is None else "hard_concrete"
+    if config.gate_start == "auto":
+        drawn = config.gates == "importance" and config.pool_size >= ENOUGH
+        config.gate_start = "random" if drawn else "shared"
+    learnable = gate_traits(config.gates).learnable
+    if config.budget is not None and config.penalty is not None:
+        raise ConfigError(
+            f"budget={shown(config.budget)} and penalty={shown(config.penalty)} exclude each other; give one "
+            "of them."
+        )
+    if not learnable and config.penalty is not None:
+        raise ConfigError(
+            f"penalty={shown(config.penalty)} needs learnable gates, not gates={config.gates!r}."
+        )
+    if gate_traits(config.gates).needs_budget and config.penalty is not None:
+        raise ConfigError(
+            f"gates={config.gates!r} work with a budget only, not with penalty={shown(config.penalty)}; give "
+            "budget= instead, or choose gates='hard_concrete'."
+        )
+    if learnable and config.budget is None and config.penalty is None:
+        config.budget = DEFAULT_BUDGET
+    for name in ("budget", "task_budget", "penalty"):
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if not is_finite(value):
+            raise ConfigError(f"{name}={shown(value)} must be a number.")
+    if not is_finite(config.path_threshold) or not 0 < config.path_threshold < 1:
+        raise ConfigError(
+            f"path_threshold={shown(config.path_threshold)} must be a number above 0 and below 1: a part "
+            "of the keenest task's importance, such as 0.3."
+        )
+    for name in ("budget", "task_budget"):
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ConfigError(
+                f"{name}={value!r} must be above 0: a fraction of the backbone such as 0.003, "
+                "or a count of parameters."
+            )
+    if config.penalty is not None and config.penalty < 0:
+        raise ConfigError(f"penalty={config.penalty!r} must not be negative.")
