@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.graftwork-installed
 DEVELOPED := $(VENV)/.graftwork-developed
 
 .DEFAULT_GOAL := help
-.PHONY: help install develop quickstart test test-slow test-faults test-fuzz conformance lint types check bench
+.PHONY: help install develop quickstart test test-slow test-faults test-fuzz conformance lint types layers check bench
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1: /'
@@ -49,7 +49,10 @@ lint: $(DEVELOPED)  ## ruff: rules and format
 types: $(DEVELOPED)  ## mypy --strict
 	$(VENV)/bin/python -m mypy
 
-check: lint types test  ## what CI runs
+layers: $(DEVELOPED)  ## import-linter: which package may import which
+	$(VENV)/bin/lint-imports --no-logo --no-cache
+
+check: lint types layers test  ## what CI runs
 
 bench: $(DEVELOPED)  ## cost of a step, as a table and one line of JSON
 	$(VENV)/bin/python benchmarks/step_cost.py

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
+
+from graftwork.cli import main
+
 __all__ = ["Command", "Ended"]
 
 
@@ -28,3 +32,16 @@ class Ended:
 
 Command = Callable[..., Ended]
 """`command("show", folder)`; with `stdin=` bytes."""
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
+    """Run a command that must fail with one line on standard error; return the line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    error = capsys.readouterr().err
+    assert stopped.value.code == code, error
+    assert error.startswith("graftwork: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    return error

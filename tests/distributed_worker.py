@@ -1,4 +1,4 @@
-"""What `test_distributed.py` runs: `torchrun distributed_worker.py FOLDER SCENARIO...`.
+"""What `test_runs.py` runs: `torchrun distributed_worker.py FOLDER SCENARIO...`.
 
 Each scenario is a function of a folder; what it returns is saved per process for the test to judge. The same
 functions run in the test's own process, as the single process that several are compared with.
@@ -25,18 +25,18 @@ from graftwork.distributed.processes import (
     any_process,
     from_main,
     main_first,
+    on_all,
     on_main,
     several,
-    together,
     world_size,
 )
 from graftwork.distributed.shards import whole
 from graftwork.errors import DataError, GraftworkError, TrainingError
 from graftwork.training.interrupt import InterruptCallback
-from test_callback import classifier, rows
-from test_multitask import HEADS
-from test_trainer import collate
-from test_trainer import rows as task_rows
+from toy_heads import HEADS
+from toy_search import classifier, rows
+from toy_training import collate
+from toy_training import rows as task_rows
 from toys import graft_layers, grafted, tokens
 
 STEPS = 20
@@ -262,17 +262,17 @@ def sharing(folder: Path) -> dict[str, Any]:
 
     def early_or_nested() -> str:
         fail(1)
-        return together(lambda: fail(1))
+        return on_all(lambda: fail(1))
 
     return {
         "value": from_main(rank + 5),
         "on_main": on_main(lambda: rank),
         "any": (any_process(rank == 1), any_process(False)),
         "first": main_first(first_then_others),
-        "other": caught(lambda: together(lambda: fail(1))),
+        "other": caught(lambda: on_all(lambda: fail(1))),
         "main": caught(lambda: on_main(lambda: fail(0))),
-        "nested": caught(lambda: together(early_or_nested)),
-        "after": together(lambda: "fine"),
+        "nested": caught(lambda: on_all(early_or_nested)),
+        "after": on_all(lambda: "fine"),
     }
 
 

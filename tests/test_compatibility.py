@@ -6,7 +6,6 @@ The rest of `docs/compatibility.md` is shown by the tests it names.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -304,18 +303,3 @@ def test_a_configuration_given_to_load_with_is_the_models_own(tmp_path):
     config = PeftConfig.from_pretrained(str(tmp_path))
     loaded = PeftModel.from_pretrained(tiny(), str(tmp_path), config=config)
     assert loaded.peft_config["default"] is config
-
-
-def test_the_table_names_tests_that_exist():
-    """Names of tests in `docs/compatibility.md`; one without a file belongs to the file before it."""
-    here = Path(__file__).parent
-    page = (here.parent / "docs" / "compatibility.md").read_text()
-    file, found = "", 0
-    for name, test in re.findall(r"`(test_\w+\.py)?(?:::(test_\w+))?`", page):
-        if not name and not test:
-            continue
-        file = name or file
-        source = (here / file).read_text()
-        assert not test or f"def {test}(" in source, f"{file}::{test}"
-        found += 1
-    assert found > 40

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import graftwork
 from graftwork.cli.parser import build_parser
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,44 @@ def test_there_are_tests_named() -> None:
         ("test_a.py", "test_c"),
         ("experiments/test_d.py", ""),
     ]
+
+
+TEXTS = [
+    *(
+        path
+        for pattern in ("*.md", "docs/**/*.md", "docs/*.py", "recipes/**/*.yaml")
+        for path in ROOT.glob(pattern)
+    ),
+    *(path for place in ("src", "tests", "benchmarks") for path in (ROOT / place).rglob("*.py")),
+    ROOT / "Makefile",
+    ROOT / "pyproject.toml",
+]
+PUBLIC = set(graftwork.__all__) | {"__version__", "__file__", "__all__"}
+OTHER = ("py", "md", "json", "git", "yaml")
+"""Endings of files that are called after the package."""
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name below `graftwork` is a module, or a name that stands in one."""
+    *parts, last = name.split(".")
+    for length in range(len(parts) + 1, 0, -1):
+        place = ROOT.joinpath("src/graftwork", *[*parts, last][:length])
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if path.is_file():
+                rest = [*parts, last][length:]
+                return not rest or re.search(rf"\b{rest[0]}\b", path.read_text(encoding="utf-8")) is not None
+    return name.split(".")[0] in PUBLIC
+
+
+def test_the_modules_that_are_named_exist() -> None:
+    wrong = []
+    for path in set(TEXTS) - {ROOT / "CHANGELOG.md", Path(__file__)}:
+        text = path.read_text(encoding="utf-8").replace("\\.", ".")
+        names = re.findall(r"(?<![\w/.-])graftwork\.([a-z_]+(?:\.\w+)*)", text)
+        files = re.findall(r"(?<!\w)(?:(?:src/graftwork|benchmarks|tests)/[\w/]+\.py)", text)
+        wrong += [(path.name, name) for name in names if name not in OTHER and not exists(name)]
+        wrong += [(path.name, file) for file in files if not (ROOT / file).is_file()]
+    assert wrong == []
 
 
 def test_the_commands_are_understood() -> None:

@@ -37,10 +37,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_modules_are_attributes():
-    assert (
-        run("import graftwork; print(graftwork.structure.structure.Structure.__name__)").strip()
-        == "Structure"
-    )
+    assert run("import graftwork; print(graftwork.errors.DataError.__name__)").strip() == "DataError"
 
 
 def test_the_version_is_that_of_the_package():
@@ -88,7 +85,7 @@ print(type(again.base_model).__name__, again.peft_config["default"].peft_type.va
     [
         "import graftwork",
         "import peft; import graftwork",
-        *(f"import graftwork.{x}" for x in ("config", "layer")),
+        *(f"import graftwork.{x}" for x in ("tuner.config", "tuner.layer")),
     ],
     ids=lambda text: text.replace("import ", ""),
 )

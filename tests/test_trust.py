@@ -12,7 +12,7 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from graftwork.search.divergence import not_finite
-from test_callback import make_trainer
+from toy_search import make_trainer
 from toys import tiny
 
 

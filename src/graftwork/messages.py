@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import reprlib
 from collections.abc import Iterable
 
-__all__ = ["listed", "mended", "shown"]
+__all__ = ["did_you_mean", "listed", "mended", "near_misses", "shown"]
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 4, 100, 100
@@ -31,3 +32,21 @@ def listed(parts: Iterable[object], most: int = 10) -> str:
 def mended(text: str) -> str:
     """The text with U+FFFD for half of a surrogate pair: JSON can carry one, no file or tokenizer can."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def near_misses(name: object, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names that look like this one, the nearest first.
+
+    Args:
+        name: what was given.
+        known: what is allowed.
+        most: how many to return.
+        cutoff: how alike they must be, from 0 to 1 (`difflib.SequenceMatcher.ratio`).
+    """
+    return difflib.get_close_matches(str(name), list(known), n=most, cutoff=cutoff)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: `; did you mean 'NEAR'?`, or a full stop."""
+    near = near_misses(name, known)
+    return f"; did you mean {near[0]!r}?" if near else "."

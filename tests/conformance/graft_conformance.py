@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from cases import replaced
 from expected import Expected, expected
-from models import HUB, build
 
 from graftwork import GraftConfig
+from models import HUB, build
 
 _EXPECTED = pytest.StashKey[Expected]()
 

@@ -15,7 +15,7 @@ import pytest
 from graftwork.errors import CheckpointError
 from graftwork.models.backbone import load_backbone
 from graftwork.models.folder import load_weights
-from graftwork.models.manifest import read_tasks
+from graftwork.models.manifest import read_tasks_file
 from graftwork.models.multitask import MultiTaskModel
 from toyrun import WORDS, recipe_dict, write_backbone, write_lines, write_recipe
 
@@ -63,12 +63,12 @@ def test_nothing_depends_on_hashing(tmp_path: Path) -> None:
             assert report_of(first) == report_of(second)
         else:
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
-    assert read_tasks(first)["tasks"][0].labels == ("07", "7")
+    assert read_tasks_file(first)["tasks"][0].labels == ("07", "7")
 
 
 def test_a_run_cannot_go_on_with_classes_in_another_order(tmp_path: Path, fitted: Path) -> None:
     """A checkpoint of a version that ordered `7` and `07` by chance."""
-    heads = read_tasks(fitted / "out")["tasks"]
+    heads = read_tasks_file(fitted / "out")["tasks"]
     tasks = json.loads((fitted / "out/tasks.json").read_text(encoding="utf-8"))
     tasks["tasks"][0]["labels"].reverse()
     checkpoint = tmp_path / "checkpoint-3"

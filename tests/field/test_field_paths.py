@@ -114,7 +114,7 @@ def test_ctrl_c_between_the_steps_says_how_to_go_on_too(
     )
     assert command(*start, "--resume").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr("graftwork.fitting.session.Session", interrupt)
+        patch.setattr("graftwork.fitting.fit.Session", interrupt)
         ended = command(*start, "--overwrite")
     assert ended.err.strip().splitlines()[-1] == (
         f"graftwork: interrupted; nothing was written. Begin again with: graftwork {shlex.join(start)} "

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from guard import CASES, FULL, MARKER, bounded_memory
 from hypothesis import settings
+
 from models import write_model
 
 LEAST = 2000

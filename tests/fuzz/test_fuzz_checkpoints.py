@@ -12,7 +12,6 @@ import pytest
 from guard import case, share
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from models import copy_model, run
 from peft import PeftModel
 from strategies import (
     PICKLES,
@@ -29,6 +28,7 @@ from transformers import AutoModel
 from graftwork.models.files import FILES
 from graftwork.models.folder import load_model
 from graftwork.models.predictor import Predictor
+from models import copy_model, run
 
 WEIGHTS = (FILES.adapter_weights, FILES.heads)
 TREES = (FILES.adapter_config, FILES.tasks, FILES.structure, FILES.report)

@@ -12,14 +12,14 @@ import pytest
 from guard import case, share
 from hypothesis import given
 from hypothesis import strategies as st
-from models import run
 from strategies import SPECIAL, TEXTS, broken_bytes, broken_trees, special_files, values
 
 from graftwork.data.sources import read_rows
 from graftwork.data.splits import load_task
 from graftwork.data.task import Task
-from graftwork.experiments.results.collect import compare, read_runs
+from graftwork.experiments.results.collect import compare, read_results
 from graftwork.models.predictor import Predictor
+from models import run
 
 ROWS = [{"text": f"word {i}", "other": "a\tb", "label": "yn"[i % 2], "score": i / 3} for i in range(30)]
 WAYS: dict[str, dict[str, Any]] = {
@@ -192,6 +192,6 @@ def test_result_files(tree: Any, tmp_path: Path) -> None:
     path = tmp_path / "0123456789abcdef.json"
     path.write_text(json.dumps(tree))
     with case("results", str(tmp_path)):
-        runs = read_runs(tmp_path)
+        runs = read_results(tmp_path)
         with case("results"):
             compare(runs)

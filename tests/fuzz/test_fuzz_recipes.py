@@ -17,6 +17,7 @@ from graftwork.experiments.grid.file import load_grid
 from graftwork.recipe.loading import load_recipe, recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.recipe.task_recipe import load_task_recipe
+from graftwork.tuner.config import GraftConfig
 
 RECIPE: dict[str, Any] = {
     "model": "bert",
@@ -83,7 +84,7 @@ def bomb(depth: int = 40, wide: int = 9, merge: bool = False) -> str:
 def load(kind: str, path: Path) -> None:
     found = LOADERS[kind][0](path)
     if isinstance(found, Recipe):
-        found.graft_config()
+        GraftConfig(**found.graft_values())
         recipe_to_yaml(found)
 
 

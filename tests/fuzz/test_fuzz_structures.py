@@ -11,7 +11,6 @@ import pytest
 from guard import case, share
 from hypothesis import given
 from hypothesis import strategies as st
-from models import copy_model, run
 from peft import PeftConfig, PeftModel
 from rich.console import Console
 from strategies import SPECIAL, broken_bytes, broken_trees, special_files, values
@@ -21,9 +20,10 @@ from graftwork.models.files import read_structure
 from graftwork.search.discretise import structure_of
 from graftwork.structure.drawing import structure_table
 from graftwork.structure.file import read_structure_file
-from graftwork.structure.fixed import control_structure
+from graftwork.structure.fixed import fixed_structure
 from graftwork.structure.stability import stability
 from graftwork.structure.structure import Structure
+from models import copy_model, run
 from toys import grafted, tiny
 
 WHOLE = structure_of(grafted(gates="fixed"))
@@ -53,9 +53,9 @@ def test_a_structure_with_broken_values(tree: Any, tmp_path: Path) -> None:
         with case("structures"):
             use(found)
         with case("structures"):
-            control_structure(f"file:{path}", WHOLE, 10**6)
+            fixed_structure(f"file:{path}", WHOLE, 10**6)
         with case("structures"):
-            control_structure(f"task:cats:{path}", WHOLE, None)
+            fixed_structure(f"task:cats:{path}", WHOLE, None)
     with case("structures", str(path)):
         read_structure(tmp_path)
 

@@ -103,7 +103,7 @@ def _recipe_settings() -> str:
     """Every setting of a recipe."""
     from graftwork.data.task import Task
     from graftwork.recipe.recipe import Recipe
-    from graftwork.recipe.settings import GraftSettings, Training
+    from graftwork.recipe.settings import GraftSettings, TrainingSettings
     from graftwork.search.schedule import Schedule
 
     return _settings(
@@ -111,7 +111,7 @@ def _recipe_settings() -> str:
         ("tasks[].", Task),
         ("graft.", GraftSettings),
         ("schedule.", Schedule),
-        ("training.", Training),
+        ("training.", TrainingSettings),
     )
 
 

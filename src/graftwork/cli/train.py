@@ -29,7 +29,7 @@ def fit(
         overwrite: Replace the output folder if it exists.
         resume: Go on from the last checkpoint of an interrupted run.
     """
-    from graftwork.distributed.processes import join, together
+    from graftwork.distributed.processes import join, on_all
     from graftwork.recipe.loading import load_recipe
 
     values = overrides(set or [])
@@ -37,7 +37,7 @@ def fit(
         values["budgets"] = budgets.split(",")
     values |= {key: value for key, value in (("output", output), ("seed", seed)) if value is not None}
     join()
-    loaded = together(lambda: load_recipe(recipe, values))
+    loaded = on_all(lambda: load_recipe(recipe, values))
     # Only now, since they load torch: a fault of the recipe is said at once.
     from graftwork.fitting.family import fit_family
     from graftwork.fitting.fit import fit as run

@@ -5,7 +5,6 @@ Every fault is one `DataError` line that says which file and which line.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -19,12 +18,12 @@ from graftwork.edges import library_errors
 from graftwork.errors import DataError
 from graftwork.files.decoding import read_text
 from graftwork.files.reading import exists, user_path
-from graftwork.messages import shown
+from graftwork.messages import near_misses, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Table", "locate", "read_rows", "read_table", "split_file"]
+__all__ = ["SourceRows", "locate", "read_rows", "read_table", "split_file"]
 
 Row = dict[str, Any]
 _TEXTS = (".jsonl", ".json", ".csv", ".tsv")
@@ -38,7 +37,7 @@ _HUB_SPLIT = re.compile(r"[\w.+%:\[\]-]+")
 
 
 @dataclass(frozen=True)
-class Table:
+class SourceRows:
     """The rows of a source, and where each was found."""
 
     rows: list[Row]
@@ -87,7 +86,7 @@ def read_rows(source: str, *, task: str = "", split: str = "train", form: TextFo
     return read_table(source, task=task, split=split, form=form).rows
 
 
-def read_table(source: str, *, task: str = "", split: str = "train", form: TextFormat = _ANY) -> Table:
+def read_table(source: str, *, task: str = "", split: str = "train", form: TextFormat = _ANY) -> SourceRows:
     """Read a source like `read_rows`, with the place of every row."""
     what = f"{split} of task {task!r}: " if task else ""
     try:
@@ -153,11 +152,11 @@ def _near(path: Path) -> Path | None:
     if not exists(path.parent) or not path.parent.is_dir() or len(path.name) > 255:
         return None
     names = [entry.name for entry in path.parent.iterdir()]
-    match = difflib.get_close_matches(path.name, names, n=1)
+    match = near_misses(path.name, names)
     return path.parent / match[0] if match else None
 
 
-def _local(path: Path, split: str, form: TextFormat) -> Table:
+def _local(path: Path, split: str, form: TextFormat) -> SourceRows:
     if path.is_dir():
         file = split_file(str(path), split)
         return _local(Path(file), split, form) if file else _class_folders(path, split, form)
@@ -178,7 +177,7 @@ def _kind(path: Path) -> str:
     return Path(path.stem).suffix.lower() + suffix if suffix == ".gz" else suffix
 
 
-def _class_folders(path: Path, split: str, form: TextFormat) -> Table:
+def _class_folders(path: Path, split: str, form: TextFormat) -> SourceRows:
     """Read one sub-folder of text files per class into rows with `text` and `label`."""
     files = sorted([*path.glob("*/*.txt"), *path.glob("*/*.txt.gz")])
     if not files:
@@ -189,20 +188,20 @@ def _class_folders(path: Path, split: str, form: TextFormat) -> Table:
         for file, decoded in zip(files, texts, strict=True)
     ]
     marks = [f"{file.parent.name}/{file.name}" for file in files]
-    return Table(rows, str(path), "", marks, sum(decoded.unknown for decoded in texts))
+    return SourceRows(rows, str(path), "", marks, sum(decoded.unknown for decoded in texts))
 
 
-def _text_rows(path: Path, form: TextFormat, kind: str) -> Table:
+def _text_rows(path: Path, form: TextFormat, kind: str) -> SourceRows:
     decoded = read_text(path, form.encodings)
     name = str(path)
     if kind in (".csv", ".tsv"):
         found = (read_csv if kind == ".csv" else read_tsv)(decoded.text, name, form.delimiter)
     else:
         found = read_json(decoded.text, name, may_be_list=kind == ".json")
-    return Table(found.rows, name, found.unit, found.marks, decoded.unknown)
+    return SourceRows(found.rows, name, found.unit, found.marks, decoded.unknown)
 
 
-def _parquet(path: Path) -> Table:
+def _parquet(path: Path) -> SourceRows:
     import pyarrow.parquet  # type: ignore[import-untyped]
     from datasets import Dataset
 
@@ -213,7 +212,7 @@ def _parquet(path: Path) -> Table:
         return _from_dataset(Dataset(pyarrow.parquet.read_table(path)), str(path))
 
 
-def _hub(source: str, split: str) -> Table:
+def _hub(source: str, split: str) -> SourceRows:
     """Load `hub:ID[/CONFIG][:SPLIT]`; the first two parts are the id (`namespace/name`)."""
     from datasets import load_dataset
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -236,7 +235,7 @@ def _hub(source: str, split: str) -> Table:
         return _from_dataset(dataset, source)
 
 
-def _from_dataset(dataset: Dataset, path: str) -> Table:
+def _from_dataset(dataset: Dataset, path: str) -> SourceRows:
     """Take the rows of a `datasets.Dataset`, with the names of its class labels in place of numbers."""
     from datasets import ClassLabel
 
@@ -246,7 +245,7 @@ def _from_dataset(dataset: Dataset, path: str) -> Table:
             # -1 is how the hub marks rows without a label.
             columns[name] = [_class_name(feature.names, index, name, path) for index in columns[name]]
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-    return Table(rows, path, "row", range(1, len(rows) + 1))
+    return SourceRows(rows, path, "row", range(1, len(rows) + 1))
 
 
 def _class_name(names: Sequence[str], index: int | None, column: str, path: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graftwork.data.classes import check_rows, class_weights
-from graftwork.data.sources import Table, read_table, split_file
+from graftwork.data.sources import SourceRows, read_table, split_file
 from graftwork.data.task import SPLITS, Task
 from graftwork.data.task_data import Split, TaskData
 from graftwork.errors import DataError
@@ -109,7 +109,7 @@ class _Columns:
 
     texts: tuple[list[str], ...]
     labels: list[Any]
-    table: Table
+    table: SourceRows
     keep: NDArray[np.int64]
 
     @classmethod
@@ -160,7 +160,7 @@ class _Columns:
         return found.astype(np.float64)
 
 
-def _column(table: Table, field: str, what: str) -> list[Any]:
+def _column(table: SourceRows, field: str, what: str) -> list[Any]:
     try:
         return [row[field] for row in table.rows]
     except KeyError:
@@ -169,7 +169,7 @@ def _column(table: Table, field: str, what: str) -> list[Any]:
     raise DataError(f"{what}: {table.where(i)} has no field {field!r}; its fields: {fields}")
 
 
-def _text_column(table: Table, field: str, what: str) -> list[str]:
+def _text_column(table: SourceRows, field: str, what: str) -> list[str]:
     column = _column(table, field, what)
     if not all(isinstance(text, str) for text in column):
         i = next(i for i, text in enumerate(column) if not isinstance(text, str))
@@ -179,7 +179,7 @@ def _text_column(table: Table, field: str, what: str) -> list[str]:
 
 
 def _numbers(
-    table: Table,
+    table: SourceRows,
     field: str,
     column: Sequence[Any],
     what: str,

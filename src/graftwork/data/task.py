@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from graftwork.files.decoding import encoding_faults, named_encodings
 from graftwork.files.later import LATER
 from graftwork.files.reading import is_finite
 from graftwork.kinds.heads import METRICS, Kind, Metric, TaskHead, label_name, plain_fields
-from graftwork.messages import listed, shown
+from graftwork.messages import did_you_mean, listed, near_misses, shown
 
 __all__ = ["SPLITS", "Task"]
 
@@ -217,9 +216,11 @@ class Task:
         known = [item.name for item in fields(cls)]
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
-                raise RecipeError(f"task {values.get('name', '?')!r} has the unknown key {key!r}; {hint}")
+                hint = did_you_mean(key, known)
+                allowed = "" if near_misses(key, known) else f" Allowed: {', '.join(known)}"
+                raise RecipeError(
+                    f"task {values.get('name', '?')!r} has the unknown key {key!r}{hint}{allowed}"
+                )
         if "name" not in values:
             raise RecipeError(f"a task has no name (its keys: {', '.join(map(str, values)) or 'none'})")
         return cls(**values)

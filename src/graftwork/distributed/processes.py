@@ -28,9 +28,9 @@ __all__ = [
     "join",
     "leave",
     "main_first",
+    "on_all",
     "on_main",
     "several",
-    "together",
     "world_size",
 ]
 
@@ -109,7 +109,7 @@ def from_main(value: T) -> T:
     return box[0]  # type: ignore[return-value]
 
 
-def together(work: Callable[[], T]) -> T:
+def on_all(work: Callable[[], T]) -> T:
     """Do something on every process; if it fails on any of them it fails on all.
 
     Every process has to call it. Calls may be nested: an error that all know is not exchanged again.
@@ -149,13 +149,13 @@ def is_shared(error: BaseException) -> bool:
 
 def on_main(work: Callable[[], T]) -> T:
     """Do something on the main process alone; all get its result, or its error."""
-    return from_main(together(lambda: work() if is_main() else None))  # type: ignore[return-value]
+    return from_main(on_all(lambda: work() if is_main() else None))  # type: ignore[return-value]
 
 
 def main_first(work: Callable[[], T]) -> T:
     """Do something on the main process, then on the others, which find what it left on disk."""
-    first = together(lambda: work() if is_main() else None)
-    rest = together(lambda: None if is_main() else work()) if several() else None
+    first = on_all(lambda: work() if is_main() else None)
+    rest = on_all(lambda: None if is_main() else work()) if several() else None
     return first if is_main() else rest  # type: ignore[return-value]
 
 

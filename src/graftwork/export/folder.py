@@ -6,7 +6,6 @@ tokens of a row, and the largest difference from the model that was found in che
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
@@ -20,9 +19,10 @@ from graftwork.export.onnx import check_onnx_packages, export_onnx
 from graftwork.export.program import describe, save_program
 from graftwork.files.places import moved
 from graftwork.files.writing import check_target, staged_folder
+from graftwork.messages import did_you_mean
 from graftwork.models.files import FILES
 from graftwork.models.folder import Loading, load_model
-from graftwork.models.manifest import name_backbone, read_tasks, saved_backbone
+from graftwork.models.manifest import name_backbone, read_tasks_file, saved_backbone
 from graftwork.models.multitask import select_tasks_
 
 if TYPE_CHECKING:
@@ -72,13 +72,12 @@ def export_folder(
     """
     folder, output = Path(folder), Path(output)
     if format not in FORMATS:
-        near = difflib.get_close_matches(format, FORMATS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ExportError(f"unknown format {format!r}; allowed: {', '.join(FORMATS)}{hint}")
+        hint = did_you_mean(format, FORMATS)
+        raise ExportError(f"unknown format {format!r}{hint} Allowed: {', '.join(FORMATS)}.")
     if format == "onnx":
         check_onnx_packages()
     check_target(output, overwrite=overwrite)
-    names = [head.name for head in read_tasks(folder)["tasks"]]
+    names = [head.name for head in read_tasks_file(folder)["tasks"]]
     if format == "lora" and task is None and len(names) > 1:
         raise ExportError(f"a LoRA holds one task; pass --task with one of {', '.join(names)}.")
     name = moved(saved_backbone(folder, loading.get("backbone")), output)

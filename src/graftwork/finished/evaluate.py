@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -12,8 +11,9 @@ from graftwork.errors import DataError
 from graftwork.finished.scored_rows import SavedData, note_of_score
 from graftwork.finished.scoring import predictions
 from graftwork.kinds.figures import figures_of
+from graftwork.messages import did_you_mean
 from graftwork.models.folder import Loading, load_model
-from graftwork.models.manifest import read_tasks
+from graftwork.models.manifest import read_tasks_file
 from graftwork.noise.applying import noisy_model
 from graftwork.training.bars import scoring_bar
 
@@ -59,7 +59,7 @@ def rescore(
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}.")
     folder = Path(folder)
-    names = _wanted([head.name for head in read_tasks(folder)["tasks"]], task, data)
+    names = _wanted([head.name for head in read_tasks_file(folder)["tasks"]], task, data)
     model, tokenizer = load_model(folder, **loading)
     saved = SavedData(folder)
     heads = [head for head in model.heads.heads if head.name in names]
@@ -91,9 +91,7 @@ def rescore(
 def _wanted(names: Sequence[str], task: str | None, data: str | None) -> Sequence[str]:
     """The tasks to score."""
     if task is not None and task not in names:
-        near = difflib.get_close_matches(task, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"unknown task {task!r}{hint} The model has {', '.join(names)}.")
+        raise DataError(f"unknown task {task!r}{did_you_mean(task, names)} The model has {', '.join(names)}.")
     if data is not None and task is None and len(names) > 1:
         raise DataError(f"the rows of {data} are of one task; pass --task with one of {', '.join(names)}.")
     return names if task is None else [task]

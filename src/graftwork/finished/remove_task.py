@@ -15,7 +15,7 @@ from graftwork.finished.extract import write_tasks
 from graftwork.finished.reports import read_report, reduced_report
 from graftwork.models.files import FILES
 from graftwork.models.folder import Loading
-from graftwork.models.manifest import read_tasks
+from graftwork.models.manifest import read_tasks_file
 from graftwork.recipe.moving import moved_recipe
 
 __all__ = ["remove_task"]
@@ -49,7 +49,7 @@ def remove_task(
         DataError: the output exists.
     """
     folder, output = Path(folder), Path(output)
-    names = [head.name for head in read_tasks(folder)["tasks"]]
+    names = [head.name for head in read_tasks_file(folder)["tasks"]]
     if task not in names:
         raise StructureError(f"unknown task {task!r}; the model has {', '.join(names)}.")
     if len(names) == 1:

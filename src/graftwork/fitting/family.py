@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from graftwork.advice import called
 from graftwork.diagnosis.diagnosis import DiagnosisCallback
 from graftwork.diagnosis.floor import floor_notes
-from graftwork.distributed.processes import is_main, join, on_main, together
+from graftwork.distributed.processes import is_main, join, on_all, on_main
 from graftwork.errors import TrainingError
 from graftwork.files.writing import check_target, staged_folder, storage_errors, write_text
 from graftwork.fitting.fit import interruptible, only_writer, open_work_folder, resumed_from
@@ -30,7 +30,7 @@ from graftwork.search.nested import nested_structures
 from graftwork.sparsity.budget import in_units_of_cost
 from graftwork.structure.structure import Structure
 from graftwork.training.interrupt import InterruptCallback
-from graftwork.training.run import Training
+from graftwork.training.run import TrainingRun
 
 __all__ = ["fit_family"]
 
@@ -96,7 +96,7 @@ def _fit_family(
         if on_main(check):
             reports = on_main(lambda: {budget: _report(work.output, budget) for budget in budgets})
         else:
-            family = together(lambda: _Family(recipe, work, console))
+            family = on_all(lambda: _Family(recipe, work, console))
             on_main(lambda: open_work_folder(work, family.session, resume=resume))
             snapshot = family.search()
             reports = {budget: family.tune(budget, snapshot) for budget in family.budgets}
@@ -135,7 +135,7 @@ class _Family:
         path = self.work / SNAPSHOT
         if not on_main(path.is_file):
             folder = self.work / SEARCH
-            run = together(lambda: self._searching(folder))
+            run = on_all(lambda: self._searching(folder))
             checkpoint = on_main(lambda: resumed_from(self.folders, self.session.console, SEARCH))
             run.train(checkpoint, self.work)
             search = run.structure.search
@@ -158,7 +158,7 @@ class _Family:
         checkpoint = self.work / SEARCH / found["checkpoint"]
         return _Snapshot(str(checkpoint), dict(zip(self.budgets, structures, strict=True)))
 
-    def _searching(self, folder: Path) -> Training:
+    def _searching(self, folder: Path) -> TrainingRun:
         model = self.session.build()
         for budget in self.budgets:
             in_units_of_cost(model, budget)  # one that is too small must fail before the search
@@ -178,7 +178,7 @@ class _Family:
         folder = self.work / part
         last = on_main(lambda: resumed_from(self.folders, self.session.console, part))
         structure, searched = snapshot.structures[budget], budget == self.budgets[0]
-        run = together(
+        run = on_all(
             lambda: self.session.training(
                 self.session.build(budget),
                 folder,

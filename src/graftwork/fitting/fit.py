@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from graftwork.advice import again, called
-from graftwork.distributed.processes import is_main, join, on_main, together
+from graftwork.distributed.processes import is_main, join, on_all, on_main
 from graftwork.errors import Interrupted, TrainingError
 from graftwork.files.writing import check_target, output_lock
 from graftwork.fitting.report import print_report
@@ -73,8 +73,8 @@ def _fit(
             return resumed_from(work, console) if resume else None
 
         checkpoint = on_main(check)
-        session = together(lambda: Session(recipe, console))
-        run = together(lambda: session.training(session.build(), work.path))
+        session = on_all(lambda: Session(recipe, console))
+        run = on_all(lambda: session.training(session.build(), work.path))
         on_main(lambda: open_work_folder(work, session, resume=resume))
         run.train(checkpoint, work.path)
         report, structure = session.write(run, work.output, recipe=session.recipe, overwrite=overwrite)

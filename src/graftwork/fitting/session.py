@@ -41,7 +41,7 @@ from graftwork.recipe.length import described_length, settle_length
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.search.callback import StructureCallback
-from graftwork.search.discretise import set_control_, structure_of
+from graftwork.search.discretise import set_fixed_structure_, structure_of
 from graftwork.search.tracking import event_folder, keep_events
 from graftwork.sparsity.budget import budget_cost, check_budgets, pool_note
 from graftwork.structure.file import named_file, read_structure_file
@@ -51,8 +51,9 @@ from graftwork.training.bars import TrainingBars
 from graftwork.training.interrupt import InterruptCallback
 from graftwork.training.patience import Patience
 from graftwork.training.preparation import Grouping, find_groups, prepare, split_scores
-from graftwork.training.run import Training
+from graftwork.training.run import TrainingRun
 from graftwork.training.trainer import MultiTaskTrainer
+from graftwork.tuner.config import GraftConfig
 
 __all__ = ["Session"]
 
@@ -122,7 +123,7 @@ class Session:
         with warnings.catch_warnings():
             # peft 0.21 asks transformers 5.2x for a property by its old name whenever it wraps a model.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-            config = recipe.graft_config()
+            config = GraftConfig(**recipe.graft_values())
             config.budget = config.budget if budget is None else budget
             if recipe.finds_groups:
                 self.grouping = self.grouping or find_groups(prepared, recipe.seed)
@@ -136,7 +137,7 @@ class Session:
             self._say([pool_note(model)])
         self.budget = budget_cost(model)
         if recipe.graft.structure is not None:
-            self.given = set_control_(model, recipe.graft.structure, seed=recipe.seed)
+            self.given = set_fixed_structure_(model, recipe.graft.structure, seed=recipe.seed)
         if not self.baselines:
             self._say(preflight(model, prepared.tokens, prepared.tokenizer))
             with _timed(self.seconds, "baselines"), adapted.disable_adapter():
@@ -172,7 +173,7 @@ class Session:
         *,
         compact: bool = True,
         further: Callable[[StructureCallback, DiagnosisCallback], TrainerCallback] | None = None,
-    ) -> Training:
+    ) -> TrainingRun:
         """A trainer with the recipe's settings.
 
         Args:
@@ -227,11 +228,11 @@ class Session:
         remove_default_output(trainer)
         if sys.stderr.isatty():  # in a file a bar is a line of thousands of characters
             trainer.add_callback(TrainingBars())
-        return Training(
+        return TrainingRun(
             recipe, trainer, structure, watch, interrupt, draws, list(self.noise), dict(self.seconds)
         )
 
-    def _test_scores(self, run: Training) -> dict[str, dict[str, float]]:
+    def _test_scores(self, run: TrainingRun) -> dict[str, dict[str, float]]:
         """Scores of the final, compact model on validation, and on test with the noise asked for there."""
         trainer, tokens = run.trainer, self.prepared.tokens
         names = [data.head.name for data in self.prepared.datas]
@@ -242,7 +243,7 @@ class Session:
 
     def write(
         self,
-        run: Training,
+        run: TrainingRun,
         output: Path,
         *,
         recipe: Recipe,
@@ -267,7 +268,7 @@ class Session:
 
     def _write(
         self,
-        run: Training,
+        run: TrainingRun,
         output: Path,
         scores: dict[str, dict[str, float]],
         recipe: Recipe,

@@ -23,7 +23,7 @@ from graftwork.files.yaml_file import plain
 from graftwork.models.files import FILES
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
-from graftwork.recipe.settings import GraftSettings, Training
+from graftwork.recipe.settings import GraftSettings, TrainingSettings
 from graftwork.recipe.shares import plain_share
 from graftwork.training.checkpoints import last_checkpoint, remove_faulty, step_of
 
@@ -201,7 +201,7 @@ def _settled(recipe: dict[str, Any]) -> dict[str, Any]:
     """The values of a `recipe.yaml` as this version would write them: an older one wrote every default."""
     graft = {key: plain_share(value, key) for key, value in recipe["graft"].items()}
     recipe = {**recipe, "graft": graft, "budgets": plain_share(recipe["budgets"])}
-    sections = {"training": Training, "graft": GraftSettings}
+    sections = {"training": TrainingSettings, "graft": GraftSettings}
     found = {name: without_later(recipe[name], cls) for name, cls in sections.items()}
     return {**recipe, **found, "tasks": [without_later(task, Task) for task in recipe["tasks"]]}
 

@@ -5,11 +5,10 @@ The families themselves are `graftwork.gates.registry.GATE_FAMILIES`, of which t
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from graftwork.errors import ConfigError
-from graftwork.messages import shown
+from graftwork.messages import did_you_mean, shown
 
 __all__ = ["GATES", "GateTraits", "gate_traits"]
 
@@ -42,7 +41,7 @@ def gate_traits(name: str) -> GateTraits:
         ConfigError: there is no such family; the message lists those there are.
     """
     if not isinstance(name, str) or name not in GATES:
-        near = difflib.get_close_matches(str(name), GATES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown gates {shown(name)}{hint} Allowed: {', '.join(sorted(GATES))}.")
+        raise ConfigError(
+            f"unknown gates {shown(name)}{did_you_mean(name, GATES)} Allowed: {', '.join(sorted(GATES))}."
+        )
     return GATES[name]

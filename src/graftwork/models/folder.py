@@ -27,7 +27,7 @@ from graftwork.models.identity import same_weights
 from graftwork.models.manifest import (
     fingerprint,
     name_backbone,
-    read_tasks,
+    read_tasks_file,
     row_length,
     saved_backbone,
     saved_identity,
@@ -51,7 +51,6 @@ __all__ = [
     "load_model",
     "load_weights",
     "read_structure",
-    "read_tasks",
     "save_model",
 ]
 
@@ -132,7 +131,7 @@ def _load_model(
     from graftwork.search.discretise import structure_of
     from graftwork.tuner.config import GraftConfig
 
-    described, name = read_tasks(folder), saved_backbone(folder, backbone)
+    described, name = read_tasks_file(folder), saved_backbone(folder, backbone)
     try:
         base = load_encoder(name)
     except RecipeError as error:
@@ -240,7 +239,7 @@ def load_weights(model: MultiTaskModel, folder: Path) -> None:
     from peft import set_peft_model_state_dict
 
     with as_checkpoint_error(folder):
-        _check_classes(read_tasks(folder)["tasks"], model.heads.heads, folder)
+        _check_classes(read_tasks_file(folder)["tasks"], model.heads.heads, folder)
         tensors = read_weights(folder / FILES.adapter_weights, _adapter_shapes(model.backbone), "adapter")
         set_peft_model_state_dict(model.backbone, tensors)
         load_heads(model, folder)

@@ -99,7 +99,7 @@ def identify_(model: nn.Module, missing: Collection[str], stamp: str | None) -> 
 
 
 def identity_of(backbone: nn.Module) -> Identity | None:
-    """Who a backbone is, perhaps under adapters; None if `graftwork.load_backbone` did not load it."""
+    """Who a backbone is, perhaps under adapters; None if `load_backbone` did not load it."""
     found = getattr(backbone, _ATTRIBUTE, None)
     return found if isinstance(found, Identity) else None
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "fingerprint",
     "name_backbone",
-    "read_tasks",
+    "read_tasks_file",
     "row_length",
     "saved_backbone",
     "saved_identity",
@@ -63,7 +63,7 @@ def fingerprint(backbone: nn.Module) -> dict[str, Any]:
     return {"model_type": config.model_type, "hidden_size": getattr(config, "hidden_size", None)}  # type: ignore[union-attr]
 
 
-def read_tasks(folder: Path) -> dict[str, Any]:
+def read_tasks_file(folder: Path) -> dict[str, Any]:
     """The contents of `tasks.json`, with `tasks` as heads; `max_length` is None if an older version wrote it.
 
     Raises:
@@ -120,7 +120,7 @@ def _is_length(value: object) -> TypeGuard[int]:
 
 
 def saved_identity(described: Mapping[str, Any]) -> Identity | None:
-    """Who the backbone of a saved model is, from `read_tasks`; None if the model does not say."""
+    """Who the backbone of a saved model is, from `read_tasks_file`; None if the model does not say."""
     backbone = described["backbone"]
     if backbone.get("sha256") is None:
         return None
@@ -155,7 +155,7 @@ def saved_backbone(folder: Path, backbone: str | None = None) -> Given:
     Raises:
         CheckpointError: the folder is not a saved model, or names an environment variable that is not set.
     """
-    name = read_tasks(folder)["model"]
+    name = read_tasks_file(folder)["model"]
     if backbone is not None:
         return Given(str(backbone), str(backbone))
     faults: list[str] = []

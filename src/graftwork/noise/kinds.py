@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from graftwork.data.task import SPLITS
 from graftwork.errors import ConfigError
+from graftwork.messages import did_you_mean
 
 __all__ = ["KINDS", "Kind", "Noise", "NoiseKind", "NoiseReport", "When"]
 
@@ -88,9 +88,8 @@ class Noise:
     def __post_init__(self) -> None:
         """Fill in `when` and check everything at once."""
         if self.kind not in KINDS:
-            near = difflib.get_close_matches(str(self.kind), KINDS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"unknown noise {self.kind!r}; {hint}allowed: {', '.join(KINDS)}.")
+            hint = did_you_mean(self.kind, KINDS)
+            raise ConfigError(f"unknown noise {self.kind!r}{hint} Allowed: {', '.join(KINDS)}.")
         kind = KINDS[self.kind]
         if self.when is None:
             object.__setattr__(self, "when", kind.when[0])

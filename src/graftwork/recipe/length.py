@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from graftwork.recipe.settings import Training
+    from graftwork.recipe.settings import TrainingSettings
 
 __all__ = [
     "EPOCHS",
@@ -29,19 +29,19 @@ EVALUATIONS = 15
 """Evaluations of such a training at most: with few rows there would be more of them than training."""
 
 
-def steps_per_epoch(settings: Training, rows: int) -> int:
+def steps_per_epoch(settings: TrainingSettings, rows: int) -> int:
     """Optimizer steps of one pass over `rows` training rows."""
     return math.ceil(math.ceil(rows / settings.batch_size) / settings.gradient_accumulation)
 
 
-def total_steps(settings: Training, rows: int) -> int:
+def total_steps(settings: TrainingSettings, rows: int) -> int:
     """Optimizer steps of a run over `rows` training rows, its length settled."""
     assert settings.epochs is not None
     batches = math.ceil(rows / settings.batch_size)
     return math.ceil(math.ceil(batches / settings.gradient_accumulation) * settings.epochs)
 
 
-def settle_length(settings: Training, rows: int) -> Training:
+def settle_length(settings: TrainingSettings, rows: int) -> TrainingSettings:
     """The settings with `epochs`, `eval_steps` and `patience` filled in.
 
     Where `epochs` is not given, there are `EPOCHS` passes and at least `MIN_STEPS` steps, evaluated after as
@@ -65,7 +65,7 @@ def settle_length(settings: Training, rows: int) -> Training:
     return dataclasses.replace(settings, epochs=float(epochs), eval_steps=steps, patience=patience)
 
 
-def described_length(settings: Training, rows: int) -> str:
+def described_length(settings: TrainingSettings, rows: int) -> str:
     """In words how long a training is whose length was settled."""
     epochs = f"{settings.epochs:g} epochs of {rows:,} rows, {total_steps(settings, rows):,} steps"
     if not settings.patience:

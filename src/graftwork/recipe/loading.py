@@ -15,7 +15,7 @@ from graftwork.messages import shown
 from graftwork.noise.kinds import Noise
 from graftwork.recipe.moving import moved_recipe
 from graftwork.recipe.recipe import Recipe
-from graftwork.recipe.schema import read_fields, together
+from graftwork.recipe.schema import joined, read_fields
 from graftwork.recipe.settings import GraftSettings
 from graftwork.recipe.shares import share_slips, spelled_share
 from graftwork.structure.file import named_file
@@ -67,7 +67,7 @@ def load_recipe(
             return Recipe(tasks=tasks, noise=noise, **settings)
         except RecipeError as error:
             faults.append(str(error))
-    raise RecipeError(f"{path}: {together(faults)}")
+    raise RecipeError(f"{path}: {joined(faults)}")
 
 
 def recipe_to_yaml(recipe: Recipe, folder: Path | None = None) -> str:

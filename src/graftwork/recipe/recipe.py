@@ -8,24 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graftwork.data.task import Task
 from graftwork.errors import ConfigError, RecipeError
 from graftwork.messages import shown
 from graftwork.noise.kinds import Noise
-from graftwork.recipe.schema import together
-from graftwork.recipe.settings import GraftSettings, Training
+from graftwork.recipe.schema import joined
+from graftwork.recipe.settings import GraftSettings, TrainingSettings
 from graftwork.recipe.shares import SHARE
 from graftwork.search.schedule import Schedule
 from graftwork.structure.fixed import GROUPED
 from graftwork.structure.groups import check_groups
 from graftwork.tuner.config_checks import check_adapters, check_sites, check_tasks
 
-if TYPE_CHECKING:
-    from graftwork.tuner.config import GraftConfig
-
-__all__ = ["Recipe", "graft_config"]
+__all__ = ["Recipe", "finds_groups", "graft_values"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Recipe:
     """Adapter pool, gates and sites."""
     schedule: Schedule = field(default_factory=Schedule)
     """Phases of the search."""
-    training: Training = field(default_factory=Training)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
     """Training loop."""
     budgets: tuple[float, ...] = field(default=(), metadata=SHARE)
     """Several budgets such as [1%, 0.3%], in place of `graft.budget`: one search, at the largest, and a model
@@ -79,7 +76,7 @@ class Recipe:
             except ConfigError as error:
                 faults.append(f"graft: {str(error).rstrip('.')}")
         if faults:
-            raise RecipeError(together(faults))
+            raise RecipeError(joined(faults))
 
     def _output_faults(self) -> list[str]:
         if self.output.strip() and (Path(self.output).name in ("", "..") or "\0" in self.output):
@@ -111,13 +108,13 @@ class Recipe:
         """The groups of tasks are to be found from the rows."""
         return finds_groups(self.graft)
 
-    def graft_config(self) -> GraftConfig:
-        """The PEFT settings of this run; of several budgets, the largest is searched."""
-        return graft_config(self._names(), self.graft, **self._changes())
+    def graft_values(self) -> dict[str, Any]:
+        """The arguments of `GraftConfig` for this run; of several budgets, the largest is searched."""
+        return graft_values(self._names(), self.graft, **self._changes())
 
     def _check_graft(self) -> None:
         """What `GraftConfig` would refuse, without PEFT and torch."""
-        values = SimpleNamespace(**_graft_values(self._names(), self.graft, **self._changes()))
+        values = SimpleNamespace(**self.graft_values())
         for check in (check_sites, check_tasks, check_adapters):
             check(values)
 
@@ -135,14 +132,8 @@ def finds_groups(settings: GraftSettings) -> bool:
     return needed and settings.groups is None
 
 
-def graft_config(tasks: Sequence[str], settings: GraftSettings, **changes: Any) -> GraftConfig:
-    """The PEFT settings of a section `graft`; with a structure given, no gate is learned."""
-    from graftwork.tuner.config import GraftConfig
-
-    return GraftConfig(**_graft_values(tasks, settings, **changes))
-
-
-def _graft_values(tasks: Sequence[str], settings: GraftSettings, **changes: Any) -> dict[str, Any]:
+def graft_values(tasks: Sequence[str], settings: GraftSettings, **changes: Any) -> dict[str, Any]:
+    """The arguments of `GraftConfig` for a section `graft`; with a structure given, no gate is learned."""
     plain = {name: _lists(value) for name, value in dataclasses.asdict(settings).items()}
     if plain.pop("structure") is not None:
         plain["gates"] = "fixed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import types
@@ -13,10 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from jsonargparse import ArgumentError, ArgumentParser
 
 from graftwork.errors import GraftworkError
-from graftwork.messages import shown
+from graftwork.messages import did_you_mean, near_misses, shown
 from graftwork.recipe.shares import WORDS, is_share, plain_share
 
-__all__ = ["read_fields", "together"]
+__all__ = ["joined", "read_fields"]
 
 MOST_FAULTS, MOST_TEXT = 20, 3000
 """Faults of a file that are named one by one, and characters that they may take."""
@@ -77,7 +76,7 @@ def read_fields(
     return arguments
 
 
-def together(faults: Sequence[str]) -> str:
+def joined(faults: Sequence[str]) -> str:
     """All faults as one line, each once; of very many the first."""
     named = list(dict.fromkeys(faults))
     lengths = itertools.accumulate(map(len, named))
@@ -144,9 +143,8 @@ def _names(cls: Any) -> list[str]:
 
 def _unknown_key(key: object, fields: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> str:
     message = f"unknown key {shown(key)} in {where or 'the recipe'}"
-    near = difflib.get_close_matches(str(key), fields, n=1)
-    if near:
-        return f"{message}; did you mean {near[0]!r}?"
+    if near_misses(key, fields):
+        return f"{message}{did_you_mean(key, fields)}"
     for section in fields:
         if dataclasses.is_dataclass(hints[section]) and key in _names(hints[section]):
             return f"{message}; did you mean {f'{section}.{key}'!r}?"

@@ -11,9 +11,9 @@ from graftwork.errors import ConfigError, RecipeError
 from graftwork.files.later import LATER
 from graftwork.messages import shown
 from graftwork.recipe.shares import SHARE
-from graftwork.structure.fixed import CONTROLS, check_control
+from graftwork.structure.fixed import FIXED_STRUCTURES, check_fixed_structure
 
-__all__ = ["TRACKERS", "GraftSettings", "Training"]
+__all__ = ["TRACKERS", "GraftSettings", "TrainingSettings"]
 
 TRACKERS = (
     "azure_ml",
@@ -111,7 +111,7 @@ class GraftSettings:
 
     def _check_structure(self, structure: str) -> None:
         try:
-            check_control(structure)
+            check_fixed_structure(structure)
         except ConfigError as error:
             raise RecipeError(f"graft.{str(error).rstrip('.')}") from None
         if self.penalty is not None:
@@ -119,7 +119,7 @@ class GraftSettings:
                 f"graft.structure={shown(structure)} leaves nothing to learn for "
                 f"graft.penalty={self.penalty:g}; give one of them"
             )
-        if structure in CONTROLS and self.budget is None:
+        if structure in FIXED_STRUCTURES and self.budget is None:
             raise RecipeError(
                 f"graft.structure={shown(structure)} needs graft.budget, to be of the size of what it is "
                 "compared with"
@@ -127,7 +127,7 @@ class GraftSettings:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSettings:
     """The training loop."""
 
     epochs: float | None = None

@@ -16,8 +16,8 @@ from graftwork.errors import RecipeError
 from graftwork.files.yaml_file import read_yaml
 from graftwork.recipe.extension import Extension
 from graftwork.recipe.loading import override, read_tasks
-from graftwork.recipe.schema import read_fields, together
-from graftwork.recipe.settings import Training
+from graftwork.recipe.schema import joined, read_fields
+from graftwork.recipe.settings import TrainingSettings
 from graftwork.recipe.shares import share_slips
 from graftwork.search.schedule import Schedule
 
@@ -37,7 +37,7 @@ class TaskRecipe:
     """What the task may use of the model, and bring along."""
     schedule: Schedule = field(default_factory=Schedule)
     """Phases of the search for its path."""
-    training: Training = field(default_factory=Training)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
     """Training loop; tokens per row and pooling are the model's."""
     seed: int = 0
     """Seed of the training; the data are split with the model's."""
@@ -83,4 +83,4 @@ def load_task_recipe(path: str | Path, overrides: Mapping[str, Any] | None = Non
             return TaskRecipe(task=tasks[0], **settings)
         except RecipeError as error:
             faults.append(str(error))
-    raise RecipeError(f"{path}: {together(faults)}")
+    raise RecipeError(f"{path}: {joined(faults)}")

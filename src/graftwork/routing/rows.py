@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from graftwork.errors import RoutingError
+from graftwork.messages import did_you_mean
 
 __all__ = ["ROWS_KEYWORD", "Route", "repeats_of", "unknown_task"]
 
@@ -115,6 +115,4 @@ def repeats_of(count: int, batch: int, expand: bool) -> int:
 
 def unknown_task(name: str, known: Sequence[str]) -> RoutingError:
     """The error for a task name that an adapter does not know."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return RoutingError(f"unknown task {name!r}{hint} Known tasks: {', '.join(known)}.")
+    return RoutingError(f"unknown task {name!r}{did_you_mean(name, known)} Known tasks: {', '.join(known)}.")

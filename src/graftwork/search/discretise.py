@@ -10,7 +10,7 @@ from torch import nn
 from graftwork.errors import StructureError
 from graftwork.sparsity.budget import budget_cost, site_prices
 from graftwork.structure.choosing import choose_structure
-from graftwork.structure.fixed import control_structure
+from graftwork.structure.fixed import fixed_structure
 from graftwork.structure.ranking import SiteScores
 from graftwork.structure.structure import SiteStructure, Structure
 from graftwork.tuner.config import GraftConfig
@@ -19,7 +19,7 @@ from graftwork.tuner.view import graft_view
 __all__ = [
     "discretise_",
     "record_structure_",
-    "set_control_",
+    "set_fixed_structure_",
     "set_structure_",
     "site_scores",
     "structure_of",
@@ -116,12 +116,14 @@ def set_structure_(model: nn.Module, structure: Structure, adapter_name: str | N
         view.sites[name].set_mask(view.adapter_name, mask)
 
 
-def set_control_(model: nn.Module, name: str, *, seed: int = 0, adapter_name: str | None = None) -> Structure:
-    """Give a graft adapter the structure of a control within its own budgets, in place.
+def set_fixed_structure_(
+    model: nn.Module, name: str, *, seed: int = 0, adapter_name: str | None = None
+) -> Structure:
+    """Give a graft adapter a fixed structure within its own budgets, in place.
 
     Args:
         model: a model with a graft adapter, at any depth.
-        name: of `graftwork.structure.fixed.CONTROLS`, `file:PATH` or `task:NAME:PATH`.
+        name: of `graftwork.structure.fixed.FIXED_STRUCTURES`, `file:PATH` or `task:NAME:PATH`.
         seed: of what is drawn.
         adapter_name: PEFT's name for the adapter; default the active one.
 
@@ -129,7 +131,7 @@ def set_control_(model: nn.Module, name: str, *, seed: int = 0, adapter_name: st
         The structure.
 
     Raises:
-        ConfigError: there is no such control, or it needs a budget.
+        ConfigError: there is no such structure, or it needs a budget.
         StructureError: the structure does not fit the budgets or the model.
     """
     view = graft_view(model, adapter_name)
@@ -142,7 +144,7 @@ def set_control_(model: nn.Module, name: str, *, seed: int = 0, adapter_name: st
             for site, pool in pools.items()
         },
     )
-    structure = control_structure(
+    structure = fixed_structure(
         name,
         whole,
         budget_cost(model, adapter_name),

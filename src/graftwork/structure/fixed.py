@@ -1,12 +1,12 @@
 """Structures that nobody learned, of the same size as a learned one: what a search must beat.
 
-A control is a small function from `Terms` to a `Structure` that meets the budget: no further adapter fits.
-`CONTROLS` has those that are made by rule; `file:PATH` and `task:NAME:PATH` take theirs from another run.
+A fixed structure is made by a small function from `Terms` to a `Structure` that meets the budget: no further
+adapter fits. `FIXED_STRUCTURES` has those that are made by rule; `file:PATH` and `task:NAME:PATH` take theirs
+from another run.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 
 from graftwork.errors import ConfigError, StructureError
 from graftwork.files.reading import user_path
-from graftwork.messages import shown
+from graftwork.messages import did_you_mean, shown
 from graftwork.structure.choosing import choose_structure, paths_structure
 from graftwork.structure.file import adopt, named_file, read_structure_file
 from graftwork.structure.groups import check_groups
 from graftwork.structure.ranking import Place, SiteScores, fill
 from graftwork.structure.structure import SiteStructure, Structure
 
-__all__ = ["CONTROLS", "GROUPED", "Terms", "check_control", "control_structure"]
+__all__ = ["FIXED_STRUCTURES", "GROUPED", "Terms", "check_fixed_structure", "fixed_structure"]
 
 GROUPED = "grouped_paths"
 """The one that needs groups of tasks."""
@@ -30,7 +30,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Terms:
-    """What a control is made for.
+    """What a fixed structure is made for.
 
     Attributes:
         whole: the structure with everything open: tasks, sites and pools.
@@ -53,16 +53,16 @@ class Terms:
         return [(name, k) for name, site in self.whole.sites.items() for k in range(site.pool_size)]
 
 
-CONTROLS: dict[str, Callable[[Terms], Structure]] = {}
-"""Name -> control."""
+FIXED_STRUCTURES: dict[str, Callable[[Terms], Structure]] = {}
+"""Name -> what makes it."""
 
 
-def _register(control: Callable[[Terms], Structure]) -> Callable[[Terms], Structure]:
-    CONTROLS[control.__name__.removesuffix("_union")] = control
-    return control
+def _register(make: Callable[[Terms], Structure]) -> Callable[[Terms], Structure]:
+    FIXED_STRUCTURES[make.__name__.removesuffix("_union")] = make
+    return make
 
 
-def control_structure(
+def fixed_structure(
     name: str,
     whole: Structure,
     budget: float | None,
@@ -72,11 +72,11 @@ def control_structure(
     seed: int = 0,
     groups: Sequence[Sequence[str]] | None = None,
 ) -> Structure:
-    """The control called `name`.
+    """The fixed structure called `name`.
 
     Args:
-        name: a name of `CONTROLS`; `file:PATH`, the structure of another run; or `task:NAME:PATH`, where all
-            tasks take the path of the task NAME in that file.
+        name: a name of `FIXED_STRUCTURES`; `file:PATH`, the structure of another run; or `task:NAME:PATH`,
+            where all tasks take the path of the task NAME in that file.
         whole: the structure with everything open: tasks, sites and pools.
         budget: stored adapters allowed, in parameters or in the unit of `prices`. A structure from a file has
             its own size; a budget then is a bound.
@@ -86,18 +86,18 @@ def control_structure(
         groups: the tasks that share a path in `grouped_paths`.
 
     Raises:
-        ConfigError: there is no such control, or it needs a budget or groups.
+        ConfigError: there is no such structure, or it needs a budget or groups.
         StructureError: the structure does not fit the budgets, the tasks or the sites.
     """
-    check_control(name)
+    check_fixed_structure(name)
     if prices is None:
         prices = {site: found.cost for site, found in whole.sites.items()}
-    if name in CONTROLS:
+    if name in FIXED_STRUCTURES:
         if budget is None:
             raise ConfigError(
                 f"structure={shown(name)} needs a budget, to be of the size of what it is compared with."
             )
-        structure = CONTROLS[name](Terms(whole, budget, prices, task_budget, seed, groups))
+        structure = FIXED_STRUCTURES[name](Terms(whole, budget, prices, task_budget, seed, groups))
     else:
         prefix, path = named_file(name) or ("", "")
         task = prefix[len("task:") : -1] or None
@@ -106,19 +106,17 @@ def control_structure(
     return structure
 
 
-def check_control(name: str) -> None:
-    """Refuse a name that `control_structure` does not know.
+def check_fixed_structure(name: str) -> None:
+    """Refuse a name that `fixed_structure` does not know.
 
     Raises:
         ConfigError: the message lists what there is.
     """
-    if name in CONTROLS or named_file(name):
+    if name in FIXED_STRUCTURES or named_file(name):
         return
-    near = difflib.get_close_matches(name, CONTROLS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(
-        f"structure={shown(name)} is not known{hint} Allowed: {', '.join(CONTROLS)}, file:PATH, "
-        "task:NAME:PATH."
+        f"structure={shown(name)} is not known{did_you_mean(name, FIXED_STRUCTURES)} Allowed: "
+        f"{', '.join(FIXED_STRUCTURES)}, file:PATH, task:NAME:PATH."
     )
 
 

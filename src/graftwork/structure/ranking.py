@@ -16,9 +16,9 @@ Place = tuple[str, int]
 """An adapter: the name of its site and its number in the pool."""
 
 RANKINGS: dict[str, Callable[[float, float], tuple[float, ...]]] = {
-    "prob_open": lambda prob_open, strength: (round(prob_open, 3), strength),
-    "strength": lambda prob_open, strength: (strength,),
-    "product": lambda prob_open, strength: (prob_open * strength, strength),
+    "prob_open": lambda score, strength: (round(score, 3), strength),
+    "strength": lambda score, strength: (strength,),
+    "product": lambda score, strength: (score * strength, strength),
 }
 """How adapters are ranked, best first, from the P(open) of their keenest task and their strength.
 
@@ -37,14 +37,14 @@ class SiteScores:
     Attributes:
         r: rank of one adapter.
         cost: parameters of one adapter.
-        prob_open: `prob_open[t][k]`.
+        scores: what is ranked, `scores[t][k]` in [0, 1]: P(open), or what the gate family has in its place.
         strength: `sum_i |down_i| |up_i|` of every adapter.
         price: what one adapter takes of a budget; default its parameters.
     """
 
     r: int
     cost: int
-    prob_open: tuple[tuple[float, ...], ...]
+    scores: tuple[tuple[float, ...], ...]
     strength: tuple[float, ...]
     price: float | None = None
 
@@ -95,13 +95,13 @@ def choose_paths(
     keenest = {
         (name, k): max(column)
         for name, site in sites.items()
-        for k, column in enumerate(zip(*site.prob_open, strict=True))
+        for k, column in enumerate(zip(*site.scores, strict=True))
     }
     ranked = _rank(keenest, lambda place: keenest[place], sites, rank_by)
-    tasks = len(next(iter(sites.values())).prob_open) if sites else 0
+    tasks = len(next(iter(sites.values())).scores) if sites else 0
     wanted = []
     for task in range(tasks):
-        own = {(name, k): p for name, site in sites.items() for k, p in enumerate(site.prob_open[task])}
+        own = {(name, k): p for name, site in sites.items() for k, p in enumerate(site.scores[task])}
         paths = {place for place in ranked if own[place] >= 0.5 * keenest[place]}
         paths = paths if within is None else paths & set(within[task])
         wanted.append(_rank(paths, own.__getitem__, sites, "prob_open"))
@@ -118,7 +118,7 @@ def choose_paths(
 
 def _rank(
     places: Iterable[Place],
-    prob_open: Callable[[Place], float],
+    score: Callable[[Place], float],
     sites: Mapping[str, SiteScores],
     rank_by: str,
 ) -> list[Place]:
@@ -126,7 +126,7 @@ def _rank(
     ranking = RANKINGS[rank_by]
 
     def key(place: Place) -> tuple[float, ...]:
-        worth = ranking(prob_open(place), sites[place[0]].strength[place[1]])
+        worth = ranking(score(place), sites[place[0]].strength[place[1]])
         return (*(-value for value in worth), stable_key(*place))
 
     return sorted(places, key=key)

@@ -18,7 +18,7 @@ from graftwork.errors import ConfigError
 from graftwork.recipe.length import total_steps
 
 if TYPE_CHECKING:
-    from graftwork.recipe.settings import Training
+    from graftwork.recipe.settings import TrainingSettings
 
 __all__ = [
     "bfloat16_slowdown",
@@ -30,7 +30,12 @@ __all__ = [
 
 
 def training_arguments(
-    settings: Training, *, folder: Path, rows: int, seed: int, changes: Mapping[str, Any] | None = None
+    settings: TrainingSettings,
+    *,
+    folder: Path,
+    rows: int,
+    seed: int,
+    changes: Mapping[str, Any] | None = None,
 ) -> TrainingArguments:
     """Trainer's arguments for the settings of a recipe: evaluation once per epoch, or every `eval_steps`.
 

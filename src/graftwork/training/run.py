@@ -1,4 +1,4 @@
-"""`Training`: one training run of a recipe, interrupted or to its end."""
+"""`TrainingRun`: one training run of a recipe, interrupted or to its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from graftwork.advice import again
 from graftwork.diagnosis.diagnosis import DiagnosisCallback
-from graftwork.distributed.processes import together
+from graftwork.distributed.processes import on_all
 from graftwork.errors import DivergenceError, Interrupted, StorageError
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.applying import noisy_model
@@ -21,11 +21,11 @@ from graftwork.training.checkpoints import last_checkpoint
 from graftwork.training.interrupt import InterruptCallback
 from graftwork.training.trainer import MultiTaskTrainer
 
-__all__ = ["Interrupted", "Training"]
+__all__ = ["Interrupted", "TrainingRun"]
 
 
 @dataclass
-class Training:
+class TrainingRun:
     """One training run: its trainer, and the callbacks that others ask afterwards."""
 
     recipe: Recipe
@@ -71,17 +71,17 @@ class Training:
         except StorageError as error:  # which ends in what to run
             text = str(error)
             raise StorageError(f"{_kept(self)} {text[:1].upper()}{text[1:]}") from error
-        together(lambda: _check_finished(self, folder))
+        on_all(lambda: _check_finished(self, folder))
         self.loss = float(result.training_loss)
 
 
-def _kept(run: Training) -> str:
+def _kept(run: TrainingRun) -> str:
     """Which checkpoint is left to go on from."""
     found, _ = last_checkpoint(Path(str(run.trainer.args.output_dir)))
     return "There is no checkpoint yet." if found is None else f"The last good checkpoint is {found}."
 
 
-def _check_finished(run: Training, folder: Path) -> None:
+def _check_finished(run: TrainingRun, folder: Path) -> None:
     if run.interrupt.requested or run.interrupt.heard:
         state = run.trainer.state
         raise Interrupted(

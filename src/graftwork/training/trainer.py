@@ -65,8 +65,9 @@ class MultiTaskTrainer(Trainer):
     Differences from Trainer: tasks are drawn with a temperature and rows batched by length (`TaskSampler`);
     heads may have their own learning rate; checkpoints hold adapters and heads instead of the backbone, and
     are whole or absent (`graftwork.training.checkpoints`); logs carry the figures of the structure search, so
-    that every `report_to` shows them (`graftwork.search.tracking`); a loss that is not finite stops the run, where
-    Trainer would keep it from the logs (`logging_nan_inf_filter`); a run may go on with other learning rates.
+    that every `report_to` shows them (`graftwork.search.tracking`); a loss that is not finite stops the run,
+    where Trainer would keep it from the logs (`logging_nan_inf_filter`); a run may go on with
+    other learning rates.
 
     On several processes (DDP) a global batch has the rows, and the tasks, of one batch of that size on one
     process. The loss is the mean over the rows of each process's part, averaged over the processes; parts are

@@ -5,7 +5,6 @@ Every check takes an object with the fields of `GraftConfig` that it is about, a
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections import Counter
@@ -14,11 +13,11 @@ from typing import Any
 from graftwork.errors import ConfigError, StructureError
 from graftwork.files.reading import is_finite
 from graftwork.gates.names import gate_traits
-from graftwork.messages import listed, shown
+from graftwork.messages import did_you_mean, listed, shown
 from graftwork.patterns import check_pattern
+from graftwork.structure.costs import check_cost
 from graftwork.structure.ranking import RANKINGS
 from graftwork.structure.structure import Structure
-from graftwork.tuner.cost import check_cost
 
 __all__ = [
     "ACTIVATION_NAMES",
@@ -48,9 +47,9 @@ _NAME = re.compile(r"[\w.-]+")
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name}={shown(value)} is not known{hint} Allowed: {', '.join(allowed)}.")
+        raise ConfigError(
+            f"{name}={shown(value)} is not known{did_you_mean(value, allowed)} Allowed: {', '.join(allowed)}."
+        )
 
 
 def _positive_int(name: str, value: object) -> None:

@@ -18,8 +18,8 @@ from graftwork.errors import CheckpointError, RoutingError, SiteError
 from graftwork.gates.registry import gate_family
 from graftwork.messages import shown
 from graftwork.routing.router import Router
+from graftwork.structure.costs import COSTS, read_cost
 from graftwork.tuner.config import GRAFT, GraftConfig
-from graftwork.tuner.cost import COSTS, read_cost
 from graftwork.tuner.layer import GraftLayer
 from graftwork.tuner.pool import Pool, check_size, site_widths
 from graftwork.tuner.sites import resolve_sites

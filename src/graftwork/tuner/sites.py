@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -18,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from graftwork.errors import SiteError
+from graftwork.messages import near_misses
 from graftwork.patterns import matching
 from graftwork.tuner.config import GraftConfig
 from graftwork.tuner.config_checks import PLACEMENTS
@@ -199,7 +199,7 @@ def _present(wanted: list[str], names: list[str], what: str) -> list[str]:
     known = set(names)
     missing = [name for name in wanted if name not in known]
     if missing:
-        near = difflib.get_close_matches(missing[0], names, n=3, cutoff=0.5)
+        near = near_misses(missing[0], names, most=3, cutoff=0.5)
         raise SiteError(
             f"the {what} names {len(missing)} sites that the backbone does not have, such as {missing[0]!r}; "
             f"it belongs to another backbone. Near misses: {', '.join(near) or 'none'}."
@@ -216,7 +216,7 @@ def _no_match(targets: object, names: list[str], config: GraftConfig) -> SiteErr
     asked = sorted(targets) if isinstance(targets, set) else [str(targets)]
     last = [name.rpartition(".")[2] for name in names]
     candidates = list(dict.fromkeys([*last, *_suffixes(names), *names]))
-    near = [match for name in asked for match in difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)]
+    near = [match for name in asked for match in near_misses(name, candidates, most=3, cutoff=0.5)]
     limits = {
         "layers_to_transform": config.layers_to_transform,
         "exclude_modules": config.exclude_modules,

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from graftwork.errors import ConfigError, RecipeError
-from graftwork.experiments.grid.grid import SECTIONS, Arrangement, Entry, Grid, Tune, make_run
+from graftwork.experiments.grid.grid import SECTIONS, Arrangement, Entry, Grid, Tune, make_trial
 from graftwork.experiments.methods.registry import method_class
 from graftwork.files.places import expand
 from graftwork.files.yaml_file import read_yaml
 from graftwork.messages import shown
 from graftwork.recipe.loading import override, read_tasks
-from graftwork.recipe.schema import read_fields, together
+from graftwork.recipe.schema import joined, read_fields
 
 __all__ = ["load_grid"]
 
@@ -68,7 +68,7 @@ def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> G
         if key in found and not found[key]:
             faults.append(f"{key} is empty")
     if faults:
-        raise RecipeError(f"{path}: {together(faults)}")
+        raise RecipeError(f"{path}: {joined(faults)}")
     results = found.get("results") or f"results/{path.stem}"
     grid = Grid(
         path=path,
@@ -88,7 +88,7 @@ def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> G
             f"{MOST_CELLS:,} are allowed, split it"
         )
     for cell in grid.cells():
-        make_run(grid, cell, seed=0, purpose="final")
+        make_trial(grid, cell, seed=0, purpose="final")
     return grid
 
 

@@ -14,21 +14,22 @@ from typing import Any, Literal
 from graftwork.data.task import Task
 from graftwork.errors import GraftworkError, RecipeError
 from graftwork.experiments.grid.places import as_given
-from graftwork.experiments.methods.registry import Method, method_class
+from graftwork.experiments.methods.method import Method
+from graftwork.experiments.methods.registry import method_class
 from graftwork.files.places import expand
 from graftwork.noise.kinds import Noise
 from graftwork.recipe.length import EPOCHS as DEFAULT_EPOCHS
 from graftwork.recipe.loading import find_files, override, read_noise, read_tasks
-from graftwork.recipe.schema import read_fields, together
-from graftwork.recipe.settings import GraftSettings, Training
+from graftwork.recipe.schema import joined, read_fields
+from graftwork.recipe.settings import GraftSettings, TrainingSettings
 from graftwork.recipe.shares import plain_share, share_slips
 from graftwork.search.schedule import Schedule
 
-__all__ = ["Arrangement", "Cell", "Entry", "Grid", "Run", "Tune", "make_run"]
+__all__ = ["Arrangement", "Entry", "Grid", "Place", "Trial", "Tune", "make_trial"]
 
 Arrangement = Literal["multi", "single"]
 
-SECTIONS = {"training": Training, "graft": GraftSettings, "schedule": Schedule}
+SECTIONS = {"training": TrainingSettings, "graft": GraftSettings, "schedule": Schedule}
 PATH_NOISE = ("path_drop", "path_redraw", "weights")
 RATE = "training.learning_rate"
 EPOCHS = "training.epochs"
@@ -81,7 +82,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Run:
+class Trial:
     """One training run, complete in itself."""
 
     purpose: Literal["tune", "final"]
@@ -90,7 +91,7 @@ class Run:
     arrangement: Arrangement
     model: str
     tasks: tuple[Task, ...]
-    training: Training
+    training: TrainingSettings
     graft: GraftSettings
     schedule: Schedule
     noise: tuple[Noise, ...]
@@ -118,7 +119,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Place:
     """A place of the grid: everything but the learning rate and the seed."""
 
     entry: Entry
@@ -154,7 +155,7 @@ class Grid:
         )
         return groups * sum(math.prod(map(len, self._swept(entry).values())) for entry in self.methods)
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self) -> Iterator[Place]:
         """Every place of the grid that the method has settings and tasks for, each once."""
         for entry, arrangement in itertools.product(self.methods, self.arrangements):
             cls = method_class(entry.name)
@@ -164,7 +165,7 @@ class Grid:
                 vary = dict(zip(swept, values, strict=True))
                 for tasks in groups:
                     if len(tasks) >= cls.least_tasks:
-                        yield Cell(entry, arrangement, tasks, vary)
+                        yield Place(entry, arrangement, tasks, vary)
 
     def left_out(self) -> Iterator[str]:
         """The methods that have no run in an arrangement of the grid, and why."""
@@ -175,14 +176,14 @@ class Grid:
                 runs = "a run of all tasks" if arrangement == "multi" else "runs of a single task"
                 yield f"{entry.title}: left out of {runs}, for it needs at least {least} tasks"
 
-    def first(self, cell: Cell) -> Cell:
+    def first(self, cell: Place) -> Place:
         """The place where the learning rate of a cell is tuned (see `Tune.every_value`)."""
         if self.tune is not None and self.tune.every_value:
             return cell
         first = {**self.vary, **cell.entry.vary}
         return dataclasses.replace(cell, vary={key: first[key][0] for key in cell.vary})
 
-    def rates(self, cell: Cell) -> tuple[float, ...] | None:
+    def rates(self, cell: Place) -> tuple[float, ...] | None:
         """The learning rates to choose from; None if the rate is given."""
         cls = method_class(cell.entry.name)
         given = RATE in cell.vary or "learning_rate" in cell.entry.sections.get("training", {})
@@ -206,9 +207,9 @@ def _concerns(key: str, cls: type[Any]) -> bool:
     return section not in SECTIONS or section in cls.sections
 
 
-def make_run(
-    grid: Grid, cell: Cell, *, seed: int, purpose: Literal["tune", "final"], rate: float | None = None
-) -> Run:
+def make_trial(
+    grid: Grid, cell: Place, *, seed: int, purpose: Literal["tune", "final"], rate: float | None = None
+) -> Trial:
     """The run of a cell.
 
     Raises:
@@ -261,8 +262,8 @@ def make_run(
     options = read_fields(cls, raw["method"], f"method {cell.entry.name}", faults)
     model = expand(str(raw["model"]), folder, "model", faults)
     if faults:
-        raise RecipeError(f"{grid.path}: {together(faults)}")
-    return Run(
+        raise RecipeError(f"{grid.path}: {joined(faults)}")
+    return Trial(
         purpose=purpose,
         method=cls(**options),
         label=cell.entry.title,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graftwork.experiments.grid.grid import Run
+from graftwork.experiments.grid.grid import Trial
 
 __all__ = ["Job"]
 
@@ -15,7 +15,7 @@ __all__ = ["Job"]
 class Job:
     """A run with its key."""
 
-    run: Run
+    run: Trial
     identity: Mapping[str, Any]
     """What `run_settings` says of it, and how its learning rate was chosen."""
     work: float

@@ -10,7 +10,7 @@ from typing import Any
 
 from graftwork.data.task import Task
 from graftwork.data.task_data import TaskData
-from graftwork.experiments.grid.grid import Cell, Grid, Run, make_run
+from graftwork.experiments.grid.grid import Grid, Place, Trial, make_trial
 from graftwork.experiments.grid.job import Job
 from graftwork.experiments.grid.settings import load_data, run_settings
 from graftwork.experiments.results.store import Store
@@ -45,7 +45,7 @@ class Plan:
         self.grid, self.store = grid, store
         self._datas: dict[tuple[Task, int], TaskData] = {}
 
-    def job(self, run: Run, tuning: Mapping[str, Any] | None = None) -> Job:
+    def job(self, run: Trial, tuning: Mapping[str, Any] | None = None) -> Job:
         """A run with its key and how its learning rate was chosen."""
         datas = []
         for task in run.tasks:
@@ -59,13 +59,13 @@ class Plan:
         # A forward pass costs about a third of a training step.
         return Job(run, identity, work, testing=sum(data.counts["test"] for data in datas) / 3)
 
-    def _tuning_jobs(self, cell: Cell, rates: tuple[float, ...]) -> dict[float, list[Job]]:
+    def _tuning_jobs(self, cell: Place, rates: tuple[float, ...]) -> dict[float, list[Job]]:
         tune = self.grid.tune
         assert tune is not None
         place = self.grid.first(cell)
         return {
             rate: [
-                self.job(make_run(self.grid, place, seed=seed, purpose="tune", rate=rate))
+                self.job(make_trial(self.grid, place, seed=seed, purpose="tune", rate=rate))
                 for seed in tune.seeds
             ]
             for rate in rates
@@ -81,7 +81,7 @@ class Plan:
                     jobs.update((job.key, job) for job in found)
         return list(jobs.values())
 
-    def choices(self) -> Iterator[tuple[Cell, Choice | None]]:
+    def choices(self) -> Iterator[tuple[Place, Choice | None]]:
         """Every cell with its learning rate; None if it was given."""
         known: dict[str, Choice] = {}
         for cell in self.grid.cells():
@@ -113,7 +113,7 @@ class Plan:
                 scores = {f"{key:g}": score for key, score in choice.scores.items()}
                 tuning = {"grid": list(choice.grid), "validation": scores, "chosen": rate}
             for seed in self.grid.seeds:
-                job = self.job(make_run(self.grid, cell, seed=seed, purpose="final", rate=rate), tuning)
+                job = self.job(make_trial(self.grid, cell, seed=seed, purpose="final", rate=rate), tuning)
                 jobs[job.key] = job
         return list(jobs.values()), unknown
 
@@ -126,7 +126,7 @@ def _validation(result: Mapping[str, Any] | None) -> float:
     return math.nan if score is None else float(score)
 
 
-def describe(cell: Cell) -> str:
+def describe(cell: Place) -> str:
     """A cell in words."""
     swept = "".join(f", {key}={value}" for key, value in cell.vary.items())
     return f"{cell.entry.title} ({'+'.join(cell.tasks)}{swept})"

@@ -15,7 +15,7 @@ from graftwork.data.splits import load_task
 from graftwork.data.task import Task
 from graftwork.data.task_data import TaskData
 from graftwork.errors import DataError
-from graftwork.experiments.grid.grid import Run
+from graftwork.experiments.grid.grid import Trial
 from graftwork.experiments.results.store import hash_settings
 from graftwork.files.later import settled
 from graftwork.files.reading import user_path
@@ -73,7 +73,7 @@ def _content(value: Any) -> Any:
     return prefix + hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def run_settings(run: Run, datas: Sequence[TaskData]) -> dict[str, Any]:
+def run_settings(run: Trial, datas: Sequence[TaskData]) -> dict[str, Any]:
     """What identifies a run: key, group, pair, training_key, and the settings they are hashes of.
 
     Runs with the same `training_key` differ only in the noise they are tested with: one training serves all.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from graftwork.experiments.methods.baselines import Targets, targets_of, wrap
-from graftwork.experiments.methods.registry import Adapted, Setup, rank_within, register
+from graftwork.experiments.methods.method import Adapted, Setup, described, rank_within
 from graftwork.recipe.shares import SHARE
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _Allocate(TrainerCallback):
         self.model.update_and_allocate(state.global_step)
 
 
-@register("adalora", "AdaLoRA", sections=("schedule",))
+@described("adalora", "AdaLoRA", sections=("schedule",))
 @dataclass(frozen=True)
 class AdaLora:
     """AdaLoRA by PEFT, with its orthogonality loss and its budget schedule driven.

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from graftwork.experiments.methods.registry import Adapted, Setup, count, rank_within, register
+from graftwork.experiments.methods.method import Adapted, Setup, count, described, rank_within
 from graftwork.recipe.shares import SHARE
 from graftwork.structure.structure import SiteStructure, Structure
 from graftwork.tuner.config import GraftConfig
@@ -136,7 +136,7 @@ class FusionSite(_Site):
         return mixed
 
 
-@register("adapter_fusion", "AdapterFusion", least_tasks=2)
+@described("adapter_fusion", "AdapterFusion", least_tasks=2)
 @dataclass(frozen=True)
 class AdapterFusion:
     """Adapters trained on one task each, then an attention over them trained on all tasks."""
@@ -216,7 +216,7 @@ class _Decide(TrainerCallback):
                 _replace(self.backbone, name, site.base)
 
 
-@register("gumbel_switch", "Gumbel layer switches", sections=("schedule",))
+@described("gumbel_switch", "Gumbel layer switches", sections=("schedule",))
 @dataclass(frozen=True)
 class GumbelSwitch:
     """Adaptable Adapters: a learned switch per adapter, shared by all tasks; fixed when the search ends."""

@@ -20,7 +20,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
 from graftwork.errors import ConfigError
-from graftwork.experiments.methods.registry import Adapted, Setup, rank_within, register
+from graftwork.experiments.methods.method import Adapted, Setup, described, rank_within
 from graftwork.files.later import LATER
 from graftwork.recipe.shares import SHARE
 
@@ -34,7 +34,7 @@ __all__ = ["BitFit", "Full", "Heads", "Ia3", "LinearProbe", "Lora", "Poly", "Pre
 Targets = str | tuple[str, ...] | None
 
 
-@register("linear_probe", "linear probe", trained=False)
+@described("linear_probe", "linear probe", trained=False)
 @dataclass(frozen=True)
 class LinearProbe:
     """A linear model on frozen embeddings (`graftwork.models.probe.linear_probe`); nothing is fine-tuned."""
@@ -44,7 +44,7 @@ class LinearProbe:
         return Adapted(backbone.requires_grad_(False))
 
 
-@register("heads", "heads only")
+@described("heads", "heads only")
 @dataclass(frozen=True)
 class Heads:
     """The frozen backbone under the same heads and training loop as the other methods."""
@@ -54,7 +54,7 @@ class Heads:
         return Adapted(backbone.requires_grad_(False))
 
 
-@register("full", "full fine-tuning")
+@described("full", "full fine-tuning")
 @dataclass(frozen=True)
 class Full:
     """Every parameter of the backbone is trained."""
@@ -64,7 +64,7 @@ class Full:
         return Adapted(backbone.requires_grad_(True))
 
 
-@register("bitfit", "BitFit")
+@described("bitfit", "BitFit")
 @dataclass(frozen=True)
 class BitFit:
     """Only the biases are trained. Source: Ben Zaken et al. 2022."""
@@ -101,7 +101,7 @@ def wrap(config: PeftConfig, backbone: PreTrainedModel) -> nn.Module:
     return get_peft_model(backbone, config)
 
 
-@register("lora", "LoRA")
+@described("lora", "LoRA")
 @dataclass(frozen=True)
 class Lora:
     """One LoRA shared by all tasks, by PEFT."""
@@ -133,7 +133,7 @@ class Lora:
         return Adapted(self._build(backbone, rank_within(self.budget, self.r, backbone, self._build)))
 
 
-@register("ia3", "(IA)3")
+@described("ia3", "(IA)3")
 @dataclass(frozen=True)
 class Ia3:
     """Learned scales of keys, values and feed-forward activations, by PEFT. Source: Liu et al. 2022."""
@@ -143,7 +143,7 @@ class Ia3:
         return Adapted(wrap(IA3Config(task_type=TaskType.FEATURE_EXTRACTION), backbone))
 
 
-@register("prefix", "prefix tuning")
+@described("prefix", "prefix tuning")
 @dataclass(frozen=True)
 class Prefix:
     """Learned keys and values before every layer's own, by PEFT. Source: Li and Liang 2021."""
@@ -159,7 +159,7 @@ class Prefix:
         return Adapted(wrap(config, backbone))
 
 
-@register("poly", "Poly")
+@described("poly", "Poly")
 @dataclass(frozen=True)
 class Poly:
     """Polytropon by PEFT: a pool of LoRAs, mixed per task. Source: Ponti et al. 2023."""

@@ -10,13 +10,13 @@ from peft import get_peft_model
 from torch import nn
 
 from graftwork.errors import ConfigError
-from graftwork.experiments.methods.registry import Adapted, Setup, rank_within, register
-from graftwork.recipe.recipe import finds_groups, graft_config
+from graftwork.experiments.methods.method import Adapted, Setup, described, rank_within
+from graftwork.recipe.recipe import finds_groups, graft_values
 from graftwork.recipe.shares import SHARE
 from graftwork.search.callback import StructureCallback
-from graftwork.search.discretise import set_control_, set_structure_, structure_of
+from graftwork.search.discretise import set_fixed_structure_, set_structure_, structure_of
 from graftwork.sparsity.budget import check_budgets
-from graftwork.structure.fixed import GROUPED, check_control
+from graftwork.structure.fixed import GROUPED, check_fixed_structure
 from graftwork.structure.structure import SiteStructure, Structure
 from graftwork.tuner.config import GraftConfig
 from graftwork.tuner.view import graft_view
@@ -54,7 +54,7 @@ def adapted(backbone: nn.Module, setup: Setup) -> Adapted:
     )
 
 
-@register("graft", "graft", sections=("graft", "schedule"), paths=True)
+@described("graft", "graft", sections=("graft", "schedule"), paths=True)
 @dataclass(frozen=True)
 class Graft:
     """Learned structure over a shared pool; its settings are the sections `graft` and `schedule`."""
@@ -64,20 +64,20 @@ class Graft:
         changes: dict[str, Any] = {"start_seed": setup.seed}
         if finds_groups(setup.graft):
             changes["groups"] = setup.find_groups()
-        model = get_peft_model(backbone, graft_config(setup.tasks, setup.graft, **changes))
+        model = get_peft_model(backbone, GraftConfig(**graft_values(setup.tasks, setup.graft, **changes)))
         if setup.graft.structure is not None:
-            set_control_(model, setup.graft.structure, seed=setup.seed)
+            set_fixed_structure_(model, setup.graft.structure, seed=setup.seed)
         check_budgets(model)
         return adapted(model, setup)
 
 
-@register("fixed_structure", "fixed structure", sections=("graft",), paths=True)
+@described("fixed_structure", "fixed structure", sections=("graft",), paths=True)
 @dataclass(frozen=True)
 class FixedStructure:
     """Control: a structure of the same pool, sites and budget that is not learned, trained from step one."""
 
     structure: str = "random"
-    """A name of `graftwork.structure.fixed.CONTROLS`, `file:PATH` or `task:NAME:PATH`."""
+    """A name of `graftwork.structure.fixed.FIXED_STRUCTURES`, `file:PATH` or `task:NAME:PATH`."""
 
     def __post_init__(self) -> None:
         """Check the name.
@@ -85,7 +85,7 @@ class FixedStructure:
         Raises:
             ConfigError: there is no such structure.
         """
-        check_control(self.structure)
+        check_fixed_structure(self.structure)
 
     def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
         """Wrapped with decided gates.
@@ -95,13 +95,13 @@ class FixedStructure:
         """
         needed = self.structure == GROUPED and setup.graft.groups is None
         changes = {"groups": setup.find_groups()} if needed else {}
-        config = graft_config(setup.tasks, setup.graft, gates="fixed", penalty=None, **changes)
+        config = GraftConfig(**graft_values(setup.tasks, setup.graft, gates="fixed", penalty=None, **changes))
         model = get_peft_model(backbone, config)
-        set_control_(model, self.structure, seed=setup.seed)
+        set_fixed_structure_(model, self.structure, seed=setup.seed)
         return adapted(model, setup)
 
 
-@register("random_structure", "random structure", sections=("graft",), paths=True)
+@described("random_structure", "random structure", sections=("graft",), paths=True)
 @dataclass(frozen=True)
 class RandomStructure:
     """Control: `fixed_structure` with random paths, different for every task."""
@@ -163,13 +163,13 @@ class _FixedAdapters:
         """Set the structure, if not all tasks use all adapters."""
 
 
-@register("adapters", "adapters (attention+ffn)", paths=True)
+@described("adapters", "adapters (attention+ffn)", paths=True)
 @dataclass(frozen=True)
 class Adapters(_FixedAdapters):
     """One adapter after attention and one after feed-forward, for all tasks. Source: Houlsby et al. 2019."""
 
 
-@register("adapters_ffn", "adapters (ffn)", paths=True)
+@described("adapters_ffn", "adapters (ffn)", paths=True)
 @dataclass(frozen=True)
 class AdaptersFfn(_FixedAdapters):
     """One adapter after the feed-forward part of every layer, for all tasks. Source: Pfeiffer et al. 2021."""
@@ -180,7 +180,7 @@ class AdaptersFfn(_FixedAdapters):
     """Sites by name."""
 
 
-@register("shared", "one shared adapter", paths=True)
+@described("shared", "one shared adapter", paths=True)
 @dataclass(frozen=True)
 class Shared(_FixedAdapters):
     """Control: the whole default pool (4 x 8) as one adapter of rank 32 that all tasks share."""
@@ -189,7 +189,7 @@ class Shared(_FixedAdapters):
     """Rank (bottleneck width)."""
 
 
-@register("private", "one adapter per task", paths=True)
+@described("private", "one adapter per task", paths=True)
 @dataclass(frozen=True)
 class Private(_FixedAdapters):
     """Control: as many adapters as tasks at every site, and each task uses its own."""
@@ -206,7 +206,7 @@ class Private(_FixedAdapters):
         set_structure_(model, Structure(whole.tasks, sites))
 
 
-@register("adapter_drop", "AdapterDrop", paths=True)
+@described("adapter_drop", "AdapterDrop", paths=True)
 @dataclass(frozen=True)
 class AdapterDrop(_FixedAdapters):
     """No adapters in the lower layers. Source: Rücklé et al. 2021."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from graftwork.recipe.settings import Training
+    from graftwork.recipe.settings import TrainingSettings
 
 __all__ = ["Probe"]
 
@@ -28,7 +28,7 @@ class Probe:
         prepared: the tasks, and the backbone whose embeddings are used.
     """
 
-    def __init__(self, training: Training, prepared: Prepared) -> None:
+    def __init__(self, training: TrainingSettings, prepared: Prepared) -> None:
         self.training, self.prepared = training, prepared
         self.width = 0
         self.models = {

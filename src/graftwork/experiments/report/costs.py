@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graftwork.experiments.report.tables import MINUS, NONE, Cell, Column, Table, points, ranked, seeds_cell
-from graftwork.experiments.results.collect import Comparison, Group, Run
+from graftwork.experiments.results.collect import Comparison, Group, Result
 from graftwork.experiments.results.names import display, natural, short_names
 
 __all__ = ["active_table", "cost_table", "fault_table", "noise_table", "search_table", "tuning_table"]
@@ -99,7 +99,7 @@ def active_table(comparison: Comparison) -> Table | None:
     return Table((Column("method", text=True), *(Column(task) for task in tasks)), tuple(rows), notes)
 
 
-def _active(run: Run) -> dict[str, float]:
+def _active(run: Result) -> dict[str, float]:
     active = (run.data.get("parameters") or {}).get("active") or {}
     return {task: float(active[task]) for task in run.tasks if isinstance(active.get(task), int | float)}
 

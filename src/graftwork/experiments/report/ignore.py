@@ -9,7 +9,7 @@ from typing import Any
 
 from graftwork.errors import DataError
 from graftwork.experiments.report.tables import Cell, Column, Table, seed_list
-from graftwork.experiments.results.collect import Run, check_distinct
+from graftwork.experiments.results.collect import Result, check_distinct
 from graftwork.experiments.results.store import hash_settings
 
 __all__ = ["ignored_table", "ignoring"]
@@ -17,7 +17,7 @@ __all__ = ["ignored_table", "ignoring"]
 _MISSING = object()
 
 
-def ignoring(runs: Iterable[Run], settings: Sequence[str]) -> list[Run]:
+def ignoring(runs: Iterable[Result], settings: Sequence[str]) -> list[Result]:
     """The runs, with one group for those whose settings differ in these and in the seed alone.
 
     What such groups are compared with becomes one comparison, too. Within it, a difference still pairs runs
@@ -59,7 +59,7 @@ def ignoring(runs: Iterable[Run], settings: Sequence[str]) -> list[Run]:
     return merged
 
 
-def ignored_table(runs: Sequence[Run], settings: Sequence[str]) -> Table | None:
+def ignored_table(runs: Sequence[Result], settings: Sequence[str]) -> Table | None:
     """Which seeds had which value of a setting that was ignored; None if nothing was."""
     found: dict[tuple[str, str, str], set[int]] = {}
     for name in settings:
@@ -74,7 +74,7 @@ def ignored_table(runs: Sequence[Run], settings: Sequence[str]) -> Table | None:
     return Table(columns, rows) if rows else None
 
 
-def _group(run: Run, names: Sequence[str]) -> str:
+def _group(run: Result, names: Sequence[str]) -> str:
     settings: dict[str, Any] = copy.deepcopy(run.data["settings"])
     for name in names:
         *parents, last = name.split(".")
@@ -86,7 +86,7 @@ def _group(run: Run, names: Sequence[str]) -> str:
     return hash_settings(settings, leave_out=("seed",))
 
 
-def _value(run: Run, name: str) -> Any:
+def _value(run: Result, name: str) -> Any:
     value: Any = run.data["settings"]
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:

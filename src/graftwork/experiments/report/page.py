@@ -45,7 +45,7 @@ def render(context: Mapping[str, Any], folder: Path) -> None:
     """Write the page and the text into a folder."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    files = resources.files("graftwork.experiments") / "templates"
+    files = resources.files("graftwork.experiments.report") / "templates"
     loader = FunctionLoader(lambda name: (files / name).read_text(encoding="utf-8"))
     page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     style = (files / "report.css").read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ from graftwork.experiments.report.page import PAGE, TEXT, reading, render
 from graftwork.experiments.report.stale import current_runs, stale_table
 from graftwork.experiments.report.tables import Table, difference_table, facts, score_table, seed_list
 from graftwork.experiments.report.verdict import judge
-from graftwork.experiments.results.collect import Comparison, Run, agreed, compare, read_runs
+from graftwork.experiments.results.collect import Comparison, Result, agreed, compare, read_results
 from graftwork.experiments.results.joined import join_tasks
 from graftwork.experiments.results.names import short_names
 from graftwork.experiments.results.statistics import Difference, difference, references
@@ -94,7 +94,7 @@ def report(results: Path, output: Path, reference: str | None = None, ignore: Se
     absent = [name for name in ("matplotlib", "jinja2") if not _installed(name)]
     if absent:
         raise GraftworkError(f"a report needs {' and '.join(absent)}; run `pip install 'graftwork[report]'`")
-    runs = ignoring(read_runs(results), ignore)
+    runs = ignoring(read_results(results), ignore)
     if output.exists() and not _replaceable(output):
         raise DataError(f"{output} exists and is not a report; give another folder with -o.")
     reference = _reference(runs, reference)
@@ -129,7 +129,7 @@ def _replaceable(output: Path) -> bool:
     return not names or {TEXT, "figures"} <= names <= {PAGE, TEXT, "figures"}
 
 
-def _reference(runs: Sequence[Run], asked: str | None) -> str:
+def _reference(runs: Sequence[Result], asked: str | None) -> str:
     final = [run for run in runs if run.data["purpose"] != "tune"]
     methods = sorted({run.method for run in final})
     if asked is None:
@@ -143,7 +143,7 @@ def _reference(runs: Sequence[Run], asked: str | None) -> str:
     return asked
 
 
-def _write(runs: Sequence[Run], reference: str, ignore: Sequence[str], folder: Path) -> None:
+def _write(runs: Sequence[Result], reference: str, ignore: Sequence[str], folder: Path) -> None:
     final, stale = current_runs(run for run in runs if run.data["purpose"] != "tune")
     final = join_tasks(agreed(final))
     comparisons = compare(final)
@@ -243,7 +243,7 @@ def _maps(comparisons: Sequence[Comparison], folder: Path) -> list[_Map]:
     return maps
 
 
-def _tiles(runs: Sequence[Run], comparisons: Sequence[Comparison], reference: str) -> list[_Tile]:
+def _tiles(runs: Sequence[Result], comparisons: Sequence[Comparison], reference: str) -> list[_Tile]:
     final = [run for run in runs if run.data["purpose"] != "tune"]
     failed = sum(not run.done for run in final)
     absent = sum(len(g.missing) - len(g.failed) for c in comparisons for g in c.groups)
@@ -273,13 +273,13 @@ def _tiles(runs: Sequence[Run], comparisons: Sequence[Comparison], reference: st
     return tiles
 
 
-def _absent_parts(comparison: Comparison, run: Run) -> int:
+def _absent_parts(comparison: Comparison, run: Result) -> int:
     """Tasks for which a model per task has no file."""
     parts = run.data.get("parts")
     return len(comparison.tasks.keys() - parts.keys()) if parts else 0
 
 
-def _versions(runs: Sequence[Run]) -> Table:
+def _versions(runs: Sequence[Result]) -> Table:
     found: dict[str, set[str]] = {}
     for run in runs:
         for name, version in (run.data.get("versions") or {}).items():

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from graftwork.experiments.report.tables import Cell, Column, Table, seed_list
-from graftwork.experiments.results.collect import Run
+from graftwork.experiments.results.collect import Result
 from graftwork.experiments.results.store import hash_settings
 
 __all__ = ["current_runs", "stale_table"]
 
 
-def current_runs(runs: Iterable[Run]) -> tuple[list[Run], list[tuple[Run, float]]]:
+def current_runs(runs: Iterable[Result]) -> tuple[list[Result], list[tuple[Result, float]]]:
     """Leave out the final runs with a rate that was chosen from fewer rates than another was.
 
     Runs are rivals if they differ in the seed and the learning rate alone and all were tuned. Of two rates of
@@ -27,8 +27,8 @@ def current_runs(runs: Iterable[Run]) -> tuple[list[Run], list[tuple[Run, float]
         rate, tried = _rate(run), _tried(run)
         if rate is not None and tried:
             rivals.setdefault(_place(run), {}).setdefault(rate, set()).update(tried)
-    held: list[Run] = []
-    left_out: list[tuple[Run, float]] = []
+    held: list[Result] = []
+    left_out: list[tuple[Result, float]] = []
     for run in runs:
         rate, tried = _rate(run), _tried(run)
         rates = rivals.get(_place(run), {}) if rate is not None and tried else {}
@@ -40,7 +40,7 @@ def current_runs(runs: Iterable[Run]) -> tuple[list[Run], list[tuple[Run, float]
     return held, left_out
 
 
-def stale_table(left_out: Sequence[tuple[Run, float]]) -> Table | None:
+def stale_table(left_out: Sequence[tuple[Result, float]]) -> Table | None:
     """What was left out and why; None if nothing was."""
     columns = tuple(Column(name, text=True) for name in ("method", "tasks", "rate", "chosen since", "seeds"))
     found: dict[tuple[str, ...], list[int]] = {}
@@ -51,15 +51,15 @@ def stale_table(left_out: Sequence[tuple[Run, float]]) -> Table | None:
     return Table(columns, rows) if rows else None
 
 
-def _rate(run: Run) -> float | None:
+def _rate(run: Result) -> float | None:
     return run.number("settings.training.learning_rate")
 
 
-def _tried(run: Run) -> tuple[float, ...]:
+def _tried(run: Result) -> tuple[float, ...]:
     return tuple((run.data.get("tuning") or {}).get("grid") or ())
 
 
-def _place(run: Run) -> str:
+def _place(run: Result) -> str:
     settings = run.data["settings"]
     training = {
         key: value for key, value in (settings.get("training") or {}).items() if key != "learning_rate"

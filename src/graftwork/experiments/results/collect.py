@@ -1,7 +1,7 @@
 """The run files of a results folder, read and put side by side.
 
-A `Run` is one file. Runs that differ in the seed alone are a `Group`: a row of a table, a point of a figure.
-Groups that may be compared pairwise (same tasks, data and schedule) are a `Comparison`.
+A `Result` is one file. Results that differ in the seed alone are a `Group`: a row of a table, a point of a
+figure. Groups that may be compared pairwise (same tasks, data and schedule) are a `Comparison`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graftwork.experiments.results.names import display, distinct, natural, shor
 from graftwork.files.reading import read_json
 from graftwork.messages import shown
 
-__all__ = ["Comparison", "Group", "Run", "agreed", "compare", "read_runs"]
+__all__ = ["Comparison", "Group", "Result", "agreed", "compare", "read_results"]
 
 FORMAT = 1
 """Version of the run files."""
@@ -27,7 +27,7 @@ _TEXTS = ("key", "status", "purpose", "method", "label", "group", "pair")
 
 
 @dataclass(frozen=True)
-class Run:
+class Result:
     """One run file.
 
     Attributes:
@@ -90,8 +90,8 @@ class Group:
     label: str
     title: str
     vary: Mapping[str, Any]
-    runs: tuple[Run, ...]
-    failed: tuple[Run, ...]
+    runs: tuple[Result, ...]
+    failed: tuple[Result, ...]
     seeds: tuple[int, ...]
 
     @property
@@ -140,7 +140,7 @@ class Comparison:
     absent: tuple[str, ...]
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_results(folder: Path) -> list[Result]:
     """All run files of a folder (`<16 hexadecimal digits>.json`), by key; other files are left alone.
 
     Raises:
@@ -159,7 +159,7 @@ def read_runs(folder: Path) -> list[Run]:
     return runs
 
 
-def check_distinct(runs: Iterable[Run]) -> None:
+def check_distinct(runs: Iterable[Result]) -> None:
     """Refuse two runs of one group with the same seed.
 
     Raises:
@@ -176,7 +176,7 @@ def check_distinct(runs: Iterable[Run]) -> None:
         first[place] = run.key
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path) -> Result:
     try:
         data = read_json(path)
     except (OSError, ValueError) as error:
@@ -198,14 +198,14 @@ def _read(path: Path) -> Run:
         raise DataError(f"{path} is not a run: {', '.join(dict.fromkeys(faults))} missing or wrong.")
     if data["key"] != path.stem:
         raise DataError(f"{path} holds run {shown(data['key'])}; a run file is named after its key.")
-    return Run(data, key=data["key"], method=data["method"], label=data["label"], seed=data["seed"])
+    return Result(data, key=data["key"], method=data["method"], label=data["label"], seed=data["seed"])
 
 
-def compare(runs: Iterable[Run]) -> tuple[Comparison, ...]:
+def compare(runs: Iterable[Result]) -> tuple[Comparison, ...]:
     """Group runs into comparisons, in the order of their titles."""
     runs = agreed(runs)
     names = short_names(runs)
-    pairs: dict[str, list[Run]] = {}
+    pairs: dict[str, list[Result]] = {}
     for run in runs:
         pairs.setdefault(run.data["pair"], []).append(run)
     labels = {run.label for run in runs}
@@ -229,7 +229,7 @@ def compare(runs: Iterable[Run]) -> tuple[Comparison, ...]:
     return tuple(sorted(comparisons, key=lambda each: (natural(each.title), each.id)))
 
 
-def agreed(runs: Iterable[Run]) -> list[Run]:
+def agreed(runs: Iterable[Result]) -> list[Result]:
     """The runs with all swept settings that any run of their group names.
 
     A run that several grids share may have been told of a sweep after the others of its group were done.
@@ -241,7 +241,7 @@ def agreed(runs: Iterable[Run]) -> list[Run]:
     return [replace(run, data={**run.data, "settings": _swept(run, vary[run.data["group"]])}) for run in runs]
 
 
-def _swept(run: Run, vary: Mapping[str, Any]) -> dict[str, Any]:
+def _swept(run: Result, vary: Mapping[str, Any]) -> dict[str, Any]:
     return {**run.data["settings"], "vary": vary}
 
 
@@ -249,8 +249,8 @@ def _words(tasks: Mapping[str, str]) -> str:
     return ", ".join(tasks) if len(tasks) <= 3 else f"{len(tasks)} tasks"
 
 
-def _groups(runs: Sequence[Run], common: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Group, ...]:
-    members: dict[str, list[Run]] = {}
+def _groups(runs: Sequence[Result], common: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Group, ...]:
+    members: dict[str, list[Result]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         members.setdefault(run.data["group"], []).append(run)
     own = {
@@ -279,13 +279,13 @@ def _groups(runs: Sequence[Run], common: Mapping[str, Any], names: Mapping[str, 
     return tuple(sorted(groups, key=lambda group: (natural(group.title), group.id)))
 
 
-def _common(runs: Sequence[Run]) -> dict[str, Any]:
+def _common(runs: Sequence[Result]) -> dict[str, Any]:
     """Swept settings that all these runs have with the same value."""
     first = runs[0].vary
     return {k: v for k, v in first.items() if all(k in run.vary and run.vary[k] == v for run in runs)}
 
 
-def _tasks(runs: Iterable[Run]) -> dict[str, str]:
+def _tasks(runs: Iterable[Result]) -> dict[str, str]:
     """Tasks and metrics, in the order of the files."""
     return {name: str(task.get("metric", "")) for run in runs for name, task in run.tasks.items()}
 

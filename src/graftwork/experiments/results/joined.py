@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from graftwork.experiments.results.collect import Run
+from graftwork.experiments.results.collect import Result
 from graftwork.experiments.results.store import hash_settings
 
 __all__ = ["ARRANGEMENT", "join_tasks"]
@@ -24,9 +24,9 @@ ARRANGEMENT = "arrangement"
 _RATES = ("learning_rate", "head_learning_rate")
 
 
-def join_tasks(runs: Iterable[Run]) -> list[Run]:
+def join_tasks(runs: Iterable[Result]) -> list[Result]:
     """The runs, with those of single tasks joined wherever there are several tasks."""
-    families: dict[str, list[Run]] = {}
+    families: dict[str, list[Result]] = {}
     others = []
     for run in runs:
         if len(_tasks(run)) == 1:
@@ -47,28 +47,28 @@ def join_tasks(runs: Iterable[Run]) -> list[Run]:
     return [_arranged(run, "multi") if len(_tasks(run)) > 1 else run for run in others] + joined
 
 
-def _tasks(run: Run) -> Sequence[Mapping[str, Any]]:
+def _tasks(run: Result) -> Sequence[Mapping[str, Any]]:
     found = run.data["settings"].get("tasks")
     return found if isinstance(found, list) else ()
 
 
-def _name(run: Run) -> str:
+def _name(run: Result) -> str:
     return str(_tasks(run)[0]["name"])
 
 
-def _schedule(run: Run) -> dict[str, Any]:
+def _schedule(run: Result) -> dict[str, Any]:
     training = run.data["settings"].get("training") or {}
     return {key: value for key, value in training.items() if key not in _RATES}
 
 
-def _family(run: Run) -> str:
+def _family(run: Result) -> str:
     """What the runs of a method have in common over tasks and seeds."""
     settings = {key: value for key, value in run.data["settings"].items() if key not in ("tasks", "seed")}
     vary = {key: value for key, value in run.vary.items() if key.rpartition(".")[2] not in _RATES}
     return hash_settings({**settings, "training": _schedule(run), "label": run.label, "swept": vary})
 
 
-def _places(single: Mapping[str, Sequence[Run]], others: Sequence[Run]) -> dict[str, str]:
+def _places(single: Mapping[str, Sequence[Result]], others: Sequence[Result]) -> dict[str, str]:
     """Family -> the comparison it belongs to.
 
     Families of which some task is in one comparison are in one, which is that of the runs of one model for
@@ -90,7 +90,7 @@ def _places(single: Mapping[str, Sequence[Run]], others: Sequence[Run]) -> dict[
     return {key: matched.get(place, place) for key, place in places.items()}
 
 
-def _fits(members: Sequence[Run], whole: Run) -> bool:
+def _fits(members: Sequence[Result], whole: Result) -> bool:
     """Whether the runs of single tasks have tasks, data, noise and schedule of a run of one model for all."""
     mine, theirs = members[0].data["settings"], whole.data["settings"]
     entries = [json.dumps(task, sort_keys=True) for task in _tasks(whole)]
@@ -103,12 +103,12 @@ def _fits(members: Sequence[Run], whole: Run) -> bool:
     )
 
 
-def _arranged(run: Run, value: str) -> Run:
+def _arranged(run: Result, value: str) -> Result:
     settings = {**run.data["settings"], "vary": {**run.vary, ARRANGEMENT: value}}
     return replace(run, data={**run.data, "settings": settings})
 
 
-def _join(parts: Sequence[Run], *, group: str, pair: str) -> Run:
+def _join(parts: Sequence[Result], *, group: str, pair: str) -> Result:
     """One run of several tasks: sizes and times are sums, memory and what is trained at once the largest."""
     done = [run for run in parts if run.done]
     first = (done or parts)[0]
@@ -146,21 +146,21 @@ def _join(parts: Sequence[Run], *, group: str, pair: str) -> Run:
     return _arranged(replace(first, data=data, key=data["key"]), "single")
 
 
-def _numbers(runs: Sequence[Run], path: str) -> list[float]:
+def _numbers(runs: Sequence[Result], path: str) -> list[float]:
     """The numbers of all runs; none if one has none."""
     found = [value for run in runs if (value := run.number(path)) is not None]
     return found if len(found) == len(runs) else []
 
 
-def _total(runs: Sequence[Run], path: str) -> float | None:
+def _total(runs: Sequence[Result], path: str) -> float | None:
     found = _numbers(runs, path)
     return sum(found) if found else None
 
 
-def _most(runs: Sequence[Run], path: str) -> float | None:
+def _most(runs: Sequence[Result], path: str) -> float | None:
     return max(_numbers(runs, path), default=None)
 
 
-def _mean(runs: Sequence[Run], path: str) -> float | None:
+def _mean(runs: Sequence[Result], path: str) -> float | None:
     found = _numbers(runs, path)
     return sum(found) / len(found) if found else None

@@ -15,7 +15,7 @@ from graftwork.experiments.grid.grid import Grid
 from graftwork.experiments.grid.job import Job
 from graftwork.experiments.grid.plan import Plan, describe
 from graftwork.experiments.results.store import Store
-from graftwork.experiments.running.pool import run_jobs, together
+from graftwork.experiments.running.pool import grouped, run_jobs
 from graftwork.experiments.running.progress import Board, Estimator
 
 __all__ = ["Summary", "compare"]
@@ -133,7 +133,7 @@ def _stage(
     workers: int,
     console: Console,
 ) -> int:
-    todo = together(_pending(jobs, store, retry_failed))
+    todo = grouped(_pending(jobs, store, retry_failed))
     if todo:
         with Board(title, todo, estimator, workers, console) as board:
             try:
@@ -206,7 +206,7 @@ def _dry_run(
             highlight=False,
         )
     later = len(unknown) * len(plan.grid.seeds)
-    shared = together(todo)
+    shared = grouped(todo)
     estimate = estimator.total(shared, workers)
     total = len(tuning) + len(finals) + later
     about = f"about {estimate} for the runs to do" if estimate else "no run is done yet to estimate from"

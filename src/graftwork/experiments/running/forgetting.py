@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from graftwork.models.multitask import MultiTaskModel
-    from graftwork.recipe.settings import Training
+    from graftwork.recipe.settings import TrainingSettings
     from graftwork.training.preparation import Prepared
 
 __all__ = ["embed_general", "forgetting", "general_texts", "lost_similarity"]
@@ -41,11 +41,11 @@ __all__ = ["embed_general", "forgetting", "general_texts", "lost_similarity"]
 @functools.cache
 def general_texts() -> tuple[str, ...]:
     """The sentences."""
-    path = resources.files("graftwork.experiments") / "texts" / "general.txt"
+    path = resources.files("graftwork.experiments.running") / "texts" / "general.txt"
     return tuple(path.read_text(encoding="utf-8").splitlines())
 
 
-def embed_general(prepared: Prepared, training: Training) -> NDArray[np.float32]:
+def embed_general(prepared: Prepared, training: TrainingSettings) -> NDArray[np.float32]:
     """The sentences under the backbone before it is adapted, shape [sentences, d]."""
     return embed(
         prepared.backbone,
@@ -57,7 +57,7 @@ def embed_general(prepared: Prepared, training: Training) -> NDArray[np.float32]
 
 
 def forgetting(
-    model: MultiTaskModel, prepared: Prepared, training: Training, before: NDArray[np.float32]
+    model: MultiTaskModel, prepared: Prepared, training: TrainingSettings, before: NDArray[np.float32]
 ) -> float | None:
     """F of a trained model; None if even the original backbone finds all sentences alike.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from graftwork.experiments.methods.registry import Adapted
+from graftwork.experiments.methods.method import Adapted
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.training.arguments import remove_default_output
 from graftwork.training.trainer import MultiTaskTrainer
@@ -18,7 +18,7 @@ from graftwork.training.trainer import MultiTaskTrainer
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-__all__ = ["Interval", "KeepBest", "TrialTrainer"]
+__all__ = ["KeepBest", "Progress", "TrialTrainer"]
 
 
 class KeepBest(TrainerCallback):
@@ -124,7 +124,7 @@ class TrialTrainer(MultiTaskTrainer):
             self.evaluation_seconds += time.perf_counter() - start
 
 
-class Interval(TrainerCallback):
+class Progress(TrainerCallback):
     """Tells how far the training is."""
 
     def __init__(self, tell: Callable[[float], None]) -> None:

@@ -18,7 +18,7 @@ from graftwork.experiments.results.store import FORMAT
 from graftwork.files.provenance import versions
 
 if TYPE_CHECKING:
-    from graftwork.experiments.grid.grid import Run
+    from graftwork.experiments.grid.grid import Trial
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["bytes_on_disk", "cores", "curves", "failure", "host", "peak_memory", "reset_peak_memory"]
@@ -90,7 +90,7 @@ def bytes_on_disk(model: MultiTaskModel, stored: Mapping[str, Tensor], folder: P
     return path.stat().st_size
 
 
-def failure(error: str, run: Run, identity: Mapping[str, Any]) -> dict[str, Any]:
+def failure(error: str, run: Trial, identity: Mapping[str, Any]) -> dict[str, Any]:
     """The file of a run that failed.
 
     Args:

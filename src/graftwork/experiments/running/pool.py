@@ -23,12 +23,12 @@ from graftwork.experiments.results.store import Store
 from graftwork.experiments.running.measure import cores, failure
 from graftwork.experiments.running.progress import Board
 
-__all__ = ["attempt", "perform", "run_jobs", "together"]
+__all__ = ["attempt", "grouped", "perform", "run_jobs"]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def together(jobs: Iterable[Job]) -> list[Job]:
+def grouped(jobs: Iterable[Job]) -> list[Job]:
     """The jobs, with those that one training serves made into one."""
     trainings: dict[str, list[Job]] = {}
     for job in jobs:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graftwork.data.task_data import TaskData
-from graftwork.experiments.grid.grid import Run
+from graftwork.experiments.grid.grid import Trial
 from graftwork.experiments.grid.settings import load_data, run_settings
 from graftwork.experiments.results.store import FORMAT
 from graftwork.experiments.running.measure import host, peak_memory, reset_peak_memory
@@ -27,7 +27,7 @@ from graftwork.training.preparation import prepare
 __all__ = ["Trained", "run_trial", "train_trial"]
 
 
-def run_trial(run: Run, *, interval: Callable[[float], None] | None = None) -> dict[str, Any]:
+def run_trial(run: Trial, *, interval: Callable[[float], None] | None = None) -> dict[str, Any]:
     """Do one run: `train_trial`, then its result.
 
     Args:
@@ -44,7 +44,7 @@ def run_trial(run: Run, *, interval: Callable[[float], None] | None = None) -> d
     return train_trial(run, interval=interval).result(run)
 
 
-def train_trial(run: Run, *, interval: Callable[[float], None] | None = None) -> Trained:
+def train_trial(run: Trial, *, interval: Callable[[float], None] | None = None) -> Trained:
     """Train the model of a run, and measure all that no noise at test time can change.
 
     Raises:
@@ -77,7 +77,7 @@ class Trained:
     seconds: float
     """How long it took, with everything before it."""
 
-    def result(self, run: Run) -> dict[str, Any]:
+    def result(self, run: Trial) -> dict[str, Any]:
         """What the file of a run says; `run` may differ from the trained one in its noise at test time.
 
         Raises:

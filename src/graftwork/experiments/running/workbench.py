@@ -19,11 +19,11 @@ from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import collate, tokenise
 from graftwork.diagnosis.diagnosis import DiagnosisCallback
 from graftwork.errors import TrainingError
-from graftwork.experiments.grid.grid import Run
+from graftwork.experiments.grid.grid import Trial
+from graftwork.experiments.methods.method import Adapted, Setup, count, kept
 from graftwork.experiments.methods.probe import Probe
-from graftwork.experiments.methods.registry import Adapted, Setup, count, kept
 from graftwork.experiments.running.forgetting import embed_general, forgetting
-from graftwork.experiments.running.loop import Interval, TrialTrainer
+from graftwork.experiments.running.loop import Progress, TrialTrainer
 from graftwork.experiments.running.measure import bytes_on_disk, curves
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.applying import noisy_model
@@ -43,7 +43,7 @@ class Workbench:
     """The parts of a run that need its model."""
 
     def __init__(
-        self, run: Run, key: str, prepared: Prepared, interval: Callable[[float], None] | None
+        self, run: Trial, key: str, prepared: Prepared, interval: Callable[[float], None] | None
     ) -> None:
         self.run, self.key, self.prepared, self.interval = run, key, prepared, interval
         self.training = settle_length(run.training, len(prepared.tokens["train"]))
@@ -180,7 +180,7 @@ class Workbench:
             trainer.add_callback(Patience(self.training.patience, [] if search is None else [search]))
         keep_events(trainer, Path(os.environ.get("TENSORBOARD_LOGGING_DIR", "runs")) / self.key)
         if self.interval is not None and evaluated:
-            trainer.add_callback(Interval(self.interval))
+            trainer.add_callback(Progress(self.interval))
         return trainer
 
     def train(self, trainer: TrialTrainer) -> tuple[float, float]:
@@ -199,7 +199,7 @@ class Workbench:
         return loss, seconds
 
     def scores(
-        self, run: Run, datas: Sequence[TaskData], noise: list[dict[str, Any]]
+        self, run: Trial, datas: Sequence[TaskData], noise: list[dict[str, Any]]
     ) -> dict[str, dict[str, float | None]]:
         """Scores of every task: on validation, and in a final run on test, with its noise there."""
         found = {"validation": self.validation}
@@ -213,7 +213,7 @@ class Workbench:
         }
 
     def test_scores(
-        self, run: Run, datas: Sequence[TaskData], noise: list[dict[str, Any]]
+        self, run: Trial, datas: Sequence[TaskData], noise: list[dict[str, Any]]
     ) -> dict[str, float]:
         """Scores on the test split of noisy tasks."""
         prepared = self.prepared
