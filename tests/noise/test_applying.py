@@ -27,7 +27,7 @@ def test_noise_knows_when_it_is_usual(kind: Any, when: str) -> None:
     [
         (
             {"kind": "keybord", "ratio": 0.1},
-            r"unknown noise 'keybord'; did you mean 'keyboard'\? allowed: char",
+            r"unknown noise 'keybord'; did you mean 'keyboard'\? Allowed: char",
         ),
         (
             {"kind": "ocr", "ratio": 1.2},
