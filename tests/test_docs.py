@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,90 @@ def test_the_commands_are_understood() -> None:
     assert len(commands) >= 4
     for command in commands:
         build_parser().parse_args(shlex.split(command, comments=True)[1:])
+
+
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+SOURCE = ROOT / "src/graftwork"
+
+
+def names_in(body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
+    """Functions, classes and constants of a module or a class, each with its own body."""
+    found: dict[str, list[ast.stmt]] = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = node.body
+        elif isinstance(node, ast.Assign):
+            found |= {target.id: [] for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found[node.target.id] = []
+    return found
+
+
+def place(name: str) -> Path:
+    """The file or folder that a page calls by a path inside the package, the repository or the tests."""
+    roots = (SOURCE, ROOT, ROOT / "tests")
+    return next((root / name for root in roots if (root / name).exists()), SOURCE / name)
+
+
+def missing(text: str) -> list[str]:
+    """The paths in a text, and the `file.py::Class.method`, that do not exist."""
+    wrong = [name for name in re.findall(r"`((?:\w+/)+)`", text) if not place(name).is_dir()]
+    for file, names in re.findall(r"`((?:\w+/)*\w+\.(?:py|toml))(?:::([\w.]+))?`", text):
+        path = place(file)
+        if not path.is_file():
+            wrong.append(file)
+            continue
+        body = ast.parse(path.read_text(encoding="utf-8")).body if names else []
+        for name in names.split(".") if names else []:
+            found = names_in(body)
+            if name not in found:
+                wrong.append(f"{file}::{names}")
+                break
+            body = found[name]
+    return wrong
+
+
+def test_what_is_missing_is_found() -> None:
+    good = (
+        "`tuner/layer.py::GraftLayer.forward`, `gates/registry.py::GATE_FAMILIES`, `test_docs.py`, `gates/`"
+    )
+    assert missing(good) == []
+    assert missing(
+        "`tuner/layers.py`, `gate/`, `tuner/layer.py::GraftLayer.forwards`, `cli/use.py::GraftLayer`"
+    ) == [
+        "gate/",
+        "tuner/layers.py",
+        "tuner/layer.py::GraftLayer.forwards",
+        "cli/use.py::GraftLayer",
+    ]
+
+
+def test_the_functions_of_the_architecture_exist() -> None:
+    assert len(re.findall(r"`[\w/]+\.py::", ARCHITECTURE)) > 50
+    assert missing(ARCHITECTURE) == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_files_of_the_first_pages_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert [link for link in re.findall(r"\]\(([^):#]+)\)", text) if not (ROOT / link).exists()] == []
+    assert "(docs/architecture.md)" in text
+
+
+def test_the_levels_are_those_that_are_checked() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = (contract["layers"] for contract in settings["contracts"] if contract["id"] == "levels")
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| .", ARCHITECTURE, flags=re.MULTILINE)
+    expected = [
+        (len(layers) - index, name)
+        for index, layer in enumerate(layers)
+        for name in re.split(r" *[|:] *", layer)
+    ]
+    assert [(int(level), name) for level, name in rows] == expected
+
+
+def test_what_make_check_runs_is_said() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (parts,) = re.findall(r"^check: ([\w ]+)  ##", makefile, flags=re.MULTILINE)
+    (line,) = re.findall(r"^make check +# (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+    assert line.partition(":")[0].split(", ") == parts.split()
