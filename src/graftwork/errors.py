@@ -40,7 +40,15 @@ __all__ = [
 
 
 class GraftworkError(Exception):
-    """Base of all errors raised on purpose by graftwork."""
+    """Base of all errors raised on purpose by graftwork.
+
+    Example:
+        >>> try:
+        ...     gw.GraftConfig(budget=-1)
+        ... except gw.GraftworkError as error:
+        ...     print(type(error).__name__)
+        ConfigError
+    """
 
     shared = False
     """True if every process of a run raises this error, so that one of them is enough to print it."""

@@ -40,6 +40,18 @@ class Task:
 
     Raises:
         RecipeError: A setting is wrong; the message names all that are.
+
+    Example:
+        >>> task = gw.Task("same", "data/same", text=("first", "second"), metric="macro_f1")
+        >>> task.kind, task.text_fields
+        ('classification', ('first', 'second'))
+        >>> task.head(labels=["different", "same"]).size
+        2
+        >>> gw.Task("no spaces", kind="regression", metric="accuracy")
+        Traceback (most recent call last):
+            ...
+        graftwork.errors.RecipeError: task 'no spaces': a name is made of letters, digits, '_', '.' and '-';
+        metric is 'accuracy'; allowed for regression: spearman, pearson
     """
 
     name: str

@@ -47,6 +47,14 @@ def save_compact(
     Raises:
         ConfigError: the model holds no `PeftModel` with a graft adapter.
         DataError: the folder exists and `overwrite` is False, or it cannot be written.
+
+    Example:
+        >>> from peft import PeftModel, get_peft_model
+        >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"], budget=0.03, pool_size=4))
+        >>> structure = gw.save_compact(model, "runs/small")
+        >>> loaded = PeftModel.from_pretrained(type(backbone)(backbone.config), "runs/small")
+        >>> gw.structure_of(loaded) == structure
+        True
     """
     view = graft_view(model, adapter_name)
     name = view.adapter_name

@@ -45,6 +45,18 @@ def export_lora(
         MergeError: adapters are nonlinear, or a site is not a linear layer.
         RoutingError: the task is unknown, or there are several and none is given.
         StructureError: the task uses no adapter at all.
+
+    Source: Hu et al. 2022, LoRA, equation 3 (`W x + B A x`, here with alpha = r).
+
+    Example:
+        >>> from peft import PeftModel, get_peft_model
+        >>> linear = {"activation": "identity", "init_weights": False}
+        >>> config = gw.GraftConfig(tasks=["a", "b"], gates="fixed", pool_size=4, **linear)
+        >>> model = get_peft_model(backbone, config)
+        >>> lora = gw.export_lora(model, "runs/lora-a", "a")
+        >>> lora.r
+        4
+        >>> loaded = PeftModel.from_pretrained(type(backbone)(backbone.config), "runs/lora-a")
     """
     view = graft_view(model, adapter_name)
     task = _task(view, task)

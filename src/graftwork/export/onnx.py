@@ -54,6 +54,16 @@ def export_onnx(
     Raises:
         ExportError: packages are missing, or the model cannot be exported.
         DataError: an example is missing or too short, or the file cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from peft import get_peft_model
+        >>> config = gw.GraftConfig(tasks=["a", "b"], gates="fixed", pool_size=4)
+        >>> model = get_peft_model(backbone, config).eval()
+        >>> inputs = {**tokens, "graft_rows": torch.tensor([0, 1])}
+        >>> described = gw.export_onnx(model, "runs/model.onnx", inputs)
+        >>> described["inputs"]["input_ids"]["axes"], described["output"]
+        (['batch', 'sequence'], 'last_hidden_state')
     """
     check_onnx_packages()
     with staged_file(Path(path)) as staged:

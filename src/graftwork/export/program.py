@@ -51,6 +51,19 @@ def export_program(
     Raises:
         ExportError: the model cannot be traced, is quantised, or the program gives other outputs than it.
         DataError: an example is missing or too short.
+
+    Returns:
+        The program; its inputs are named tensors, `input_ids` [batch, sequence] (int64) for instance.
+
+    Example:
+        >>> import torch
+        >>> from peft import get_peft_model
+        >>> config = gw.GraftConfig(tasks=["a", "b"], gates="fixed", pool_size=4)
+        >>> model = get_peft_model(backbone, config).eval()
+        >>> inputs = {**tokens, "graft_rows": torch.tensor([0, 1])}
+        >>> program = gw.export_program(model, inputs)
+        >>> program.module()(**inputs).shape
+        torch.Size([2, 5, 32])
     """
     return Tracing(model, inputs, dynamic).program()
 

@@ -89,6 +89,14 @@ def add_task(
 
     Raises:
         GraftworkError: bad input, another process that writes the output, or a full disk; nothing is written.
+
+    Example:
+        >>> report = gw.add_task("runs/colours", "new-task.yaml", "runs/four-tasks")
+        words: test accuracy ...
+        >>> list(report["tasks"])
+        ['colour', 'same', 'length', 'words']
+        >>> report["additions"][0]["older_tasks_change"]
+        0.0
     """
     output = Path(output)
     recipe = recipe if isinstance(recipe, TaskRecipe) else load_task_recipe(recipe)

@@ -53,6 +53,21 @@ class NewTask:
     Raises:
         ConfigError: the model has the task already.
         StructureError: the model's structure is not decided, or a limit is smaller than one adapter.
+
+    Example:
+        `graftwork.add_task` does all of this from a file, and trains.
+
+        >>> from graftwork.models.folder import load_model
+        >>> model, tokenizer = load_model("runs/colours")
+        >>> head = gw.Task("mood").head(labels=["bad", "good"])
+        >>> new = gw.NewTask(model, head)
+        >>> sorted({name.split(".")[-1] for name, p in new.learner.named_parameters() if p.requires_grad})
+        ['bias', 'default', 'private', 'weight']
+
+        Train `new.learner` with `MultiTaskTrainer`, then:
+
+        >>> [head.name for head in new.finish_().heads.heads]
+        ['colour', 'same', 'length', 'mood']
     """
 
     def __init__(

@@ -47,6 +47,11 @@ def remove_task(
         StructureError: the task is unknown, or the only one.
         CheckpointError: the folder is not a complete model.
         DataError: the output exists.
+
+    Example:
+        >>> summary = gw.remove_task("runs/colours", "length", "runs/two-tasks")
+        >>> summary["task"], summary["tasks"]
+        ('length', ['colour', 'same'])
     """
     folder, output = Path(folder), Path(output)
     names = [head.name for head in read_tasks_file(folder)["tasks"]]

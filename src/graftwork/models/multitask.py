@@ -135,7 +135,16 @@ def _class_weights(heads: Sequence[TaskHead], classes: int) -> Tensor | None:
 
 
 class MultiTaskModel(nn.Module):
-    """A backbone (plain, or with adapters of any PEFT method) under the heads of several tasks.
+    r"""A backbone (plain, or with adapters of any PEFT method) under the heads of several tasks.
+
+    .. math::
+        \mathrm{logits}_i = W_{t(i)} \, \mathrm{pool}(h_i) + b_{t(i)}, \quad
+        L = \frac{1}{N} \sum_i w_{t(i), y_i} \ell_{t(i)}(\mathrm{logits}_i, y_i)
+
+    with h [rows, positions, d] the backbone's last hidden state, t(i) the task of row i and w the weight of
+    its class (1 unless given). The loss of a row is the cross-entropy (nats) for classes, the squared error
+    for scores, which are standardised: in units of their standard deviation. Logits are [rows, C], C the
+    size of the largest head, and minus infinity beyond a row's own head.
 
     Args:
         backbone: gives `last_hidden_state` [rows, positions, d]; if it has graft adapters, each row is routed
@@ -147,6 +156,21 @@ class MultiTaskModel(nn.Module):
 
     Raises:
         ConfigError: the heads are not those of the graft adapter's tasks, or the backbone's width is unknown.
+        DataError: in `forward`: several tasks and no `graft_rows`.
+
+    Example:
+        `heads` are those of three tasks, made by `graftwork.Task.head`.
+
+        >>> from peft import get_peft_model
+        >>> tasks = [head.name for head in heads]
+        >>> tasks
+        ['colour', 'same', 'length']
+        >>> adapted = get_peft_model(backbone, gw.GraftConfig(tasks=tasks))
+        >>> model = gw.MultiTaskModel(adapted, heads).eval()
+        >>> import torch
+        >>> outputs = model(**tokens, labels=torch.tensor([0.0, 1.5]), graft_rows=torch.tensor([0, 2]))
+        >>> outputs.logits.shape, outputs.loss.shape  # two classes; a score is the first number of its row
+        (torch.Size([2, 2]), torch.Size([]))
     """
 
     def __init__(

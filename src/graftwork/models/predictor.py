@@ -32,11 +32,26 @@ CHUNK = 64
 class Predictor:
     """Predicts with a multi-task model. Rows are dictionaries with the text fields of their task.
 
+    For classes the probabilities are the softmax of a row's logits, for numbers the score is
+    `mean + std * logit`, in the unit of the training scores. A row's answer does not depend on other rows.
+
     Args:
         model: the model, in evaluation mode.
         tokenizer: its tokenizer.
         max_length: tokens of a row; longer ones are cut. Default: those of the training.
         batch_size: rows per forward pass.
+
+    Raises:
+        CheckpointError: in `load`: the folder is no complete model, or belongs to another backbone.
+        DataError: in `predict`: a row has no task, an unknown one, or lacks a text field.
+
+    Example:
+        >>> predictor = gw.Predictor.load("runs/colours")
+        >>> (answer,) = predictor.predict([{"text": "a red stone"}], task="colour")
+        >>> answer["task"], sorted(answer["probabilities"])
+        ('colour', ['blue', 'red'])
+        >>> predictor.predict([{"text": "a red stone", "task": "length"}])
+        [{'task': 'length', 'score': ...}]
     """
 
     def __init__(

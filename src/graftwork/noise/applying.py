@@ -29,6 +29,9 @@ def apply_to_task(data: TaskData, noise: Noise) -> tuple[TaskData, NoiseReport]:
     text that occurs twice is damaged in the same way. Of a pair, both texts are damaged. A larger ratio
     changes the labels, and leaves out the rows, that a smaller one does, and more. `data` is not changed.
 
+    The realised ratio is measured: `edits / characters` (CER) or `words changed / words` for texts,
+    `labels changed / rows`, `rows left out / rows`.
+
     Args:
         data: a loaded task, perhaps without some of its splits.
         noise: noise in a model, or of ratio 0, leaves the data as they are.
@@ -40,6 +43,15 @@ def apply_to_task(data: TaskData, noise: Noise) -> tuple[TaskData, NoiseReport]:
     Raises:
         ConfigError: a package of `graftwork[noise]` is not installed.
         DataError: too few training rows or classes are left.
+
+    Example:
+        >>> from graftwork.data.splits import load_task
+        >>> from graftwork.noise import Noise, apply_to_task
+        >>> data = load_task(gw.Task("colour", "data/colour"))
+        >>> noisy, report = apply_to_task(data, Noise("labels", 0.25))
+        >>> changed = data.splits["train"].targets != noisy.splits["train"].targets
+        >>> int(changed.sum()), report.items["train"], report.realised["train"]
+        (24, 96, 0.25)
     """
     if noise.target == "model":
         return data, NoiseReport(noise, {}, {})
@@ -88,6 +100,9 @@ def model_noise(model: nn.Module, noise: Noise, stage: Literal["train", "test"])
     `both` is in all passes. Around testing, `test` and `both` noise are in all passes. On exit the model is
     as it was, to the bit, but for what was trained.
 
+    The realised ratio is `RMS(noise) / RMS(what it is added to)` for embeddings and weights, and
+    `paths changed / open paths` for paths.
+
     Args:
         model: for embeddings a Transformers model, else a model with a graft adapter, at any depth.
         noise: noise in data, or of another stage, changes nothing.
@@ -98,6 +113,15 @@ def model_noise(model: nn.Module, noise: Noise, stage: Literal["train", "test"])
 
     Raises:
         ConfigError: the model has no input embeddings or no graft adapter, or the stage is unknown.
+
+    Example:
+        >>> from graftwork.noise import Noise, model_noise
+        >>> from graftwork.models.folder import load_model
+        >>> model, tokenizer = load_model("runs/colours")
+        >>> with model_noise(model, Noise("weights", 0.1), "test") as report:
+        ...     pass  # evaluate the model
+        >>> round(report().realised["test"], 2)
+        0.1
     """
     if stage not in ("train", "test"):
         raise ConfigError(f"stage={stage!r} must be 'train' or 'test'.")
@@ -129,6 +153,22 @@ def damage_tasks(
 
     Returns:
         The noisy tasks, and one report per task and noise as JSON types.
+
+    Args:
+        datas: loaded tasks; they are not changed.
+        noises: applied in this order; noise in a model changes nothing here.
+
+    Raises:
+        ConfigError: a package of `graftwork[noise]` is not installed.
+        DataError: too few training rows or classes are left.
+
+    Example:
+        >>> from graftwork.data.splits import load_task
+        >>> from graftwork.noise import Noise, damage_tasks
+        >>> data = load_task(gw.Task("colour", "data/colour"))
+        >>> (noisy,), reports = damage_tasks([data], [Noise("row_drop", 0.5), Noise("weights", 0.1)])
+        >>> len(noisy.splits["train"]), len(data.splits["train"]), [report["kind"] for report in reports]
+        (48, 96, ['row_drop'])
     """
     damaged, reports = [], []
     for data in datas:
@@ -144,7 +184,25 @@ def damage_tasks(
 def noisy_model(
     model: nn.Module, noises: Sequence[Noise], stage: Literal["train", "test"], reports: list[dict[str, Any]]
 ) -> Iterator[list[Measure]]:
-    """Put all noise that concerns a model into it, and append what was measured when the context ends."""
+    """Put all noise that concerns a model into it, and append what was measured when the context ends.
+
+    Args:
+        model: as for `model_noise`.
+        noises: noise in data, or of another stage, changes nothing.
+        stage: what happens inside the context.
+        reports: one report as JSON types is appended per noise, when the context ends.
+
+    Raises:
+        ConfigError: as `model_noise`.
+
+    Example:
+        >>> from graftwork.noise import Noise, noisy_model
+        >>> reports = []
+        >>> with noisy_model(backbone, [Noise("embeddings", 0.2), Noise("labels", 0.1)], "test", reports):
+        ...     hidden = backbone(**tokens).last_hidden_state
+        >>> [(report["kind"], round(report["realised"]["test"], 1)) for report in reports]
+        [('embeddings', 0.2)]
+    """
     with ExitStack() as stack:
         measured = [
             stack.enter_context(model_noise(model, noise, stage))

@@ -34,7 +34,15 @@ _ANY: tuple[When, ...] = ("test", "train", "both")
 
 @dataclass(frozen=True)
 class NoiseKind:
-    """What one kind of noise means by its ratio."""
+    """What one kind of noise means by its ratio.
+
+    Example:
+        >>> from graftwork.noise import KINDS
+        >>> KINDS["keyboard"].unit
+        'CER (character edits / characters)'
+        >>> KINDS["labels"].when
+        ('train',)
+    """
 
     target: Literal["text", "rows", "model"]
     """What it changes."""
@@ -73,6 +81,16 @@ class Noise:
 
     Raises:
         ConfigError: a setting is wrong; the message names all that are.
+
+    Example:
+        >>> from graftwork.noise import Noise
+        >>> noise = Noise("word_drop", 0.1)
+        >>> noise.when, noise.unit
+        ('test', 'fraction of words left out')
+        >>> Noise("word_dorp", 0.1)
+        Traceback (most recent call last):
+            ...
+        graftwork.errors.ConfigError: unknown noise 'word_dorp'; did you mean 'word_drop'? Allowed: ...
     """
 
     kind: Kind
@@ -123,7 +141,14 @@ class Noise:
 
 @dataclass(frozen=True)
 class NoiseReport:
-    """The noise that was asked for and the noise there was."""
+    """The noise that was asked for and the noise there was.
+
+    Example:
+        >>> from graftwork.noise import Noise, NoiseReport
+        >>> report = NoiseReport(Noise("word_drop", 0.1), realised={"test": 0.098}, items={"test": 512})
+        >>> report.as_dict()["unit"], report.realised["test"]
+        ('fraction of words left out', 0.098)
+    """
 
     noise: Noise
     realised: Mapping[str, float]

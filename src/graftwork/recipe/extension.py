@@ -17,6 +17,14 @@ class Extension:
 
     Raises:
         RecipeError: a value is out of range.
+
+    Example:
+        >>> gw.Extension(limit=0.002, private=0)
+        Extension(gates='hard_concrete', limit=0.002, private=0, private_budget=None)
+        >>> gw.Extension(private=-1)
+        Traceback (most recent call last):
+            ...
+        graftwork.errors.RecipeError: extend: private=-1 must be a whole number of at least 0
     """
 
     gates: str = "hard_concrete"

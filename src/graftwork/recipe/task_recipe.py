@@ -29,7 +29,16 @@ OF_THE_MODEL = ("model", "graft", "noise", "training.max_length", "training.pool
 
 @dataclass(frozen=True)
 class TaskRecipe:
-    """One run that adds a task."""
+    """One run that adds a task.
+
+    Raises:
+        RecipeError: the seed is out of range.
+
+    Example:
+        >>> recipe = gw.TaskRecipe(gw.Task("words", "data/words"), extend=gw.Extension(private=2))
+        >>> recipe.extend.private, recipe.schedule.discretise
+        (2, 0.6)
+    """
 
     task: Task
     """The new task."""

@@ -47,6 +47,25 @@ class StructureCallback(TrainerCallback, ExportableState):
             look takes time, when the step is logged, evaluated, saved or decides the structure. Plain Trainer
             goes on, and replaces the loss in its logs (`logging_nan_inf_filter`).
         TrainingError: in `on_train_begin`, under DeepSpeed, where the gradients cannot be reached.
+
+    Example:
+        Under plain Trainer the model computes its own loss, here the mean of its last hidden state.
+
+        >>> from peft import get_peft_model
+        >>> from transformers import Trainer, TrainingArguments
+        >>> model = get_peft_model(backbone, gw.GraftConfig(budget=0.03, pool_size=4))
+        >>> search = gw.StructureCallback()
+        >>> trainer = Trainer(
+        ...     model,
+        ...     TrainingArguments("runs/checkpoints", max_steps=10, report_to=[], use_cpu=True),
+        ...     train_dataset=[{"input_ids": [2, 5, 3], "labels": 0}] * 16,
+        ...     compute_loss_func=lambda outputs, labels, num_items_in_batch: outputs[0].mean(),
+        ...     callbacks=[search],
+        ... )
+        >>> finished = trainer.train()
+        {'train_runtime': ...}
+        >>> search.structure.parameters() <= 0.03 * backbone.num_parameters()
+        True
     """
 
     def __init__(

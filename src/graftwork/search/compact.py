@@ -39,6 +39,15 @@ def compact_(
     Raises:
         StructureError: a task is unknown.
         TrainingError: the model is sharded by FSDP 2, which keeps the shapes it was given.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"], budget=0.03, pool_size=4))
+        >>> structure = gw.compact_(model)
+        >>> model.save_pretrained("runs/compact")
+        >>> adapters = sum(p.numel() for name, p in model.named_parameters() if ".graft_" in name)
+        >>> adapters == structure.parameters()
+        True
     """
     if is_sharded(model):
         raise TrainingError(

@@ -34,6 +34,20 @@ def structure_of(model: nn.Module, adapter_name: str | None = None) -> Structure
     Args:
         model: a model with a graft adapter, at any depth.
         adapter_name: PEFT's name for it; default the active one.
+
+    Returns:
+        The structure: data without a tensor, also of sites where every adapter is closed.
+
+    Raises:
+        ConfigError: the model has no graft adapter, or the cost table lacks a site.
+        StructureError: gates are learned, and the budget is smaller than one adapter.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"], gates="fixed", pool_size=4))
+        >>> structure = gw.structure_of(model)
+        >>> structure.tasks, len(structure.sites), structure.counts()
+        (('a', 'b'), 4, {'a': 16, 'b': 16})
     """
     view = graft_view(model, adapter_name)
     if not view.decided:
@@ -77,7 +91,29 @@ def site_scores(model: nn.Module, adapter_name: str | None = None) -> dict[str, 
 
 
 def discretise_(model: nn.Module, adapter_name: str | None = None) -> Structure:
-    """Decide every gate, in place, by ranking to the budget (`choose_structure`). Weights stay the same."""
+    """Decide every gate, in place, by ranking to the budget (`choose_structure`).
+
+    With a budget, adapters are taken in the order of their score, as long as they fit; task t uses a stored
+    adapter k if `score[t, k] >= max_t score[t, k] / 2`. Weights stay as they are.
+
+    Args:
+        model: a model with a graft adapter, at any depth.
+        adapter_name: PEFT's name for the adapter; default the active one.
+
+    Returns:
+        The structure.
+
+    Raises:
+        ConfigError: the model has no graft adapter, or the cost table lacks a site.
+        StructureError: the budget is smaller than one adapter.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"], budget=0.03, pool_size=4))
+        >>> structure = gw.discretise_(model)
+        >>> structure.parameters() <= 0.03 * backbone.num_parameters()
+        True
+    """
     structure = structure_of(model, adapter_name)
     set_structure_(model, structure, adapter_name)
     return structure
@@ -86,8 +122,22 @@ def discretise_(model: nn.Module, adapter_name: str | None = None) -> Structure:
 def set_structure_(model: nn.Module, structure: Structure, adapter_name: str | None = None) -> None:
     """Give a graft adapter a structure, in place. Sites that the structure does not name are closed.
 
+    Args:
+        model: a model with a graft adapter, at any depth, with pools as large as those of the structure.
+        structure: of the same tasks, in the same order.
+        adapter_name: PEFT's name for the adapter; default the active one.
+
     Raises:
         StructureError: tasks, sites or pool sizes do not fit the model.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"], budget=0.03, pool_size=4))
+        >>> full = gw.structure_of(model)
+        >>> one_site = gw.Structure(full.tasks, dict(list(full.sites.items())[:1]))
+        >>> gw.set_structure_(model, one_site)
+        >>> gw.structure_of(model).counts() == one_site.counts()
+        True
     """
     view = graft_view(model, adapter_name)
     if tuple(view.config.tasks) != structure.tasks:

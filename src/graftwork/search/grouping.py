@@ -41,6 +41,19 @@ def input_distances(
 
     Raises:
         DataError: a task has fewer than two rows.
+
+    Returns:
+        D, symmetric, 0 on the diagonal.
+
+    Example:
+        >>> import torch
+        >>> batch = {
+        ...     "input_ids": torch.tensor([[2, 4, 5, 3], [2, 5, 4, 3], [2, 8, 9, 3], [2, 9, 8, 3]]),
+        ...     "graft_rows": torch.tensor([0, 0, 1, 1]),
+        ... }
+        >>> distances = gw.input_distances(backbone, [batch], ["colours", "things"])
+        >>> distances.shape, bool(distances[0, 1] > 1)
+        (torch.Size([2, 2]), True)
     """
     device = next(model.parameters()).device
     totals: Tensor | None = None
@@ -78,15 +91,25 @@ def input_distances(
 def group_tasks(
     distances: Float[Tensor, "tasks tasks"], tasks: Sequence[str], threshold: float = THRESHOLD
 ) -> list[list[str]]:
-    """Groups of tasks: the two nearest become one, as long as their mean distance is below the threshold.
+    r"""Groups of tasks: the two nearest become one, as long as their mean distance is below the threshold.
+
+    .. math:: D(G, H) = \frac{1}{|G| |H|} \sum_{a \in G} \sum_{b \in H} D_{a b}
 
     Args:
-        distances: symmetric, as made by `input_distances`.
+        distances: [tasks, tasks], symmetric, in units of the variance, as made by `input_distances`.
         tasks: names of the tasks.
         threshold: mean distance between the tasks of two groups below which they become one.
 
     Returns:
         The tasks of every group, in their order.
+
+    Source: average linkage (UPGMA), Sokal and Michener 1958.
+
+    Example:
+        >>> import torch
+        >>> distances = torch.tensor([[0.0, 0.1, 2.0], [0.1, 0.0, 1.8], [2.0, 1.8, 0.0]])
+        >>> gw.group_tasks(distances, ["a", "b", "c"])
+        [['a', 'b'], ['c']]
     """
     table: list[list[float]] = distances.tolist()
     groups = [[task] for task in range(len(tasks))]

@@ -11,12 +11,30 @@ __all__ = ["Schedule"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """When the phases of a run begin, as fractions of all its optimizer steps.
+    r"""When the phases of a run begin, as fractions of all its optimizer steps.
+
+    Between warm-up and ramp the control's strength grows linearly with the progress p of the run:
+
+    .. math::
+        \mathrm{ramped}(p) = \mathrm{clip}\left(
+            \frac{p - \mathrm{warmup}}{\mathrm{ramp} - \mathrm{warmup}}, 0, 1\right)
 
     Attributes:
         warmup: until here no sparsity control: adapters first learn to be useful.
         ramp: until here the budget comes down linearly from the whole pool (or the penalty up from 0).
         discretise: here the gates are decided; from here on only weights are tuned.
+
+    Raises:
+        ConfigError: the fractions are not in order.
+
+    Source: Xia et al. 2022 (CoFi) for the linear ramp; the phases are ours.
+
+    Example:
+        >>> schedule = gw.Schedule(warmup=0.2, ramp=0.4, discretise=0.6)
+        >>> [schedule.phase(progress) for progress in (0.1, 0.5, 0.9)]
+        ['warm-up', 'search', 'tune']
+        >>> round(schedule.ramped(0.3), 6)
+        0.5
     """
 
     warmup: float = 0.15

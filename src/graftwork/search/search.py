@@ -45,7 +45,12 @@ LEAST_TRAVEL = 8.0
 
 
 class StructureSearch:
-    """Learns the structure of one graft adapter while somebody else trains its weights.
+    r"""Learns the structure of one graft adapter while somebody else trains its weights.
+
+    The optimizer moves theta, Adam by about the learning rate of a step. The logit moves faster, so that in
+    the steps of the search phase, with their learning rates :math:`\eta_i`, it can go `travel` far (in nats):
+
+    .. math:: a_{t s k} = a_0 + \rho \, \theta_{t s k}, \quad \rho = \frac{\mathrm{travel}}{\sum_i \eta_i}
 
     Args:
         model: a model with a graft adapter, at any depth.
@@ -57,6 +62,22 @@ class StructureSearch:
     Raises:
         StructureError: the budget is smaller than one adapter.
         TrainingError: the run has no steps, or FSDP 1 manages the model.
+
+    Example:
+        >>> import torch
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(backbone, gw.GraftConfig(budget=0.03, pool_size=4))
+        >>> optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.003)
+        >>> search = gw.StructureSearch(model, total_steps=10)
+        >>> search.begin(0.003 * len(search.window))
+        >>> for step in range(10):
+        ...     model(**tokens).last_hidden_state.mean().backward()
+        ...     search.before_step(step)
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     found = search.after_step(step + 1)
+        >>> search.structure == gw.structure_of(model)
+        True
     """
 
     def __init__(

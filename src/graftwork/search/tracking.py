@@ -59,6 +59,16 @@ def track(trainer: Trainer) -> None:
 
     Args:
         trainer: any Trainer, before `train()`; one without a `StructureCallback` logs as before.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from transformers import Trainer, TrainingArguments
+        >>> model = get_peft_model(backbone, gw.GraftConfig(budget=0.03, pool_size=4))
+        >>> arguments = TrainingArguments("runs/checkpoints", report_to="tensorboard", use_cpu=True)
+        >>> trainer = Trainer(model, arguments, callbacks=[gw.StructureCallback()])
+        >>> gw.track(trainer)
+        >>> type(trainer.callback_handler.callbacks[0]).__name__
+        'TrackingCallback'
     """
     callbacks = trainer.callback_handler.callbacks
     if not any(isinstance(item, TrackingCallback) for item in callbacks):

@@ -61,9 +61,28 @@ class SiteStructure:
 class Structure:
     """Which adapters of which sites every task uses.
 
+    With z[t, s, k] in {0, 1} whether task t uses adapter k of site s, and n_s the parameters of one adapter,
+    `sum_s n_s sum_k max_t z[t, s, k]` parameters are stored, and a task uses `sum_s n_s sum_k z[t, s, k]`.
+
     Attributes:
         tasks: task names, the rows of every site's table.
         sites: site name -> its table, in the model's order.
+
+    Raises:
+        StructureError: a site has no row for each task, or a task is named twice.
+
+    Example:
+        >>> site = {"pool_size": 3, "r": 1, "cost": 65, "open": [[1, 1, 0], [1, 0, 0]]}
+        >>> data = {"format": 1, "tasks": ["a", "b"], "sites": {"layer.0.output": site}}
+        >>> structure = gw.Structure.from_dict(data)
+        >>> structure.parameters(), structure.parameters("b")
+        (130, 65)
+        >>> structure.counts()
+        {'a': 2, 'b': 1}
+        >>> sorted(structure.paths("a"))
+        [('layer.0.output', 0), ('layer.0.output', 1)]
+        >>> structure.diff(structure.only("a"))
+        {'b': {'opened': [], 'closed': [('layer.0.output', 0)]}}
     """
 
     tasks: tuple[str, ...]

@@ -78,6 +78,17 @@ def keep_tasks_(trainer: Any, column: str = "task") -> None:
     Raises:
         TrainingError: the trainer packs several examples into one row, or an example has no such column.
         ConfigError: its model has no graft adapter.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from transformers import Trainer, TrainingArguments
+        >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"], budget=0.03))
+        >>> dataset = [{"input_ids": [2, 5, 3], "task": "a"}, {"input_ids": [2, 6, 3], "task": "b"}]
+        >>> arguments = TrainingArguments("runs/checkpoints", use_cpu=True)
+        >>> trainer = Trainer(model, arguments, train_dataset=dataset)
+        >>> gw.keep_tasks_(trainer)
+        >>> next(iter(trainer.get_train_dataloader()))["graft_rows"].sort().values
+        tensor([0, 1])
     """
     args = trainer.args
     for setting in ("packing", "eval_packing", "padding_free"):

@@ -69,6 +69,9 @@ class MultiTaskTrainer(Trainer):
     where Trainer would keep it from the logs (`logging_nan_inf_filter`); a run may go on with
     other learning rates.
 
+    The loss is the mean over the rows of a batch (`MultiTaskModel`). A task of n_t rows has a share of each
+    epoch that is proportional to `n_t ** (1 / temperature)`.
+
     On several processes (DDP) a global batch has the rows, and the tasks, of one batch of that size on one
     process. The loss is the mean over the rows of each process's part, averaged over the processes; parts are
     equally large, for which the last batch of an epoch is filled with rows from its beginning.
@@ -86,6 +89,27 @@ class MultiTaskTrainer(Trainer):
         TrainingError: FSDP is asked for.
         DivergenceError: in `train`, when the loss or a weight is not finite.
         StorageError: in `train`, when a checkpoint cannot be written.
+
+    Example:
+        `rows` are the tokens of three tasks, as made by `graftwork.data.tokens.tokenise`; `heads` are theirs.
+
+        >>> from peft import get_peft_model
+        >>> from transformers import TrainingArguments
+        >>> from graftwork.data.tokens import collate
+        >>> config = gw.GraftConfig(tasks=[head.name for head in heads], budget=0.03, pool_size=4)
+        >>> model = gw.MultiTaskModel(get_peft_model(backbone, config), heads)
+        >>> search = gw.StructureCallback()
+        >>> trainer = gw.MultiTaskTrainer(
+        ...     model,
+        ...     TrainingArguments("runs/checkpoints", max_steps=10, report_to=[], use_cpu=True),
+        ...     train_dataset=rows,
+        ...     data_collator=collate(tokenizer),
+        ...     callbacks=[search],
+        ... )
+        >>> finished = trainer.train()
+        {'train_runtime': ...}
+        >>> search.structure.tasks
+        ('colour', 'same', 'length')
     """
 
     # The loss is a mean over the rows of a batch. Trainer would take it for one normalised by

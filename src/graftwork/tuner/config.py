@@ -25,10 +25,34 @@ __all__ = ["GRAFT", "GraftConfig"]
 
 @dataclass
 class GraftConfig(PeftConfig):
-    """Settings of a graft model: tasks, adapter pool, gates, sparsity control and sites.
+    r"""Settings of a graft model: tasks, adapter pool, gates, sparsity control and sites.
+
+    At every site there are K = `pool_size` adapters of rank `r`. One that reads d_in features and writes
+    d_out has `r (d_in + d_out + 1)` parameters (with `activation="identity"`, which has no bias,
+    `r (d_in + d_out)`). A structure stores each adapter once, however many tasks use it, and a budget B
+    limits their sum:
+
+    .. math::
+        \sum_s \sum_k n_s \max_t z_{t s k} \le B
+
+    with z in {0, 1} the decided gates and n_s the parameters (or the `cost`) of an adapter of site s. Heads
+    are counted apart.
+
+    Source: the method is that of arXiv 2509.03057; the budget in place of a penalty is ours.
 
     Raises:
         ConfigError: a value is out of range, or `budget` and `penalty` are both given.
+
+    Example:
+        The pool of every site begins whole; the search closes what the budget does not allow.
+
+        >>> from peft import get_peft_model
+        >>> config = gw.GraftConfig(tasks=["sentiment", "topics"], budget=0.003)
+        >>> config.gates, config.pool_size, config.r
+        ('importance', 32, 1)
+        >>> model = get_peft_model(backbone, config)
+        >>> sum(p.numel() for name, p in model.named_parameters() if "graft_down" in name)
+        4096
     """
 
     tasks: list[str] = field(

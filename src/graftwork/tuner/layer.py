@@ -33,6 +33,26 @@ class GraftLayer(GatedPools):
     row's gates, every one repeated r times. Rows of different tasks therefore share one pass.
 
     Source: arXiv 2509.03057, equations 1-3; the fused form is ours.
+
+    Shapes: `graft_down` [K r, d_in] (the rows of all W^down), `graft_bias` [K r], `graft_up` [d_out, K r],
+    gates [tasks, K], h [rows, ..., d_in], y [rows, ..., d_out].
+
+    Args:
+        base_layer: the module of the backbone.
+        router: says which task every row of a batch belongs to.
+
+    Raises:
+        RoutingError: in `forward`: several tasks and no route, or a route of another length than the batch.
+        MergeError: in `merge`: the adapters are not linear, or the site has no weight that could take them.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"], pool_size=4, r=2))
+        >>> layer = next(module for module in model.modules() if isinstance(module, gw.GraftLayer))
+        >>> tuple(layer.graft_down["default"].shape)  # K r = 8 units that read 32 features
+        (8, 32)
+        >>> tuple(layer.gates("default").shape)
+        (2, 4)
     """
 
     def __init__(self, base_layer: nn.Module, router: Router) -> None:

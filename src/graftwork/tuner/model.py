@@ -28,7 +28,25 @@ __all__ = ["GraftModel"]
 
 
 class GraftModel(BaseTuner):
-    """A backbone whose sites are `GraftLayer`s. Made by `get_peft_model(backbone, GraftConfig(...))`."""
+    """A backbone whose sites are `GraftLayer`s. Made by `get_peft_model(backbone, GraftConfig(...))`.
+
+    PEFT keeps it in `PeftModel.base_model`. Forward passes take `graft_rows`, int64 [rows], the index of each
+    row's task in `GraftConfig.tasks`; `graftwork.route` sets it for all passes inside a context.
+
+    Raises:
+        SiteError: no module of the backbone is a site.
+        ConfigError: the pool asks for far more numbers than the backbone has.
+        CheckpointError: a saved configuration does not hold what a model needs.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"]))
+        >>> type(model.base_model).__name__
+        'GraftModel'
+        >>> import torch
+        >>> model.eval()(**tokens, graft_rows=torch.tensor([0, 1])).last_hidden_state.shape
+        torch.Size([2, 5, 32])
+    """
 
     prefix = "graft_"
     tuner_layer_cls = GraftLayer

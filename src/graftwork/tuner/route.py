@@ -27,6 +27,18 @@ def route(model: nn.Module, tasks: str | Sequence[str]) -> Iterator[None]:
 
     Raises:
         RoutingError: `model` has no graft adapter, or a task is unknown to all of them.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"], budget=0.03)).eval()
+        >>> with gw.route(model, "b"):  # every row
+        ...     hidden = model(**tokens).last_hidden_state
+        >>> with gw.route(model, ["a", "b"]):  # one task for each of two rows
+        ...     hidden = model(**tokens).last_hidden_state
+        >>> model(**tokens)
+        Traceback (most recent call last):
+            ...
+        graftwork.errors.RoutingError: the model has 2 tasks (a, b), but no route says which one ...
     """
     from graftwork.tuner.layer import GraftLayer
 
