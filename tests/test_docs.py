@@ -183,3 +183,19 @@ def test_what_make_check_runs_is_said() -> None:
     (parts,) = re.findall(r"^check: ([\w ]+)  ##", makefile, flags=re.MULTILINE)
     (line,) = re.findall(r"^make check +# (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
     assert line.partition(":")[0].split(", ") == parts.split()
+
+
+PAST = re.compile(
+    r"\b(no longer|formerly|previously|used to be|since then|before the move|until 0\.\d)\b", re.IGNORECASE
+)
+
+
+def test_the_source_does_not_tell_its_history() -> None:
+    """That is for CHANGELOG.md and docs/decisions.md; a comment says why a line is as it is."""
+    lines = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in SOURCE.rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if PAST.search(line)
+    ]
+    assert lines == []

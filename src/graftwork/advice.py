@@ -19,7 +19,7 @@ from graftwork.launcher import launched
 __all__ = ["again", "called", "commanded", "option"]
 
 RESUMED = ("fit", "fit_family")
-"""What goes on where it stopped by `resume`; `compare` does without, anything else starts anew."""
+"""Commands and functions that go on with `resume`; `compare` always goes on, and any other starts anew."""
 SET = "--set"
 
 

@@ -1,4 +1,4 @@
-"""Where graftwork hands over to a library that reads files, the network or a backbone of anybody's making.
+"""Where graftwork calls a library that reads files or the network, or runs a backbone unknown to us.
 
 Such a library raises anything at all. `library_errors` turns it into one line with the library's own words;
 an exception that comes from graftwork's own code is a fault of graftwork, and passes.
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["forward_errors", "library_errors", "words_of"]
 
 OURS = str(Path(__file__).parent)
+"""Folder of this package, to tell its frames from those of a library."""
 MOST = 300
-"""Characters of a library's message that are shown."""
+"""Longest part of a library's message that is shown, in characters."""
 OPTIONAL = ("sentencepiece", "tiktoken", "protobuf", "blobfile")
 """Packages that tokenizers need and Transformers does not install, by their name on PyPI."""
 _MODULES = {"protobuf": "google.protobuf"}
+"""Package on PyPI -> the module it installs, where the names differ."""
 _MISSING = re.compile(r"No module named '([\w-]+)|requires the (\w+) library|pip install ([\w-]+)")
+"""What libraries write when a package is missing."""
 
 
 @contextmanager

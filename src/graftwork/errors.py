@@ -1,6 +1,6 @@
 """Every error graftwork raises on purpose.
 
-Each message is one line: what was given, what is allowed, how to mend it. The command line prints
+Each message is one line: what was given, what is allowed, how to fix it. The command line prints
 it and exits with code 2.
 
     GraftworkError
@@ -15,7 +15,7 @@ it and exits with code 2.
     ├── StorageError      a file that cannot be written: full disk, or another process writes it
     ├── ExportError       a model that cannot be written in another format
     └── TrainingError     a run that cannot start or go on
-        ├── DivergenceError   its loss or weights are not finite any more
+        ├── DivergenceError   its loss or weights are not finite
         └── Interrupted       the user pressed Ctrl-C
 """
 
@@ -98,7 +98,7 @@ class TrainingError(GraftworkError, RuntimeError):
 
 
 class DivergenceError(TrainingError):
-    """The loss or the weights of a training run are not finite any more."""
+    """The loss or the weights of a training run are not finite."""
 
 
 class Interrupted(TrainingError):

@@ -16,9 +16,10 @@ from graftwork.messages import shown
 __all__ = ["check_pattern", "matching"]
 
 LONGEST = 10_000
-"""Characters of a pattern."""
+"""Largest length of a pattern, in characters."""
 SECONDS = 2.0
-"""Of processor time (so `regex` counts) for one pattern and all names; a sane one takes a millisecond."""
+"""Limit for one pattern and all names, in seconds of processor time, which `regex` counts; usual ones take a
+millisecond."""
 
 
 def check_pattern(name: str, pattern: str) -> None:

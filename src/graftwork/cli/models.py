@@ -172,7 +172,7 @@ def add_task(
     if seed is not None:
         values["seed"] = seed
     loaded = load_task_recipe(recipe, values)
-    # Only now, since it loads torch: a fault of the recipe is said at once.
+    # Imported here, as it loads torch: a fault of the recipe is reported at once.
     from graftwork.finished.add_task import add_task as run
 
     run(

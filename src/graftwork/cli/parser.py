@@ -20,6 +20,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.replace("_", "-"): command
     for command in (fit, evaluate, predict, show, extract, export, add_task, remove_task, compare, report)
 }
+"""Name of a command -> its function."""
 _RENAMED = {
     "as_json": "json",
     "backbone_unchecked": "backbone-unchecked",
@@ -31,7 +32,7 @@ _RENAMED = {
 _REPEATED = {"set": "KEY=VALUE", "ignore": "SETTING"}
 """Options that may be given several times, with the name of what they take."""
 _SHORT = ("report", "add-task", "remove-task")
-"""Commands whose output is an option, -o."""
+"""Commands whose output folder is the option `-o`."""
 
 
 def build_parser(only: str | None = None) -> ArgumentParser:

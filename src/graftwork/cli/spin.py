@@ -14,9 +14,9 @@ import sys
 __all__ = ["CHOSEN", "SPIN_LIMITS", "limit_spinning"]
 
 SPIN_LIMITS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
-"""Turns of the loop (libgomp), milliseconds (the libraries of Intel and LLVM)."""
+"""Variable -> how long a thread spins, in turns of a loop (libgomp) or milliseconds (Intel, LLVM)."""
 CHOSEN = (*SPIN_LIMITS, "OMP_WAIT_POLICY")
-"""Variables by which somebody has made up their mind already."""
+"""Variables by which users choose themselves how threads wait."""
 
 
 def limit_spinning() -> None:

@@ -38,7 +38,7 @@ def fit(
     values |= {key: value for key, value in (("output", output), ("seed", seed)) if value is not None}
     join()
     loaded = on_all(lambda: load_recipe(recipe, values))
-    # Only now, since they load torch: a fault of the recipe is said at once.
+    # Imported here, as they load torch: a fault of the recipe is reported at once.
     from graftwork.fitting.family import fit_family
     from graftwork.fitting.fit import fit as run
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "predict"]
 
 DIGITS = 6
-"""Decimals of probabilities."""
+"""Decimals of probabilities that are printed."""
 
 
 def evaluate(
@@ -98,7 +98,7 @@ def predict(
         backbone_unchecked: Take a backbone of the same shape though its weights are others.
         batch_size: Rows per forward pass.
         keep: Fields of the rows that go into their answers, such as id,text.
-        top: Only so many labels, the likeliest first.
+        top: Number of labels that are printed, the likeliest first.
         encoding: Of the input; several, such as utf-8,cp1252, are tried in their order.
         delimiter: Of a CSV or TSV file; else the one that fits.
     """

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["check_rows", "class_notes", "class_weights"]
 
 ENOUGH = 20
-"""Rows from which the number of different labels says something."""
+"""Rows from which the number of different labels tells whether they are classes."""
 VARIED = 0.5
-"""Part of the labels that may be different if they are sentences or numbers."""
+"""Different labels per row above which sentences or numbers are no classes."""
 UNIQUE = 0.9
-"""The same for any labels: of 150 classes with 10 rows each it is 0.07."""
+"""Different labels per row above which no labels are classes: 150 classes with 10 rows each are far below."""
 WORDS, LONG = 3, 40
-"""Words, or characters, from which a label looks like a sentence."""
+"""Number of words, and of characters, from which a label looks like a sentence."""
 SCALE = 20
-"""Different numbers with fractions above which they are a scale and not classes."""
+"""Number of different labels with fractions above which they are a scale, not classes."""
 UNEVEN = 10
-"""Rows of the largest class per row of the smallest from which a task's classes count as uneven."""
+"""Rows of the largest class per row of the smallest one from which we note that classes are uneven."""
 FEW = 5
-"""Rows below which a class can hardly be learned."""
+"""Rows of a class below which we note that it can hardly be learned."""
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _FILES = {
     "images": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".svg", ".heic"),
@@ -41,7 +41,7 @@ _FILES = {
 }
 """Files that are no texts, by what their names end in."""
 LONGEST_PATH = 300
-"""Characters of a path of such a file."""
+"""Longest path of a file of `_FILES` that we look for, in characters."""
 
 
 def check_rows(task: Task, texts: Sequence[Sequence[str]], labels: Sequence[object]) -> None:

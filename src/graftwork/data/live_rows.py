@@ -22,12 +22,13 @@ from graftwork.files.decoding import UTF8, decode, is_wide
 __all__ = ["stdin_rows"]
 
 NAME = "standard input"
+"""Name of the source in messages."""
 BLOCK = 2**16
-"""Bytes that are read at once: what a pipe holds."""
+"""Bytes per read: the size of a pipe."""
 BLOCKS = 256
-"""Blocks that are read ahead."""
+"""Largest number of blocks that are read ahead."""
 LONGEST = 2**27
-"""Bytes of a line."""
+"""Longest line, in bytes."""
 
 
 def stdin_rows(most: int, encodings: Sequence[str] = UTF8) -> Iterator[list[dict[str, Any]]]:

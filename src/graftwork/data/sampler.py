@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["TaskSampler"]
 
 MEGA = 50
-"""Batches that are sorted by length together."""
+"""Number of batches whose rows are sorted by length together."""
 
 
 class TaskSampler(Sampler[int]):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["carved_with", "load_split", "load_task"]
 
 CARVED = 0.1
-"""Share of the distinct training texts that becomes a validation or a test split."""
+"""Fraction of the distinct training texts that becomes a validation or a test split without a source."""
 
 
 def load_task(task: Task, seed: int = 0) -> TaskData:

@@ -22,11 +22,13 @@ from graftwork.messages import did_you_mean, listed, near_misses, shown
 __all__ = ["SPLITS", "Task"]
 
 SPLITS = ("train", "validation", "test")
+"""Names of the splits."""
 
 WEIGHTS = (1e-6, 1e6)
-"""The smallest and the largest weight that a class may be given."""
+"""Smallest and largest weight of a class."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
+"""What the name of a task is made of; it is part of file names and of logs."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ class Task:
     labels: tuple[str, ...] | None = None
     """The classes in a fixed order; found in the train rows and sorted, unless given."""
     max_train: int | None = None
-    """At most so many training rows, drawn with the seed."""
+    """Largest number of training rows; they are drawn with the seed."""
     max_validation: int | None = None
-    """At most so many validation rows, drawn with the seed."""
+    """Largest number of validation rows; they are drawn with the seed."""
     max_test: int | None = None
-    """At most so many test rows, drawn with the seed."""
+    """Largest number of test rows; they are drawn with the seed."""
     minimum: dict[str, float] = field(default_factory=dict, hash=False)
     """Keep only the rows whose numeric field is at least this."""
     drop_broken: bool = False

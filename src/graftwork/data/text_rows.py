@@ -21,14 +21,14 @@ __all__ = ["Rows", "TextFormat", "delimiter_faults", "json_row", "read_csv", "re
 
 Row = dict[str, Any]
 DELIMITERS = (",", ";", "\t", "|")
-"""What is tried in a CSV file; the first one wins wherever it fits."""
+"""Delimiters that are tried in a CSV file; the first one that fits is taken."""
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n")
 """A first line with which spreadsheets say their delimiter."""
 
 
 @dataclass(frozen=True)
 class TextFormat:
-    """What is said about text files; Parquet files and hub datasets say it themselves."""
+    """Encoding and delimiter of text files; Parquet files and hub datasets hold their own."""
 
     encodings: tuple[str, ...] = UTF8
     """Tried in their order (`graftwork.files.decoding.decode`)."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["collate", "encode", "longest_first", "pad", "row_lengths", "tokenise"]
 
 CHUNK = 8192
-"""Rows per tokenizer call: bounds the memory that lists of Python integers take."""
+"""Rows per call of the tokenizer, which bounds the memory of its lists of integers."""
 
 _FORMAT = 1  # of the cache files; part of their names
 _LOG = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]
     names = [name for name in tokenizer.model_input_names if name in features[0]]
     columns = {name: [feature[name] for feature in features] for name in names}
     if "attention_mask" in names and len({len(row) for row in columns["input_ids"]}) == 1:
-        # Nothing to pad, as for one row, where the tokenizer would take longer than all the rest of it.
+        # Nothing to pad, as for one row: the tokenizer would take longer than everything else together.
         return {name: torch.tensor(rows, dtype=torch.long) for name, rows in columns.items()}
     # The hint that padding while tokenising is faster does not hold for batches drawn at random.
     quiet = tokenizer.deprecation_warnings.get("Asking-to-pad-a-fast-tokenizer", False)

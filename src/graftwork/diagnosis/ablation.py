@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["ABLATION_ROWS", "ablate", "with_ranks"]
 
 ABLATION_ROWS = 96
+"""Validation rows on which adapters are closed one by one."""
 ABLATION_ADAPTERS = 24
+"""Largest number of adapters that are closed one by one, drawn at random if there are more."""
 
 
 def ablate(

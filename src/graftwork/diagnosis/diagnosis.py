@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["DiagnosisCallback", "diagnose", "gate_statistics", "soft_gates"]
 
 GAP_ROWS = 384
-"""Validation rows that are scored with soft and with hard gates."""
+"""Validation rows that are scored both with soft and with hard gates."""
 OPEN, CLOSED = 0.95, 0.05
 """P(open) from which a gate counts as open, and up to which as closed: both near the ends of what a clamped
 hard-concrete gate reaches, 0.998 and 0.047."""
 UNSURE = (0.1, 0.9)
+"""P(open) between which a gate counts as undecided."""
 EARLY = 0.25
-"""Fraction of the time between warm-up and discretisation at which gates should still be moving."""
+"""Fraction of the time from warm-up to discretisation after which gates should still be moving."""
 
 
 def gate_statistics(tables: Sequence[Sequence[Sequence[float]]]) -> dict[str, float]:

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 __all__ = ["figures", "find", "print_diagnosis"]
 
 GAP_POINTS = 1.0
+"""Loss of the mean score by deciding the gates, in points, from which it is a finding."""
 MOST = 0.9
-"""Fraction of the gates that counts as (nearly) all of them."""
+"""Fraction of the gates from which they count as nearly all."""
 OVERSHOOT = 1.25
-"""Expected size over budget at the discretisation from which the search has not come down to it."""
+"""Expected size divided by the budget, at the discretisation, from which it is a finding."""
 NOTHING = 1e-3
-"""Increase of the loss, relative to it, below which an adapter does nothing."""
+"""Relative increase of the loss below which an adapter counts as doing nothing."""
 FEW = 8
-"""Ablated adapters below which a rank correlation says little."""
+"""Number of ablated adapters below which a rank correlation is not reported as a finding."""
 
 
 def find(diagnosis: Mapping[str, Any]) -> list[str]:
@@ -162,7 +163,7 @@ def figures(diagnosis: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"validation loss {ablation['loss']:.4g} rises by {min(increases):+.2g} to {max(increases):+.2g} "
             f"({len(increases)} of {ablation['stored']} tried, {ablation['rows']} rows)",
         )
-        if idle := ablation.get("idle"):  # reports of older versions have none
+        if idle := ablation.get("idle"):  # optional in reports
             yield (
                 "closing what can be missed",
                 f"{idle['adapters']} that can go one by one raise it by {idle['increase']:+.2g} together",

@@ -16,12 +16,12 @@ from graftwork.messages import shown
 __all__ = ["ADVICE", "evaluation_notes", "floor_note", "floor_notes", "noise_of"]
 
 ROUNDING = 5e-4
-"""Scores are shown with three digits; closer ones are equal."""
+"""Difference below which scores count as equal: half of the last of three decimals that are shown."""
 ADVICE = (
     "more epochs or a higher rate (training.epochs, training.learning_rate), more train rows, a larger "
     "budget, training.temperature if other tasks have many more rows, or another training.pooling"
 )
-"""What to try where a task stays below its floor."""
+"""Settings to try for a task below its floor, for messages."""
 _CORRELATIONS = ("spearman", "pearson", "matthews")
 
 

@@ -36,9 +36,9 @@ __all__ = [
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for the main one, which alone scores the frozen backbone and writes the report."""
+"""Time that processes wait for the main one, which alone scores the frozen backbone and writes the report."""
 CLOSE = 1e-2
-"""How far, relatively, what should be equal on all processes may differ."""
+"""Relative difference up to which values of different processes count as equal."""
 
 
 def join() -> None:

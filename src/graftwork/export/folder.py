@@ -35,9 +35,12 @@ __all__ = ["FORMATS", "export_folder"]
 
 Format = Literal["onnx", "pt2", "lora"]
 FORMATS: tuple[str, ...] = get_args(Format)
+"""Names of the formats."""
 DESCRIPTION = "export.json"
+"""Name of the file that describes an exported model."""
 
 _EXAMPLES = ("graftwork exports a model of some tasks", "a shorter row of text")
+"""Texts with which a model is traced: two rows of different length."""
 
 
 def export_folder(

@@ -20,9 +20,10 @@ from graftwork.files.writing import staged_file
 __all__ = ["METADATA", "check_onnx_packages", "export_onnx"]
 
 METADATA = "graftwork"
-"""Key of the description among the metadata of an ONNX file."""
+"""Key of the model's description in the metadata of an ONNX file."""
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""Packages that ONNX export needs, by the names they are imported by."""
 
 
 def export_onnx(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Axes", "Tracing", "describe", "export_program", "one_line", "quiet", "save_program"]
 
 FORMAT = 1
+"""Version of the description that is written with an exported model."""
 Axes = Mapping[str, Mapping[int, str]]
 
 

@@ -1,1 +1,1 @@
-"""Files: read what anybody may have written, write so that the old or the new is there, never a part."""
+"""Files: reading that expects damaged or hostile files, and writing that never leaves half of one."""

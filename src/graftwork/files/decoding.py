@@ -25,13 +25,13 @@ UTF8 = ("utf-8",)
 LARGEST_RATIO, SMALLEST_LIMIT = 200, 2**26
 """A gzip file may unpack to so many times its size, or so many bytes: text stays far below."""
 HEAD = 4096
-"""Bytes that are searched for the null bytes of UTF-16."""
+"""Bytes at the beginning of a file that are searched for the null bytes of UTF-16."""
 SAMPLE = 2**15
-"""Bytes from which the encoding is guessed for the advice."""
+"""Bytes from which the encoding that a message suggests is guessed."""
 ENOUGH = 4
-"""Bytes that are not ASCII, from which on the words that have them are looked at without the rest."""
+"""Number of bytes outside ASCII from which the words that hold them are enough to guess an encoding."""
 SHOWN = 2
-"""Encodings that the advice names."""
+"""Number of encodings that a message suggests."""
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -39,7 +39,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SINGLE_BYTE = ("cp125", "cp775", "cp85", "iso8859", "mac")
-"""How the names of encodings of a byte a character begin."""
+"""Beginnings of the names of encodings with one byte per character."""
 _ARCHIVES = {
     b"\x1f\x8b\x08": "is compressed with gzip; let its name end in .gz",
     b"PK\x03\x04": "is a zip archive or a spreadsheet, no text; save it as a CSV file in UTF-8",

@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["LATER", "is_later_default", "settled", "without_later"]
 
 LATER: dict[str, bool] = {"later": True}
-"""Metadata of a field that came after the first files and results: at its default it is no part of them."""
+"""Metadata of a field that files and keys leave out at its default, as older ones do not have it."""
 
 
 def is_later_default(entry: dataclasses.Field[Any], value: object) -> bool:

@@ -16,9 +16,10 @@ from graftwork.files.reading import exists
 __all__ = ["PREFIXES", "VARIABLE", "Given", "expand", "moved"]
 
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}|\$(?P<bare>\w+)")
+"""A variable of the environment in a place: `$NAME`, `${NAME}` or `${NAME:-DEFAULT}`."""
 
 PREFIXES = ("package:", "hub:")
-"""Of names that are no path."""
+"""Prefixes of sources that are no paths."""
 
 
 class Given(str):

@@ -14,7 +14,7 @@ from graftwork.version import __version__
 __all__ = ["git_commits", "git_state", "versions"]
 
 SECONDS = 10
-"""After which git is not waited for."""
+"""Seconds that we wait for git."""
 
 
 def git_commits() -> dict[str, dict[str, Any] | None]:
@@ -56,6 +56,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "scikit-learn", "numpy")
+"""Packages whose versions reports name."""
 
 
 def versions() -> dict[str, str]:

@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 LARGEST_YAML = 2**18
-"""Bytes: a recipe has a few thousand, and PyYAML takes seconds for as many as this."""
+"""Largest YAML file, in bytes: a recipe has a few thousand, and PyYAML takes seconds for this many."""
 
 MOST_NODES = 50_000
-"""Values of a YAML file, each alias counted as what it stands for."""
+"""Largest number of values of a YAML file; an alias counts as much as what it repeats."""
 
 DEEPEST = 40
-"""Levels of a YAML file."""
+"""Largest number of nested levels of a YAML file."""
 
 
 def is_finite(value: object) -> bool:

@@ -33,10 +33,11 @@ __all__ = [
 
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Error numbers that mean that nothing more can be written here."""
 TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "open file failed", "iostream error")
-"""What torch's messages about a file it cannot write have in common; they do not say why."""
+"""Parts of torch's messages about a file that it cannot write; they do not give the reason."""
 READS = 5
-"""How often a folder is read that is replaced meanwhile."""
+"""Number of attempts to read a folder that is replaced at the same time."""
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -133,7 +134,7 @@ def output_lock(target: Path) -> Iterator[None]:
         yield
     finally:
         if lock.lock_counter == 1:
-            # Whoever opened the file before it goes sees that it has no name any more, and tries again.
+            # A process that has opened the file before sees that it has no name, and tries again.
             path.unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):  # those that are filled by now stay
@@ -236,7 +237,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_whole(folder: Path, read: Callable[[], T]) -> T:
-    """What `read` returns, read again if the folder was replaced meanwhile: never half of each.
+    """What `read` returns, read again if the folder is replaced at the same time: never half of each.
 
     Raises:
         StorageError: the folder is replaced faster than it can be read.

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["add_task"]
 
 CHECKED_ROWS = 32
-"""Rows on which the older tasks' outputs are compared before and after."""
+"""Number of rows on which the outputs of the older tasks are compared before and after."""
 
 
 def add_task(
@@ -73,7 +73,7 @@ def add_task(
     """Add a task to a trained model: its pool is frozen, only the new task's gates and head are learned.
 
     With `recipe.extend.private` the task also gets fresh adapters of its own. The path is discretised and the
-    head tuned as in `fit`; of the evaluations since then the best is kept.
+    head tuned as in `fit`; of the evaluations after the discretisation the best is kept.
 
     Args:
         folder: the trained model, written by `fit`, `extract` or this function.

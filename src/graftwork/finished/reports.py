@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 EXTRACTED = ("tasks", "parameters", "structure", "bytes_on_disk", "versions", "git", "seed", "recipe")
-"""What a report has to say of a task alone."""
+"""Keys of a report that the report of a single task keeps."""
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -14,15 +14,15 @@ from rich.table import Table
 __all__ = ["confusions", "print_scores"]
 
 MOST = 30
-"""Classes of a confusion matrix that is printed whole."""
+"""Largest number of classes with which a confusion matrix is printed whole."""
 LARGEST = 20
-"""Confusions that are listed in its place."""
+"""Number of confusions that are listed if the matrix is too large to print."""
 WIDEST = 40
-"""Characters of a class in a table."""
+"""Longest name of a class in a table, in characters."""
 
 
 def print_scores(scores: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """Print what `graftwork.finished.evaluate.rescore` returns, but for its notes."""
+    """Print what `graftwork.finished.evaluate.rescore` returns, except its notes."""
     title = f"{scores['split']} scores of {folder}"
     if scores["data"] is not None:
         title = f"scores of {folder} on {scores['data']}"

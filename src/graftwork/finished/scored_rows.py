@@ -25,7 +25,7 @@ from graftwork.recipe.recipe import Recipe
 __all__ = ["SavedData", "ScoredRows", "note_of_score"]
 
 SAME = 5e-4
-"""Scores are printed with three decimals."""
+"""Largest difference of scores that count as equal: half of the last of three decimals that are printed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +66,8 @@ class SavedData:
 
         Raises:
             CheckpointError: the folder has no recipe.
-            DataError: a source cannot be read, has a class that the head does not know, or gives no longer
-                the rows that were carved out of it.
+            DataError: a source cannot be read, has a class that the head does not know, or has changed, so
+                that other rows would be carved out of it.
         """
         if self.recipe is None:
             raise CheckpointError(
@@ -132,7 +132,7 @@ class SavedData:
         return TaskData(head, damaged.splits).splits[split]
 
     def _compared(self, task: Task, split: str, rows: Split, carved: bool) -> float | None:
-        """The score that the report has for these rows; a note or an error if they are others."""
+        """The score of these rows in the report; a note or an error if the rows have changed."""
         what = f"{split} of task {task.name!r}"
         digest = self._facts(task.name, "sha256").get(split)
         if not isinstance(digest, str):

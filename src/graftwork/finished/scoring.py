@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Predictions", "predictions"]
 
 STEP = 8 * BATCH
-"""Rows between two steps of a progress bar."""
+"""Rows between two steps of the progress bar."""
 
 
 @dataclass(frozen=True, eq=False)

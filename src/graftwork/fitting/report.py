@@ -45,7 +45,7 @@ def build_report(
     diagnosis: Mapping[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
-    """Everything a run has to say for itself, as JSON types.
+    """The report of a run, as JSON types.
 
     Parameters are numbers of scalars: `stored` counts every kept adapter once, `active` those on one task's
     path, `heads` all heads, `peak_trainable` what was trained at most (the whole pool with its gates, and the

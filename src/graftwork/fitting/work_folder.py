@@ -31,7 +31,7 @@ __all__ = ["MENDABLE", "WorkFolder"]
 
 RUN = "run.json"
 MENDABLE = ("learning_rate", "head_learning_rate", "max_grad_norm")
-"""Settings of `training` that may change when a run goes on: what mends one that diverged."""
+"""Settings of `training` that may change when a run goes on: those that help one that diverged."""
 
 
 class WorkFolder:

@@ -12,7 +12,7 @@ from graftwork.distributed.shards import assign_
 __all__ = ["GateFamily", "Logits"]
 
 CLOSED_LOGIT = -3.0
-"""Where gates start that are nearly closed: P(open) .2 for hard-concrete gates."""
+"""Logit of a gate that starts nearly closed: hard-concrete gates are then open with probability 0.2."""
 
 Logits = Float[Tensor, "tasks adapters"]
 

@@ -34,7 +34,7 @@ class Answers:
     keep: Sequence[str] = ()
     """Fields of each row that its answer begins with."""
     top: int | None = None
-    """Only so many probabilities, the largest first; else those of all classes, in the order of the head."""
+    """Number of probabilities, the largest first; null: those of all classes, in the order of the head."""
     digits: int | None = None
     """Decimals of probabilities, and of scores divided by their deviation in training; else all there are."""
 

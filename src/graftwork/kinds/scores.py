@@ -79,6 +79,7 @@ _SCORERS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
     "spearman": _spearman,
     "pearson": _pearson,
 }
+"""Metric -> its function of predictions and labels."""
 
 
 def per_task_scores(

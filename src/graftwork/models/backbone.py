@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["check_vocabulary", "load_backbone", "load_encoder", "load_tokenizer"]
 
 _VOCABULARIES = ("tokenizer.*", "vocab*", "*.spm", "spm.model", "spiece.model", "*.bpe.model", "tekken.json")
-"""Names of the files that hold a vocabulary, one of which every tokenizer has that is not made of bytes."""
+"""Names of files that hold a vocabulary; a tokenizer that does not work on bytes has one of them."""
 
 
 def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

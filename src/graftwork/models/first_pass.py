@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["measure_width_", "measured_width", "vocabulary"]
 
 TEXT = "one row of text"
+"""Text with which the first forward pass of a backbone is made."""
 
 
 def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:

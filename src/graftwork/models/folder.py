@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
-"""Either of them says that a tokenizer was saved with a model."""
+"""Names of files one of which is there if a tokenizer was saved with the model."""
 
 
 class Loading(TypedDict, total=False):

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["CACHE", "Identity", "file_stamp", "identify_", "identity_of", "same_weights", "weights_digest"]
 
 CACHE = Path("~/.cache/graftwork")
-"""Where tokenised data and checksums are kept."""
+"""Folder of tokenised data and of checksums."""
 _ATTRIBUTE = "graftwork_identity"
+"""Attribute of a backbone that holds its identity."""
 _FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json")
+"""Names of the files on which a backbone depends."""
 _FORMAT = 1  # of the checksum; part of the names in the cache
 _HEX = 64
+"""Length of a SHA-256 in hexadecimal digits."""
 
 
 @dataclass(frozen=True)

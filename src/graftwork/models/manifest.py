@@ -33,8 +33,9 @@ __all__ = [
 ]
 
 FORMAT = 1
+"""Version of `tasks.json`."""
 OLD_LENGTH = 128
-"""Tokens of a row in models that do not say it: the default of recipes when they were written."""
+"""Tokens of a row of models whose folder does not say it: the default of the recipes they were made by."""
 
 
 def write_tasks_file(model: MultiTaskModel, folder: Path, backbone_name: str) -> None:
@@ -64,7 +65,7 @@ def fingerprint(backbone: nn.Module) -> dict[str, Any]:
 
 
 def read_tasks_file(folder: Path) -> dict[str, Any]:
-    """The contents of `tasks.json`, with `tasks` as heads; `max_length` is None if an older version wrote it.
+    """The contents of `tasks.json`, with `tasks` as heads; `max_length` is None if it is missing.
 
     Raises:
         CheckpointError: the folder is not a saved model.

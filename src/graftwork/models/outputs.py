@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Outputs", "RowSample", "forward_rows"]
 
 BATCH = 64
+"""Rows of a forward pass without gradients."""
 
 Batch = dict[str, Tensor]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Predictor"]
 
 CHUNK = 64
-"""Batches that are read ahead and sorted by length together."""
+"""Batches whose rows are read ahead and sorted by length together."""
 
 
 class Predictor:

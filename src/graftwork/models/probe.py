@@ -19,10 +19,11 @@ from graftwork.models.pooling import Embedder
 __all__ = ["fit_probe", "linear_probe"]
 
 STRENGTHS = (0.0001, 0.0003, 0.001, 0.01, 0.1, 1.0, 10.0)
-"""Inverse regularisation C of logistic regression; the best on validation is used."""
+"""Values of C, the inverse regularisation of logistic regression, that are tried on validation."""
 
 ALPHAS = (1e5, 1e4, 1e3, 100.0, 10.0)
-"""Regularisation of ridge; on 1,536 standardised features of 1,500 pairs (STS-B) 1e4 is best, 10 useless."""
+"""Values of the regularisation of ridge regression that are tried on validation: on 1,536 standardised
+features of 1,500 pairs (STS-B) 1e4 is best and 10 useless."""
 
 
 def linear_probe(head: TaskHead, train: Split, validation: Split, test: Split, embed_fn: Embedder) -> float:

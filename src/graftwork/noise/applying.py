@@ -1,6 +1,6 @@
 """The two calls that apply a `Noise`: to a task's rows, and to a model.
 
-Both calls can be made for any noise: the one that is not meant changes nothing.
+Both calls can be made for any noise: noise in data leaves models as they are, and noise in models data.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ class Measure:
 
 @contextmanager
 def model_noise(model: nn.Module, noise: Noise, stage: Literal["train", "test"]) -> Iterator[Measure]:
-    """Put noise into a model while the context is open; what is inside the context is said by `stage`.
+    """Put noise into a model while the context is open; `stage` says what happens inside.
 
     Around training, `train` noise is in passes in training mode only, so that the validation stays clean, and
     `both` is in all passes. Around testing, `test` and `both` noise are in all passes. On exit the model is
-    as it was, to the bit, but for what was trained.
+    the same to the bit, except what was trained.
 
     The realised ratio is `RMS(noise) / RMS(what it is added to)` for embeddings and weights, and
     `paths changed / open paths` for paths.

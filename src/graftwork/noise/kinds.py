@@ -30,6 +30,7 @@ Kind = Literal[
 When = Literal["train", "test", "both"]
 
 _ANY: tuple[When, ...] = ("test", "train", "both")
+"""All values of `when`, the default first."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class NoiseKind:
     target: Literal["text", "rows", "model"]
     """What it changes."""
     unit: str
-    """Of the ratio, for tables."""
+    """Unit of the ratio, for tables."""
     when: tuple[When, ...] = _ANY
     """When it may be applied, the default first."""
     most: float = 1.0
@@ -55,6 +56,7 @@ class NoiseKind:
 
 
 _CER = "CER (character edits / characters)"
+"""Unit of the noises in characters: character error rate."""
 KINDS: dict[str, NoiseKind] = {
     # textnoisr's swaps cannot reach a larger error rate than 0.509.
     "characters": NoiseKind("text", _CER, most=0.5),
@@ -67,9 +69,10 @@ KINDS: dict[str, NoiseKind] = {
     "embeddings": NoiseKind("model", "noise RMS / RMS of the input embeddings", most=math.inf),
     "path_drop": NoiseKind("model", "fraction of open paths closed"),
     "path_redraw": NoiseKind("model", "fraction of open paths with a random gate"),
-    # In training it would be undone together with what was learned.
+    # In training, removing it at the end would also remove what was learned.
     "weights": NoiseKind("model", "noise RMS / RMS of the adapter weights", ("test",), most=math.inf),
 }
+"""Name of a kind of noise -> what it changes, its unit, and when it may be applied."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Noise:
     when: When | None = None
     """In training, in testing, or in both; null: labels and rows in training, the rest in testing."""
     seed: int = 0
-    """Of all random choices."""
+    """Seed of all random choices."""
 
     def __post_init__(self) -> None:
         """Fill in `when` and check everything at once."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DamagedSplit", "damage_split"]
 
 _WORD_KINDS = ("word_drop", "word_swap")
+"""Kinds of noise whose ratio counts words; the other ones in texts count characters."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _SPACES = re.compile(r"(\s+)")
+"""White space, kept when a text is split into words."""
 
 
 def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:

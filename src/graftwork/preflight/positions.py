@@ -16,7 +16,8 @@ __all__ = ["most_tokens"]
 _TABLE = re.compile(r"pos(?!t)|wpe", re.IGNORECASE)
 """Names of parameters and buffers that may hold one row per position."""
 _OFFSET = 8
-"""More rows than any backbone leaves unused before its first position (RoBERTa 2, OPT and BART 2)."""
+"""Rows of a position table that may lie before the first position; known backbones (RoBERTa, OPT, BART) leave
+at most 2."""
 
 
 def most_tokens(backbone: PreTrainedModel, wanted: int, token: int) -> int:

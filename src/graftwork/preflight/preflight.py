@@ -52,7 +52,7 @@ def fitting_tokens(
     max_length: int,
     cache: Path | None,
 ) -> Tokens:
-    """Tokenise all tasks, no longer than the backbone has positions for.
+    """Tokenise all tasks; rows are cut to the positions that the backbone has.
 
     Raises:
         RecipeError: the backbone has no positions left beside its special tokens, or the tokens are not those

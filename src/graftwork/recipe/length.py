@@ -20,13 +20,14 @@ __all__ = [
 ]
 
 EPOCHS = 4.0
-"""Passes over the rows where none are given: enough for some thousand rows (`benchmarks/defaults.py`)."""
+"""Passes over the rows if none are given: enough for a few thousand rows (`benchmarks/defaults.py`)."""
 MIN_STEPS = 300
-"""Optimizer steps at least where `epochs` is not given; the search and its tune phase need as many."""
+"""Smallest number of optimizer steps if `epochs` is not given: search and tuning need as many."""
 PATIENCE = 3
-"""Evaluations without a better score after which such a training ends."""
+"""Evaluations without a better score after which a training without `epochs` ends."""
 EVALUATIONS = 15
-"""Evaluations of such a training at most: with few rows there would be more of them than training."""
+"""Largest number of evaluations of a training without `epochs`: with few rows they would take most of the
+time."""
 
 
 def steps_per_epoch(settings: TrainingSettings, rows: int) -> int:

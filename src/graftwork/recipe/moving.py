@@ -12,6 +12,7 @@ from graftwork.structure.file import named_file
 __all__ = ["moved_recipe"]
 
 SOURCES = ("train", "validation", "test")
+"""Fields of a task that may name a file."""
 
 
 def moved_recipe(values: Mapping[str, Any], after: Path, before: Path | None = None) -> dict[str, Any]:

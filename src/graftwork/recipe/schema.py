@@ -20,9 +20,9 @@ __all__ = ["joined", "read_fields"]
 MOST_FAULTS, MOST_TEXT = 20, 3000
 """Faults of a file that are named one by one, and characters that they may take."""
 LONGEST = 1000
-"""Characters of a string that is converted, or stands in a list."""
+"""Longest string that is converted or may stand in a list, in characters."""
 MOST_UNKNOWN = 10
-"""Unknown keys that are named one by one."""
+"""Largest number of unknown keys that are named one by one."""
 _ALLOWED = {
     str: "a string",
     int: "a whole number",

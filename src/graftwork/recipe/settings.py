@@ -64,7 +64,7 @@ class GraftSettings:
     from the rows."""
     path_threshold: float = field(default=0.05, metadata=LATER)
     """With importance: a task uses a stored adapter if its importance there is at least this part of the
-    keenest task's, above 0 and below 1. Low: tasks share; high: they part."""
+    most important task's, above 0 and below 1. Low: tasks share; high: they part."""
     budget: float | None = field(default=None, metadata=SHARE)
     """Stored adapter parameters as a fraction of the backbone's: `0.3%` or 0.003; from a tenth on only with
     the sign (`20%`). Without `budget` and `penalty`, learnable gates get 0.3%."""

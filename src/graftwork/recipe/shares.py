@@ -16,9 +16,9 @@ __all__ = ["SHARE", "WORDS", "is_share", "plain_share", "share_slips", "spelled_
 SHARE: dict[str, bool] = {"share": True}
 """Metadata of a field that takes a fraction of a whole, also in percent."""
 SLIP = 0.1
-"""The fraction from which a plain number is taken for a percentage without its sign."""
+"""Smallest plain number that is suspected to lack its percent sign."""
 WORDS = "a percentage above 0% and below 100%, such as 0.3%"
-"""What a field of shares takes beside numbers, for messages."""
+"""What a share may be beside a number, for messages."""
 _PERCENT = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,3})?)\s*%\s*")
 _SWEPT = ("budget", "task_budget")
 """Settings of a grid, whatever their section, that are shares."""

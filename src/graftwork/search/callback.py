@@ -158,7 +158,7 @@ class StructureCallback(TrainerCallback, ExportableState):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Discretise when it is time; what was the best model before is not comparable any more."""
+        """Discretise when it is time; best-model tracking then starts anew, as scores are not comparable."""
         if self.search is None:
             return
         phase = self.phases.setdefault(self.search.phase(state.global_step - 1), {"seconds": 0.0, "steps": 0})
@@ -187,9 +187,9 @@ class StructureCallback(TrainerCallback, ExportableState):
         self._check_finite(state, control)
 
     def _check_finite(self, state: TrainerState, control: TrainerControl) -> None:
-        """Look at all weights and gates if much depends on them now, else at a few if that is free.
+        """Check all weights and gates before they are saved, logged or decide, else a few if that is free.
 
-        A loss that is not finite leaves no weight as it was: its gradient goes through every site.
+        A loss that is not finite changes every weight: its gradient goes through every site.
         """
         search = self.search
         witness = self._witness
@@ -217,7 +217,7 @@ class StructureCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Compact, now that no optimizer step follows; a sharded model keeps its closed adapters."""
+        """Compact, as no optimizer step follows; a sharded model keeps its closed adapters."""
         if self.search is None or not self.compact or not self.search.view.decided:
             return
         if is_sharded(kwargs["model"]):

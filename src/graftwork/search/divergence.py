@@ -12,6 +12,7 @@ from graftwork.errors import DivergenceError
 __all__ = ["check_finite", "diverged", "not_finite"]
 
 MEND = "lower the learning rate, or clip gradients with a smaller max_grad_norm"
+"""Advice at the end of every message about a training that diverged."""
 
 
 def diverged(step: int, what: str) -> DivergenceError:
@@ -32,7 +33,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
-    """Stop a run whose weights are not finite any more.
+    """Stop a run whose weights are not finite.
 
     Raises:
         DivergenceError: names one of them and the step.

@@ -13,10 +13,11 @@ from graftwork.errors import DataError
 __all__ = ["ROWS", "THRESHOLD", "group_tasks", "input_distances"]
 
 ROWS = 96
-"""Rows of a task that are enough for its mean."""
+"""Rows per task from which its mean is estimated."""
 
 THRESHOLD = 0.25
-"""Tasks share if the squared distance of their means is less than a quarter of the variance within them."""
+"""Squared distance of two tasks' means, as a part of the variance within the tasks, below which they share
+adapters."""
 
 
 @torch.no_grad()

@@ -40,8 +40,10 @@ from graftwork.tuner.view import GraftView, graft_view
 __all__ = ["StructureSearch"]
 
 TRAVEL = 12.0
-"""How far a logit can move during the search: clamp to clamp is 9.2, and steps do not all point one way."""
+"""Distance that a logit can move during the search, in nats: 9.2 from clamp to clamp, and some more, as steps
+do not all go in one direction."""
 LEAST_TRAVEL = 8.0
+"""Distance below which we warn: less than from clamp to clamp, so that few gates can close."""
 
 
 class StructureSearch:

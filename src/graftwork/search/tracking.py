@@ -21,7 +21,7 @@ TensorBoard also gets a histogram of the gates of every task, `graft/gates/<task
 A FLOP is a multiplication or an addition of a linear map: an adapter of rank r has `2 r (d_in + d_out)` per
 token, the backbone two for every weight of its linear maps (`graftwork.tuner.cost`). Attention scores, norms,
 embeddings, biases and the gates themselves are left out. While gates are learned the expected figures weigh an
-adapter with P(open), and with its keenest task's for what is stored.
+adapter with P(open); for what is stored, with the highest P(open) of all tasks.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ if TYPE_CHECKING:
 __all__ = ["TrackingCallback", "event_folder", "gate_values", "keep_events", "size_figures", "track"]
 
 QUANTILES = (0.1, 0.5, 0.9)
+"""Quantiles of all gates that are logged."""
 
 
 def track(trainer: Trainer) -> None:
-    """Let the trackers of a trainer see what its `StructureCallback` has to say.
+    """Let the trackers of a trainer log the figures of its `StructureCallback`.
 
     Trainer calls its trackers before the callbacks it is given, so that these come too late to add to a log;
     the callback that this function adds is the first of all.

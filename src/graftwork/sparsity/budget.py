@@ -22,7 +22,7 @@ __all__ = [
 
 
 def site_prices(view: GraftView) -> dict[str, float]:
-    """What one adapter of every site takes of a budget, in the unit of `GraftConfig.cost`.
+    """Price of one adapter of every site, in the unit of `GraftConfig.cost`.
 
     Raises:
         ConfigError: the cost is a table that lacks a site.
@@ -34,7 +34,7 @@ def site_prices(view: GraftView) -> dict[str, float]:
 def in_units_of_cost(
     model: nn.Module, share: float, adapter_name: str | None = None, *, what: str = "budget"
 ) -> float:
-    """A budget in the unit of `GraftConfig.cost`: from 1 on it is one already, below 1 a fraction of a whole.
+    """A budget in the unit of `GraftConfig.cost`: 1 or more is one already, below 1 it is a fraction.
 
     The whole is the backbone's parameters; for `flops` the FLOPs per token of its linear maps; for a table
     the cost of all adapters on offer. Parameters and FLOPs are rounded down to whole numbers.

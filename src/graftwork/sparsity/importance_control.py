@@ -18,7 +18,8 @@ from graftwork.tuner.view import GraftView
 __all__ = ["ImportanceControl", "importance_scores"]
 
 MEMORY = 0.95
-"""Of the running means, per optimizer step. AdaLoRA's is 0.85; in mixed batches many a task has few rows."""
+"""Decay of the running means per optimizer step. AdaLoRA has 0.85; means are longer here, as a mixed batch
+has few rows of each task."""
 
 
 def importance_scores(
@@ -35,10 +36,10 @@ def importance_scores(
         \gamma = \frac{\ln 2}{\ln (1 / \tau)}
 
     Shares of a task's own total, for tasks differ in their rows and in the scale of their loss. What all
-    tasks together lose without an adapter is what it is worth storing. Ranks, for importance spans orders of
-    magnitude, which rounding to 3 decimals would wipe out; equal importance has equal rank.
+    tasks together lose without an adapter is what it is worth storing. Ranks, as importance spans orders of
+    magnitude, which rounding to 3 decimals would remove; equal importance has equal rank.
 
-    At one adapter a task has half of the keenest task's score where its share is :math:`\tau` of that task's.
+    At one adapter, a task whose share is :math:`\tau` of the largest share has half of the largest score.
 
     Args:
         products: I, for every adapter of the model.
@@ -73,9 +74,10 @@ class ImportanceControl:
 
     After every step the most important adapters stay open, as many as fit into
     `B + (pool - B) (1 - ramped)^3`; a task uses those of them where its score is at least `ramped / 2` of the
-    keenest task's, which ends at the rule of `choose_structure`. Until the discretisation a closed adapter
-    keeps its weights and may come back. With another `gate_start` than "shared" who may use what is settled
-    (`graftwork.sparsity.start.starting_paths`), and what is stored is learned.
+    highest score of all tasks, which ends at the rule of `choose_structure`. Until the discretisation a
+    closed adapter keeps its weights and may come back. With another `gate_start` than "shared" it is settled
+    at the start which task may use which adapter (`graftwork.sparsity.start.starting_paths`), and only what
+    is stored is learned.
 
     Source: Zhang et al. 2023, AdaLoRA, equations 8-12; g and the gates of single tasks are ours.
     """
@@ -88,7 +90,7 @@ class ImportanceControl:
 
     @torch.no_grad()
     def apply(self, view: GraftView, ramped: float) -> None:
-        """Measure the gradient of the gates, and take it away: no optimizer is to move them."""
+        """Measure the gradient of the gates, then remove it: no optimizer may move them."""
         for site in view.sites.values():
             gate = site.graft_gate_bias[view.adapter_name]
             if gate.grad is None:

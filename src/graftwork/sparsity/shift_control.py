@@ -17,8 +17,9 @@ from graftwork.tuner.view import GraftView
 __all__ = ["ShiftControl", "solve_shift"]
 
 REACH = 30.0
-"""How far the shift may go beyond the outermost logit, in units of beta: sigma(30) is 1 - 1e-13."""
+"""Largest distance of the shift from the outermost logit, in units of beta: sigma(30) is 1 - 1e-13."""
 HALVINGS = 60
+"""Steps of the bisection: each halves the interval, so that 60 reach the precision of a double."""
 
 
 def solve_shift(
@@ -27,8 +28,8 @@ def solve_shift(
     r"""The b of `sum_k n_k sigma((a_k - b) / beta) = cost`, by bisection, in float64 on the CPU.
 
     Args:
-        logits: the keenest task's logit of every adapter of the model.
-        costs: n, what every adapter takes of the budget.
+        logits: of every adapter of the model, the highest logit of all tasks.
+        costs: n, the price of every adapter, in the unit of the budget.
         cost: the expected cost to be met; beyond what is possible, the nearest that is.
         scale: beta.
     """

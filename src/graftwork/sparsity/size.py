@@ -28,7 +28,7 @@ def pool_parameters(view: GraftView) -> int:
 
 
 def pool_cost(view: GraftView) -> float:
-    """What all adapters on offer take of a budget, in the unit of `GraftConfig.cost`."""
+    """Price of all adapters on offer, in the unit of `GraftConfig.cost`."""
     prices = site_prices(view)
     return sum(prices[name] * site.pools[view.adapter_name].size for name, site in view.sites.items())
 
@@ -51,7 +51,7 @@ def expected_size(
     All tasks share the noise of an adapter, so the maximum is the exact probability that anyone stores it. A
     product of complements over tasks would be wrong, and its gradient dies as the number of tasks grows.
 
-    :math:`n_{s k}` is what the adapter takes of a budget: its parameters, unless `GraftConfig.cost` says
+    :math:`n_{s k}` is the adapter's price in the budget: its parameters, unless `GraftConfig.cost` says
     otherwise.
 
     Args:

@@ -23,17 +23,17 @@ def choose_structure(
     """Discretise gates: choose the adapters that are stored, then the tasks that use them.
 
     With a budget, adapters are taken in the order of `rank_by`, never of the site's place, as long as they
-    fit; the stored adapters never exceed the budget and no further adapter fits. Without one, adapters whose
-    keenest task has a P(open) of at least 0.5 are taken.
+    fit; the stored adapters never exceed the budget and no further adapter fits. Without one, adapters are
+    taken if at least one task opens them with a probability of 0.5 or more.
 
-    A task uses a stored adapter if its P(open) is at least half of the keenest task's: sharing is free, and
-    gates that a penalty has shrunk all alike keep their proportions. With `rank_by="strength"` the gates have
-    no say in what is stored; which of the stored adapters a task uses is still theirs.
+    A task uses a stored adapter if its P(open) is at least half of the highest P(open) of all tasks: sharing
+    is free, and gates that a penalty has shrunk all alike keep their proportions. With `rank_by="strength"`
+    the gates do not decide what is stored, only which of the stored adapters a task uses.
 
     With a task budget, each task keeps the best of those by its own P(open), ties by strength, as long as
-    they fit. Adapters that no task has room for make way for the next in rank. The stored adapters then stay
-    further below `budget` only if the tasks that want what is left are all full: tasks that want the same
-    adapters share them, so that everything stored may be as small as one path.
+    they fit. An adapter that no task has room for is replaced by the next in rank. The stored adapters are
+    then far below `budget` only if every task that wants one of the others has reached its own budget: tasks
+    that want the same adapters share them, so that everything stored may be as small as one path.
 
     Args:
         tasks: task names.

@@ -12,7 +12,7 @@ from graftwork.messages import did_you_mean, shown
 __all__ = ["COSTS", "check_cost", "read_cost"]
 
 COSTS = ("parameters", "flops")
-"""Costs by name; the others are tables."""
+"""Costs that have a name; every other cost is a table."""
 
 _FILE = "file:"
 """Prefix of a value that is the path of a file."""

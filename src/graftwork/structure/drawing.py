@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["structure_png", "structure_table"]
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+"""The index of a layer in the name of a site."""
 _SHADES = ("#c6dbef", "#9ecae1", "#6baed6", "#3182bd", "#08519c")
+"""Colours of the cells, from few open adapters to many."""
 _NARROW = 78
-"""Characters: a wider table stacks the kinds of sites."""
+"""Width of the terminal table in characters; a wider one stacks the kinds of sites."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from graftwork.structure.structure import SiteStructure, Structure
 __all__ = ["FIXED_STRUCTURES", "GROUPED", "Terms", "check_fixed_structure", "fixed_structure"]
 
 GROUPED = "grouped_paths"
-"""The one that needs groups of tasks."""
+"""Name of the fixed structure that needs groups of tasks."""
 _ROUNDING = 1e-12
+"""Relative rounding error that a sum of prices may have."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Terms:
     Attributes:
         whole: the structure with everything open: tasks, sites and pools.
         budget: sum of the prices of the stored adapters allowed.
-        prices: site name -> what one adapter takes of the budget.
+        prices: site name -> price of one adapter, in the unit of the budget.
         task_budget: sum of the prices of one task's adapters allowed, or None.
         seed: of what is drawn.
         groups: the tasks that share a path in `grouped_paths`, as lists of names; or None.
@@ -54,7 +55,7 @@ class Terms:
 
 
 FIXED_STRUCTURES: dict[str, Callable[[Terms], Structure]] = {}
-"""Name -> what makes it."""
+"""Name of a fixed structure -> the function that makes it."""
 
 
 def _register(make: Callable[[Terms], Structure]) -> Callable[[Terms], Structure]:
@@ -80,7 +81,7 @@ def fixed_structure(
         whole: the structure with everything open: tasks, sites and pools.
         budget: stored adapters allowed, in parameters or in the unit of `prices`. A structure from a file has
             its own size; a budget then is a bound.
-        prices: site name -> what one adapter takes of the budgets; default its parameters.
+        prices: site name -> price of one adapter, in the unit of the budgets; default its parameters.
         task_budget: the same for what one task uses.
         seed: of what is drawn.
         groups: the tasks that share a path in `grouped_paths`.

@@ -20,14 +20,14 @@ RANKINGS: dict[str, Callable[[float, float], tuple[float, ...]]] = {
     "strength": lambda score, strength: (strength,),
     "product": lambda score, strength: (score * strength, strength),
 }
-"""How adapters are ranked, best first, from the P(open) of their keenest task and their strength.
+"""How adapters are ranked, best first, from their strength and the highest P(open) that a task gives them.
 
 `prob_open`: P(open) rounded to 3 decimals, ties by strength; `strength`: strength alone, whatever the gates
 say; `product`: P(open) x strength, ties by strength. What is still tied is ordered by a hash of its name.
 """
 
 _ROUNDING = 1e-12
-"""Of a budget: prices that are no whole numbers add up with rounding errors."""
+"""Relative rounding error that a sum of prices may have: prices need not be whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SiteScores:
         cost: parameters of one adapter.
         scores: what is ranked, `scores[t][k]` in [0, 1]: P(open), or what the gate family has in its place.
         strength: `sum_i |down_i| |up_i|` of every adapter.
-        price: what one adapter takes of a budget; default its parameters.
+        price: of one adapter, in the unit of the budget; default its parameters.
     """
 
     r: int
@@ -50,7 +50,7 @@ class SiteScores:
 
     @property
     def takes(self) -> float:
-        """What one adapter takes of a budget."""
+        """The price of one adapter, in the unit of the budget."""
         return self.cost if self.price is None else self.price
 
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["jaccard", "print_stability", "stability"]
 
 DRAWS = 200
-"""Random structures per run."""
+"""Random structures drawn per run to estimate the index that chance gives."""
 MARGIN = 0.05
-"""Above chance, from which structures count as alike."""
+"""Distance of the mean Jaccard index above chance from which structures count as alike."""
 
 
 def jaccard(first: Counter[str], second: Counter[str]) -> float:

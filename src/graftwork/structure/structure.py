@@ -19,7 +19,7 @@ __all__ = ["SiteStructure", "Structure"]
 FORMAT = 1
 """Version of the JSON form."""
 LARGEST = 2**53
-"""Of the sizes of a site: what JSON carries everywhere."""
+"""Largest size of a site: the largest whole number that JSON readers keep exact."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Structure:
         return sum(site.cost * sum(site.open[row]) for site in self.sites.values())
 
     def total(self, prices: Mapping[str, float], task: str | None = None) -> float:
-        """Like `parameters`, with another price than its parameters for an adapter of every site."""
+        """Like `parameters`, with the price of an adapter given per site."""
         tables = {
             name: site.used if task is None else site.open[self._row(task)]
             for name, site in self.sites.items()

@@ -115,10 +115,11 @@ def remove_default_output(trainer: Trainer) -> None:
 
 
 _UNSEEN = ("flyte",)
-"""Trackers that Transformers does not look for."""
+"""Trackers that Transformers supports but does not look for, so that they cannot be checked."""
 
 SLOW = 3.0
-"""Times float32: a processor with bfloat16 instructions is below 1, one without them at 10 to 100."""
+"""Time of a product in bfloat16 divided by that in float32 from which we warn: a processor with bfloat16
+instructions is below 1, one without them at 10 to 100."""
 
 
 @functools.cache

@@ -40,7 +40,7 @@ class TrainingBars(ProgressCallback):
 
 @contextmanager
 def closed_bars(trainer: Trainer) -> Iterator[None]:
-    """End the line of bars that an error leaves open, so that what is said of it has a line of its own."""
+    """End the line of bars that an error leaves open, so that its message begins on a new line."""
     try:
         yield
     finally:

@@ -20,9 +20,11 @@ from graftwork.files.writing import sync_folder
 __all__ = ["STAGING", "fault_of", "last_checkpoint", "publish", "remove_faulty", "step_of"]
 
 MANIFEST = "manifest.json"
+"""File with the sizes and checksums of all other files of a checkpoint."""
 STAGING = ".new"
-"""Folder, beside the checkpoints, in which one is written."""
+"""Folder beside the checkpoints in which a checkpoint is written before it gets its name."""
 STATE = "trainer_state.json"
+"""Trainer's file with the step, the log and the state of the callbacks."""
 
 
 def publish(staged: Path, final: Path) -> None:
@@ -30,9 +32,7 @@ def publish(staged: Path, final: Path) -> None:
     files = {path.name: _describe(path) for path in sorted(staged.iterdir()) if path.is_file()}
     (staged / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
     sync_folder(staged)
-    if (
-        final.exists()
-    ):  # found faulty, or from before a run was begun anew: `last_checkpoint` did not choose it
+    if final.exists():  # `last_checkpoint` found it faulty, or it is of another run
         shutil.rmtree(final)
     staged.rename(final)
     sync_folder(final)

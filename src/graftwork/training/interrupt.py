@@ -20,7 +20,7 @@ from graftwork.distributed.processes import any_process, several
 __all__ = ["InterruptCallback"]
 
 ECHO = 2.0
-"""Seconds within which a second signal is taken for the launcher's, which passes on the terminal's."""
+"""Seconds in which a second signal counts as the first one: a launcher repeats what the terminal has sent."""
 
 
 class InterruptCallback(TrainerCallback):

@@ -1,4 +1,4 @@
-"""`Patience`: a training that does not get better any more ends early."""
+"""`Patience`: ends a training whose score has stopped rising."""
 
 from __future__ import annotations
 

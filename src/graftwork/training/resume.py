@@ -22,9 +22,12 @@ from graftwork.messages import shown
 __all__ = ["check_trainer_files", "loading"]
 
 STATE = "trainer_state.json"
+"""Trainer's file with the step, the log and the state of the callbacks."""
 NEEDED = ("optimizer", "scheduler.pt", "rng_state")
-"""How the names of files begin without which a run would go on differently, and Trainer would not say so."""
+"""Beginnings of the names of required files: without them a run goes on differently, and Trainer does not
+warn."""
 PICKLES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+"""Trainer's files that are pickles; they are read as numbers only."""
 
 
 def check_trainer_files(folder: Path) -> None:

@@ -37,7 +37,7 @@ class TrainingRun:
     noise: list[dict[str, Any]]
     """What noise was applied."""
     seconds: dict[str, float]
-    """Of the parts of the run beside the training."""
+    """Seconds of each part of the run except the training."""
     loss: float = 0.0
     """Mean training loss."""
 
@@ -76,7 +76,7 @@ class TrainingRun:
 
 
 def _kept(run: TrainingRun) -> str:
-    """Which checkpoint is left to go on from."""
+    """A sentence that names the checkpoint to resume from."""
     found, _ = last_checkpoint(Path(str(run.trainer.args.output_dir)))
     return "There is no checkpoint yet." if found is None else f"The last good checkpoint is {found}."
 

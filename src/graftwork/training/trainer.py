@@ -66,8 +66,8 @@ class MultiTaskTrainer(Trainer):
     heads may have their own learning rate; checkpoints hold adapters and heads instead of the backbone, and
     are whole or absent (`graftwork.training.checkpoints`); logs carry the figures of the structure search, so
     that every `report_to` shows them (`graftwork.search.tracking`); a loss that is not finite stops the run,
-    where Trainer would keep it from the logs (`logging_nan_inf_filter`); a run may go on with
-    other learning rates.
+    where Trainer would leave it out of the logs (`logging_nan_inf_filter`); a run may be resumed with other
+    learning rates.
 
     The loss is the mean over the rows of a batch (`MultiTaskModel`). A task of n_t rows has a share of each
     epoch that is proportional to `n_t ** (1 / temperature)`.
@@ -216,7 +216,7 @@ class MultiTaskTrainer(Trainer):
         return loss
 
     def _blame(self, value: float) -> str:
-        """What a loss that is not finite comes from."""
+        """Why the loss is not finite: the tensors or the tasks that it comes from."""
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         broken = not_finite(trained)
         if broken:
@@ -296,7 +296,7 @@ class MultiTaskTrainer(Trainer):
         save_model(model, folder, backbone_name=self.backbone_name, place=place)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's training, after a look at the files that it would go on from.
+        """Trainer's training, after a check of the files that it would resume from.
 
         Raises:
             CheckpointError: one of them is damaged, or holds more than numbers.

@@ -98,7 +98,7 @@ class GraftConfig(PeftConfig):
         default=0.05,
         metadata={
             "help": "With importance: a task uses a stored adapter if its importance there is at least this "
-            "part of the keenest task's, above 0 and below 1. Low: tasks share; high: they part."
+            "part of the most important task's, above 0 and below 1. Low: tasks share; high: they part."
         },
     )
     budget: float | None = field(
@@ -178,7 +178,7 @@ class GraftConfig(PeftConfig):
         except (ValueError, TypeError) as error:
             raise ConfigError(f"task_type={shown(self.task_type)} is not known: {error}") from error
         self.peft_type = GRAFT
-        # What `target_modules` or `placement` came to in the model at hand: no field, so it is never saved.
+        # The sites that `target_modules` or `placement` select in this model: no field, so it is never saved.
         self.resolved_sites: frozenset[str] = frozenset()
         check_sites(self)
         check_modules(self)

@@ -33,14 +33,16 @@ __all__ = [
 ]
 
 ACTIVATION_NAMES = ("gelu", "relu", "silu", "tanh", "identity")
-"""Of `graftwork.tuner.pool.ACTIVATIONS`."""
+"""Names of `graftwork.tuner.pool.ACTIVATIONS`, which needs torch."""
 PLACEMENTS = ("attention+ffn", "ffn", "attention", "block")
 POSITIONS = ("sequential", "parallel")
 REDUCTIONS = ("mean", "sum")
 GATE_STARTS = ("auto", "shared", "random", "private", "grouped")
 DEFAULT_BUDGET = 0.003
+"""Budget of learned gates if neither a budget nor a penalty is given, as a fraction of the backbone."""
 ENOUGH = 16
-"""Adapters at a site from which `auto` takes it that a task finds what it needs in a random half of them."""
+"""Adapters at a site from which `gate_start: auto` becomes `random`: a task then finds what it needs in a
+random half of them."""
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[\w.-]+")
 

@@ -1,4 +1,4 @@
-"""What an adapter takes of a budget: its parameters, its FLOPs per token, or what a table says."""
+"""Prices of adapters in a budget: their parameters, their FLOPs per token, or the values of a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["adapter_price", "backbone_flops"]
 
 
 def adapter_price(cost: str | Mapping[str, float], site: str, pool: Pool) -> float:
-    """What one adapter of a site takes of the budget.
+    """Price of one adapter of a site, in the unit of `cost`.
 
     `parameters`: `r (d_in + d_out + 1)`. `flops`: per token, two for every weight of its linear maps,
     `2 r (d_in + d_out)`. A table: what it says.

@@ -22,7 +22,7 @@ from graftwork.tuner.pool import CONVOLUTIONS, Pool, check_pools, site_widths
 __all__ = ["UNDECIDED", "GatedPools"]
 
 UNDECIDED = -1.0
-"""Value of every entry of a mask whose gates are still being learned."""
+"""Value of every entry of a mask while its gates are learned."""
 
 
 class _Mask(NamedTuple):

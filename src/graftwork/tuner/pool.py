@@ -20,12 +20,12 @@ from graftwork.gates.family import GateFamily
 __all__ = ["ACTIVATIONS", "CONVOLUTIONS", "Pool", "check_pools", "check_size", "site_widths"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Modules that write their features behind the rows instead of last."""
+"""Modules whose features are the second axis, not the last."""
 
 TIMES = 4
-"""Numbers of a pool, or of all heads, per parameter of the backbone that are allowed."""
+"""Largest size of a pool, or of all heads, as a multiple of the backbone's parameters."""
 ALWAYS = 2**24
-"""Numbers that are allowed whatever the backbone."""
+"""Size in numbers that is allowed for any backbone."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

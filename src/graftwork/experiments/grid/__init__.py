@@ -1,1 +1,1 @@
-"""Which runs a grid comes to, and the settings whose hash is their key."""
+"""Which runs a grid consists of, and the settings whose hash is their key."""

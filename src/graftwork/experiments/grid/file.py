@@ -20,7 +20,7 @@ from graftwork.recipe.schema import joined, read_fields
 __all__ = ["load_grid"]
 
 MOST_CELLS = 1000
-"""Places of a grid, each of which has runs for every seed and rate."""
+"""Largest number of cells of a grid; each has runs for every seed and learning rate."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`Grid`: methods x tasks x seeds x settings, and the runs that it comes to."""
+"""`Grid`: methods x tasks x seeds x settings, and the runs that it consists of."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ __all__ = ["Arrangement", "Entry", "Grid", "Place", "Trial", "Tune", "make_trial
 Arrangement = Literal["multi", "single"]
 
 SECTIONS = {"training": TrainingSettings, "graft": GraftSettings, "schedule": Schedule}
+"""Sections of a grid whose settings can be swept."""
 PATH_NOISE = ("path_drop", "path_redraw", "weights")
+"""Kinds of noise that only methods with paths can have."""
 RATE = "training.learning_rate"
 EPOCHS = "training.epochs"
 

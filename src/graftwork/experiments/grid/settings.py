@@ -27,6 +27,7 @@ __all__ = ["load_data", "run_settings"]
 PROBED = ("max_length", "pooling")
 """The settings of `training` that matter to a method without a training loop."""
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+"""Names of the files that hold the weights of a backbone."""
 
 
 def load_data(tasks: Sequence[Task], seed: int) -> list[TaskData]:

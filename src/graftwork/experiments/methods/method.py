@@ -69,7 +69,7 @@ class Adapted:
     rates: Mapping[str, float] = field(default_factory=dict)
     """Part of a parameter's name -> its own learning rate."""
     era: Callable[[TrainerState], object] = lambda state: None
-    """When its value changes, earlier evaluations are not comparable any more: the best model starts anew."""
+    """When its value changes, scores before and after are not comparable: best-model tracking starts anew."""
     stored: Callable[[], int] | None = None
     """Parameters of the final model beside backbone and heads; default `kept`."""
     active: Callable[[str], int] | None = None

@@ -15,6 +15,7 @@ from graftwork.files.reading import is_finite
 __all__ = ["below_probe", "below_reference"]
 
 PROBE = "linear_probe"
+"""Method whose score a fine-tuned model should not be below."""
 
 
 def below_probe(comparison: Comparison, groups: Sequence[Group] | None = None) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ from graftwork.structure.structure import Structure
 __all__ = ["report"]
 
 REFERENCE = "lora"
+"""Method that the others are compared with unless another one is named."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ __all__ = ["Verdict", "judge"]
 
 LEARNED = "graft"
 RANDOM = "random"
+"""The methods of the first sentence: a learned structure and a random one."""
 
 
 @dataclass(frozen=True)

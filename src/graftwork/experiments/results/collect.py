@@ -24,6 +24,7 @@ FORMAT = 1
 """Version of the run files."""
 _FILE = re.compile(r"[0-9a-f]{16}\.json")
 _TEXTS = ("key", "status", "purpose", "method", "label", "group", "pair")
+"""Keys of a run file that must be texts."""
 
 
 @dataclass(frozen=True)

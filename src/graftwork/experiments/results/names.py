@@ -11,6 +11,7 @@ from typing import Any, Protocol
 __all__ = ["display", "distinct", "natural", "short_names", "told_apart"]
 
 _PLAIN = ("graft.", "method.", "schedule.", "training.")
+"""Prefixes of settings that labels leave out."""
 
 
 class Swept(Protocol):

@@ -26,9 +26,11 @@ __all__ = [
 ]
 
 RESAMPLES = 10_000
+"""Resamples of a bootstrap interval."""
 LEVEL = 0.95
+"""Probability with which an interval covers the mean."""
 SEED = 0
-"""Every interval starts from this seed, so none depends on another."""
+"""Seed of every bootstrap, so that no interval depends on another."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["bytes_on_disk", "cores", "curves", "failure", "host", "peak_memory", "reset_peak_memory"]
 
 CURVES = ("loss", "grad_norm", "learning_rate")
+"""Keys of Trainer's log that result files keep as curves."""
 
 
 def cores() -> int:

@@ -26,6 +26,7 @@ from graftwork.experiments.running.progress import Board
 __all__ = ["attempt", "grouped", "perform", "run_jobs"]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables that set the number of threads of a worker."""
 
 
 def grouped(jobs: Iterable[Job]) -> list[Job]:

@@ -16,7 +16,7 @@ from graftwork.experiments.running.progress import Board
 __all__ = ["run_on_ray"]
 
 RETRIES = 3
-"""How often a run is started again after its worker has died."""
+"""Number of times that a run is started again after its worker has died."""
 
 
 def perform_runs(job: Job) -> list[dict[str, Any]]:
