@@ -155,14 +155,14 @@ def test_no_task_exceeds_its_budget_and_keeps_its_best(given_scores, budget, tas
     for t, task in enumerate(tasks):
         assert structure.parameters(task) <= task_budget
         for name, k in stored - structure.paths(task):
-            keenest = max(row[k] for row in sites[name].prob_open)
-            unwanted = sites[name].prob_open[t][k] < 0.5 * keenest
-            mine = (round(sites[name].prob_open[t][k], 3), sites[name].strength[k])
+            keenest = max(row[k] for row in sites[name].scores)
+            unwanted = sites[name].scores[t][k] < 0.5 * keenest
+            mine = (round(sites[name].scores[t][k], 3), sites[name].strength[k])
             # What is left out does not fit beside the better ones that were taken before it.
             better = sum(
                 sites[n].cost
                 for n, j in structure.paths(task)
-                if (round(sites[n].prob_open[t][j], 3), sites[n].strength[j]) >= mine
+                if (round(sites[n].scores[t][j], 3), sites[n].strength[j]) >= mine
             )
             assert unwanted or sites[name].cost > task_budget - better
 
