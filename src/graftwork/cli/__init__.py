@@ -55,7 +55,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _after(command: str) -> str:
-    """What is true after Ctrl-C of a command that has not said it itself, and what to run."""
+    """What Ctrl-C has left behind, and what to run, for commands that do not report it themselves."""
     from graftwork.advice import again
 
     if command in ("evaluate", "predict", "show"):

@@ -63,7 +63,7 @@ def stdin_rows(most: int, encodings: Sequence[str] = UTF8) -> Iterator[list[dict
 
 
 def _reader() -> Callable[[int], bytes]:
-    """A function that waits until there is something, and then returns it."""
+    """A function that waits until there is an item, and returns it."""
     if sys.stdin is None:
         raise DataError(f"{NAME} is closed; give rows there, or a file with --input")
     try:

@@ -244,7 +244,7 @@ def _sample(task: Task, name: str, part: _Part, labels: tuple[str, ...], seed: i
 
 
 def _rng(seed: int, task: Task, purpose: str) -> np.random.Generator:
-    """Make a generator of its own for each task and purpose: adding a task must not change another's rows."""
+    """A random generator for each task and purpose: adding a task must not change the rows of another."""
     return np.random.default_rng([seed & 0xFFFFFFFF, zlib.crc32(f"{task.name}/{purpose}".encode())])
 
 

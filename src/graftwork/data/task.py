@@ -85,13 +85,13 @@ class Task:
     drop_broken: bool = False
     """Drop rows whose text has a broken character (U+FFFD)."""
     class_weights: str | dict[str, float] | None = field(default=None, hash=False, metadata=LATER)
-    """What a row counts in the training loss, by its class: `balanced` (each class as much as any other), or
+    """Weight of a row in the training loss, by its class: `balanced` (each class as much as any other), or
     a weight per label, 1 if not named; only their ratios matter. Scores are not weighted."""
     encoding: str | tuple[str, ...] = field(default="utf-8", metadata=LATER)
-    """Of text files: one that has to fit, or several, such as `[utf-8, cp1252]`, tried per file in order;
+    """Encoding of text files: one name, or several, such as `[utf-8, cp1252]`, tried per file in this order;
     bytes that the last of several does not know become U+FFFD."""
     delimiter: str | None = field(default=None, metadata=LATER)
-    """Of CSV and TSV files; else the comma wherever it fits, or the one of `;`, tab and `|` that does."""
+    """Delimiter of CSV and TSV files; null: the comma if it fits, else that of `;`, tab and `|` that does."""
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the metric, and check everything at once."""

@@ -24,7 +24,7 @@ class Split:
     targets: NDArray[np.float64]
     """Class index, or the score as it was given."""
     sha256: str
-    """Of the texts and the label names or scores, in order."""
+    """SHA-256 of the texts and the label names or scores, in their order."""
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -31,9 +31,9 @@ class TextFormat:
     """Encoding and delimiter of text files; Parquet files and hub datasets hold their own."""
 
     encodings: tuple[str, ...] = UTF8
-    """Tried in their order (`graftwork.files.decoding.decode`)."""
+    """Encodings, tried in this order (`graftwork.files.decoding.decode`)."""
     delimiter: str | None = None
-    """Of CSV and TSV files; found in the file if not given."""
+    """Delimiter of CSV and TSV files; found in the file if not given."""
 
 
 @dataclass(frozen=True)

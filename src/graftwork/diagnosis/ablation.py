@@ -34,7 +34,7 @@ def ablate(
     seed: int = 0,
     adapter_name: str | None = None,
 ) -> dict[str, Any]:
-    """Close open adapters one by one, for all tasks, and see what the loss says.
+    """Close open adapters one by one, for all tasks, and measure the loss.
 
     Only the rows of tasks that use an adapter are run again. The structure is put back.
 
@@ -128,7 +128,7 @@ def with_ranks(
 
 
 def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's; None of fewer than three pairs or of a constant."""
+    """Spearman's rank correlation; None for fewer than three pairs or a constant."""
     from scipy.stats import spearmanr
 
     first, second = ([pair[i] for pair in pairs] for i in (0, 1))

@@ -23,7 +23,7 @@ FEW = 8
 
 
 def find(diagnosis: Mapping[str, Any]) -> list[str]:
-    """One sentence per thing that is off, with what to do about it; none if all is well."""
+    """One sentence per finding, with what to do about it; none if all is well."""
     return [
         *_gap(diagnosis),
         *_size(diagnosis),

@@ -74,7 +74,7 @@ def evaluation_notes(report: Mapping[str, Any], split: str, tasks: Mapping[str, 
 def floor_note(
     task: str, metric: str, score: float, probe: float, majority: float, rows: float
 ) -> str | None:
-    """What to say of a task that is at its majority class, or below its probe by more than noise; else None.
+    """A sentence for a task that is at its majority class, or below its probe by more than noise; else None.
 
     Args:
         task: its name.

@@ -18,5 +18,5 @@ def note(text: str) -> None:
 
 @functools.cache
 def note_once(text: str) -> None:
-    """The same, but no text a second time in this process."""
+    """The same, but each text only once in this process."""
     note(text)

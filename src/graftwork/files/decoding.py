@@ -154,7 +154,7 @@ def _mark(content: bytes) -> str:
 
 
 def _refuse_other_kinds(content: bytes, name: str, encodings: Sequence[str]) -> None:
-    """Refuse what says itself that it is no text, or text of another encoding."""
+    """Refuse files whose first bytes show that they are no text, or text of another encoding."""
     for mark, what in _ARCHIVES.items():
         if content.startswith(mark):
             raise DataError(f"{name} {what}")
@@ -175,7 +175,7 @@ def _refuse_other_kinds(content: bytes, name: str, encodings: Sequence[str]) -> 
 
 
 def _looks_wide(head: bytes) -> str:
-    """The encoding of two or four bytes a character that null bytes tell of; empty for anything else."""
+    """The encoding of two or four bytes per character that null bytes show; empty for any other."""
     counts = [head[place::4].count(0) * 4 for place in range(4)]
     many = [4 * count >= 3 * len(head) for count in counts]
     if len(head) >= 8 and many in ([False, True, True, True], [True, True, True, False]):
@@ -212,7 +212,7 @@ def _refusal(content: bytes, name: str, encodings: Sequence[str], error: Unicode
 
 
 def _broken_utf8(content: bytes) -> int:
-    """Broken characters of what is else UTF-8; 0 if it is another encoding."""
+    """Number of broken characters in text that is otherwise UTF-8; 0 if it is another encoding."""
     text = content.decode("utf-8", errors="replace")
     broken = text.count("\ufffd")
     whole = sum(not character.isascii() for character in text) - broken
@@ -220,7 +220,7 @@ def _broken_utf8(content: bytes) -> int:
 
 
 def _likely(content: bytes) -> Iterator[tuple[str, str]]:
-    """Likely encodings, each with what some of the text would be."""
+    """Likely encodings, each with a part of the text as it would read."""
     from charset_normalizer import from_bytes
 
     lines = (line for line in content.splitlines() if not line.isascii())
@@ -248,7 +248,7 @@ def _likely(content: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _unpack(content: bytes, name: str) -> bytes:
-    """The content of a gzip file, as long as it is no more than text can be."""
+    """The content of a gzip file; refused if it is larger than text can be."""
     limit = max(SMALLEST_LIMIT, LARGEST_RATIO * len(content))
     try:
         with gzip.open(io.BytesIO(content)) as file:

@@ -13,7 +13,7 @@ LATER: dict[str, bool] = {"later": True}
 
 
 def is_later_default(entry: dataclasses.Field[Any], value: object) -> bool:
-    """Whether a field came later and has its default; files hold lists in place of tuples."""
+    """Whether a field has the metadata `LATER` and its default; files hold lists in place of tuples."""
     if not entry.metadata.get("later"):
         return False
     default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
@@ -21,7 +21,7 @@ def is_later_default(entry: dataclasses.Field[Any], value: object) -> bool:
 
 
 def settled(item: Any) -> Any:
-    """A dataclass, and all it holds, as mappings, without the fields that came later at their default."""
+    """A dataclass, and all it holds, as mappings, without fields of `LATER` that have their default."""
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
         found = {entry.name: getattr(item, entry.name) for entry in dataclasses.fields(item)}
         return {
@@ -35,7 +35,7 @@ def settled(item: Any) -> Any:
 
 
 def without_later(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """A file's values for the dataclass `cls`, without those that came later and are at their default."""
+    """A file's values for the dataclass `cls`, without fields of `LATER` that have their default."""
     fields = {entry.name: entry for entry in dataclasses.fields(cls)}
     return {
         key: value

@@ -54,7 +54,7 @@ def user_path(text: str | Path) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; False also for what cannot be a path."""
+    """Whether a file or folder exists; False also for a value that cannot be a path."""
     try:
         return path.exists()
     except (OSError, ValueError):

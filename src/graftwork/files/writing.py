@@ -91,7 +91,7 @@ def storage_errors(what: str, folder: Path, *, resume: bool = True) -> Iterator[
 
 
 def _reason(error: Exception) -> str | None:
-    """Why a write failed, or None if the error is about something else."""
+    """Why a write failed; None if the error has another cause."""
     if isinstance(error, OSError):
         return error.strerror if error.errno in FULL else None
     text = " ".join(str(error).split())

@@ -162,7 +162,7 @@ class NewTask:
             layer.add_pool(PRIVATE, replace(pool, family=gate_family(self.extension.gates)), mask=mask)
 
     def _layer(self, site: str) -> GraftLayer:
-        """The graft layer of a site; one that had no open adapter is wrapped again."""
+        """The graft layer of a site; a site without an open adapter is wrapped again."""
         module = self.backbone.get_submodule(site)
         if isinstance(module, GraftLayer):
             return module
@@ -233,7 +233,7 @@ class NewTask:
         return model.eval()
 
     def _join(self, site: str, layer: GraftLayer) -> None:
-        """One pool for all tasks at a site: the one from before, then what the new task has kept."""
+        """One pool for all tasks at a site: the stored pool, then the adapters that the new task keeps."""
         old = self.pools.get(site)
         parts, masks, kept = [], [], 0
         tasks = tuple(self.config.tasks)

@@ -141,7 +141,7 @@ def reduced_report(
 def extracted_report(
     old: Mapping[str, Any], model: MultiTaskModel, structure: Structure, folder: Path
 ) -> dict[str, Any]:
-    """What the report `old` says of the only task that is left: nothing of the search for all of them."""
+    """The parts of the report `old` that hold for the only task left; those of the common search go."""
     report = _changed(old, model, structure, folder)
     return {name: value for name, value in report.items() if name in EXTRACTED}
 

@@ -69,7 +69,7 @@ def _details(name: str, details: Mapping[str, Any], console: Console) -> Iterato
 
 
 def confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[tuple[str, str, int, float]]:
-    """The confusions of a matrix: class, what it was taken for, rows, and their share of the class.
+    """The confusions of a matrix: expected class, predicted class, rows, and their share of the class.
 
     The largest come first, and of equal ones those of the smaller class.
     """
@@ -83,7 +83,7 @@ def confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[t
 
 
 def _matrix(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Table:
-    """Rows are the classes, columns what they were taken for, both numbered."""
+    """The matrix: rows are the expected classes, columns the predicted ones, both numbered."""
     numbers = [str(number) for number in range(1, len(labels) + 1)]
     rows = [
         (f"{number} {_short(label)}", *(f"{count:,}" if count else "." for count in row))
@@ -106,7 +106,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], te
 
 
 def _width(table: Table, console: Console) -> int:
-    """Columns that a table takes where there is room."""
+    """Characters that a table needs if it is not cut."""
     return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
 

@@ -39,7 +39,7 @@ class ScoredRows:
 
 
 class SavedData:
-    """What a model folder knows of its data: the recipe says where they are, the report what they were.
+    """The data of a model folder: the recipe says where they are, the report has checksums and scores.
 
     Args:
         folder: of the model.
@@ -170,7 +170,7 @@ class SavedData:
 
 
 def note_of_score(rows: ScoredRows, split: str, score: float) -> str | None:
-    """What there is to say if the same rows have another score than in the report."""
+    """A note if the same rows have another score than in the report."""
     if rows.recorded is None or abs(rows.recorded - score) <= SAME:
         return None
     return (

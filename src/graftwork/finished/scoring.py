@@ -29,14 +29,14 @@ STEP = 8 * BATCH
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model says of the rows of one task: class indices, or standardised scores as it learns them."""
+    """Predictions for the rows of one task: class indices, or the standardised scores that a head gives."""
 
     head: TaskHead
     predicted: NDArray[Any]
     expected: NDArray[Any]
 
     def score(self) -> float:
-        """Under the metric of the task."""
+        """The score under the metric of the task."""
         return score(self.head.metric, self.predicted, self.expected)
 
     def in_units(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -48,7 +48,7 @@ class Predictions:
         return predicted, expected
 
     def one_value(self) -> str | None:
-        """What to say of a score over rows that are all alike, which says little."""
+        """A note if all rows have one class, over which a score means little."""
         head, what = self.head, f"all {len(self.expected):,} rows of task {self.head.name!r} have the"
         if np.ptp(self.expected) == 0:
             if head.labels:

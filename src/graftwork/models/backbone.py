@@ -82,7 +82,7 @@ def load_encoder(name: str) -> PreTrainedModel:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without Transformers' bars and remarks: what is missing or does not fit is refused here in words."""
+    """Silence Transformers' bars and remarks: what is missing or does not fit is refused in words here."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
@@ -96,7 +96,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What Transformers says, without its advice to run code that came with a model."""
+    """The message of Transformers, without its advice to run code that came with a model."""
     words = words_of(error)
     if "trust_remote_code" in str(error):
         return f"it brings code of its own, which graftwork never runs: {words[:150]}"
@@ -182,7 +182,7 @@ def _tokenizer_files(folder: Path) -> Iterator[Path]:
 
 
 def _check_files(tokenizer: PreTrainedTokenizerBase, name: str, folder: Path | None) -> None:
-    """Refuse what Transformers makes of missing files without a word: a vocabulary of special tokens."""
+    """Refuse a vocabulary of special tokens only, which Transformers makes silently if files are missing."""
     if not tokenizer.vocab_files_names:  # the bytes of a text are its tokens
         return
     ordinary = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)

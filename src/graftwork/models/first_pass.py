@@ -62,7 +62,7 @@ def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def measured_width(backbone: nn.Module) -> int | None:
-    """What `measure_width_` has noted on a backbone, at any depth; None if it was not asked."""
+    """The width that `measure_width_` has stored on a backbone, at any depth; None if there is none."""
     for module in backbone.modules():
         width = module.__dict__.get("graft_width")
         if width is not None:

@@ -35,7 +35,7 @@ class Identity:
 
     sha256: str
     missing: tuple[str, ...] = ()
-    """Tensors that its files did not hold, so that they are random and no part of the checksum: poolers."""
+    """Tensors that its files lack, such as poolers: they are random, so the checksum leaves them out."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -79,7 +79,7 @@ def file_stamp(folder: Path | None) -> str | None:
 
 
 def identify_(model: nn.Module, missing: Collection[str], stamp: str | None) -> None:
-    """Note on a model that was just loaded who it is, for `identity_of`.
+    """Store the identity of a model on it right after loading, for `identity_of`.
 
     Args:
         model: as it was loaded, before anything wraps or trains it.
@@ -102,7 +102,7 @@ def identify_(model: nn.Module, missing: Collection[str], stamp: str | None) -> 
 
 
 def identity_of(backbone: nn.Module) -> Identity | None:
-    """Who a backbone is, perhaps under adapters; None if `load_backbone` did not load it."""
+    """The identity of a backbone, also under adapters; None if `load_backbone` did not load it."""
     found = getattr(backbone, _ATTRIBUTE, None)
     return found if isinstance(found, Identity) else None
 

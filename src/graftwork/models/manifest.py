@@ -121,7 +121,7 @@ def _is_length(value: object) -> TypeGuard[int]:
 
 
 def saved_identity(described: Mapping[str, Any]) -> Identity | None:
-    """Who the backbone of a saved model is, from `read_tasks_file`; None if the model does not say."""
+    """The identity of the backbone of a saved model, from `read_tasks_file`; None if it is missing."""
     backbone = described["backbone"]
     if backbone.get("sha256") is None:
         return None

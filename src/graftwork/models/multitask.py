@@ -82,7 +82,7 @@ class TaskHeads(nn.Module):
         labels: Float[Tensor, " rows"],
         rows: Int[Tensor, " rows"],
     ) -> Float[Tensor, " rows"]:
-        """Of every row: cross-entropy, times its class's weight, or squared error of standardised scores."""
+        """Loss of every row: cross-entropy times the weight of its class, or squared error of its score."""
         numeric = self.regression[rows]
         classes = labels.long().masked_fill(numeric, 0)
         cross_entropy = F.cross_entropy(logits, classes, reduction="none")
@@ -124,7 +124,7 @@ class TaskHeads(nn.Module):
 
 
 def _class_weights(heads: Sequence[TaskHead], classes: int) -> Tensor | None:
-    """What a row counts by task and class [tasks, C]; None if all count alike."""
+    """Weight of a row by task and class, [tasks, C]; None if all are 1."""
     if not any(head.class_weights for head in heads):
         return None
     weights = torch.ones(len(heads), classes)

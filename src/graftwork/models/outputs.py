@@ -32,7 +32,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of some rows, on the CPU.
+    """Outputs of a model for some rows, on the CPU.
 
     Attributes:
         logits: [N, C].

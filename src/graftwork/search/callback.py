@@ -120,7 +120,7 @@ class StructureCallback(TrainerCallback, ExportableState):
         self._witness = next((w for w in graft_tensors(self.search.view).values() if w.requires_grad), None)
 
     def _resume(self, search: StructureSearch, attributes: Any) -> None:
-        """Go on from what `state` wrote into a checkpoint."""
+        """Continue from the `state` of a checkpoint."""
         try:
             search.load(attributes["search_state"])
             self.phases = {

@@ -129,7 +129,7 @@ class StructureSearch:
 
     @property
     def view(self) -> GraftView:
-        """The adapter as it is now."""
+        """The adapter in its present state."""
         return graft_view(self.model, self.adapter_name)
 
     def phase(self, step: int) -> str:
@@ -171,7 +171,7 @@ class StructureSearch:
 
     @torch.no_grad()
     def set_speed(self, learning_rates: float) -> None:
-        """Let a run go on with other learning rates than it began with: the gates stay, and keep their speed.
+        """Resume a run with other learning rates: the gates stay where they are, and keep their speed.
 
         Args:
             learning_rates: as for `begin`.
@@ -202,7 +202,7 @@ class StructureSearch:
             self.control.apply(view, self._ramped(step))
 
     def _check_averaged(self, view: GraftView) -> None:
-        """Once: copies of a model whose gradients differ drift apart, and with them their structures."""
+        """Check once that all processes have equal gradients; else their models drift apart."""
         if self._checked or is_sharded(self.model):
             return
         self._checked = True
@@ -326,7 +326,7 @@ def _scores(view: GraftView) -> dict[str, dict[str, Any]]:
 
 
 def _keep_in_bounds_(site: GraftLayer, adapter_name: str) -> None:
-    """Clamp the learned part of the logits, so that a gate pushed beyond the clamp can come back at once."""
+    """Clamp the learned part of the logits, so that a gate at the bound can move back in the next step."""
     family = site.pools[adapter_name].family
     ratio = float(site.graft_ratio[adapter_name])
     low, high = (-family.bound - family.initial_logit) / ratio, (family.bound - family.initial_logit) / ratio

@@ -65,7 +65,7 @@ def _seed(name: str, value: object) -> None:
 
 
 def _names(name: str, value: object, *, plain: bool = True) -> None:
-    """Refuse what are no names of modules, `plain` where PEFT makes regular expressions of them."""
+    """Refuse values that are no names of modules; `plain` ones if PEFT makes regular expressions of them."""
     if not isinstance(value, list | tuple | set | frozenset):
         raise ConfigError(f"{name}={shown(value)} must be a list of names.")
     for item in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
@@ -94,7 +94,7 @@ def _indices(name: str, value: object) -> None:
 
 
 def check_sites(config: Any) -> None:
-    """Which modules are sites."""
+    """Check which modules are sites."""
     for name in ("target_modules", "exclude_modules"):
         value = getattr(config, name)
         if isinstance(value, str):
@@ -106,7 +106,7 @@ def check_sites(config: Any) -> None:
 
 
 def check_tasks(config: Any) -> None:
-    """Names of the tasks."""
+    """Check the names of the tasks."""
     if not isinstance(config.tasks, list | tuple) or not config.tasks:
         raise ConfigError(f"tasks={shown(config.tasks)} must be a list of at least one task name.")
     config.tasks = list(config.tasks)
@@ -119,7 +119,7 @@ def check_tasks(config: Any) -> None:
 
 
 def check_modules(config: Any) -> None:
-    """What a configuration of PEFT has beside its sites, and a recipe has not."""
+    """Check fields of PEFT's configuration that a recipe does not have."""
     pattern = config.layers_pattern
     if pattern:
         _names("layers_pattern", [pattern] if isinstance(pattern, str) else pattern)
@@ -137,7 +137,7 @@ def check_modules(config: Any) -> None:
 
 
 def check_saved(config: Any) -> None:
-    """What only a saved configuration has, or nobody gives another type by hand."""
+    """Check fields that only a saved configuration has, or whose type is only wrong in a damaged file."""
     for name in ("init_weights", "inference_mode"):
         if not isinstance(getattr(config, name), bool):
             raise ConfigError(f"{name}={shown(getattr(config, name))} must be true or false.")
@@ -155,7 +155,7 @@ def check_saved(config: Any) -> None:
 
 
 def check_adapters(config: Any) -> None:
-    """The pool, its gates and what keeps it small."""
+    """Check the pool, its gates and what keeps it small."""
     _positive_int("pool_size", config.pool_size)
     _positive_int("r", config.r)
     _choice("activation", config.activation, ACTIVATION_NAMES)

@@ -26,7 +26,7 @@ UNDECIDED = -1.0
 
 
 class _Mask(NamedTuple):
-    """What is known of a mask without reading its values again, which on a GPU would wait for them."""
+    """What is known of a mask. Reading its values again would make a GPU wait."""
 
     values: Tensor
     decided: bool
@@ -34,7 +34,7 @@ class _Mask(NamedTuple):
 
 
 class GatedPools(nn.Module, BaseTunerLayer):
-    """What a site holds per adapter name of PEFT, and how gates are decided; `GraftLayer` computes with it.
+    """The pools of a site by PEFT's adapter name, and their gates; `GraftLayer` computes with them.
 
     The tensors are `graft_down` [K r, d_in], `graft_bias` [K r] (none if the pool is linear), `graft_up`
     [d_out, K r], `graft_gate_bias` [tasks, K] (the learned part of the logits; the name keeps Trainer from

@@ -85,7 +85,7 @@ class GraftModel(BaseTuner):
             self._freeze(model)
 
     def _check_size(self, model: nn.Module, config: GraftConfig, sites: list[str]) -> None:
-        """Refuse a pool of absurd size before any of it is made; configurations may come from a file."""
+        """Refuse a pool of absurd size before it is made; configurations may come from a file."""
         total = 0
         for name in sites:
             site = model.get_submodule(name)
@@ -160,7 +160,7 @@ class GraftModel(BaseTuner):
         return pool, mask
 
     def _leave_fast_path(self, name: str, parent: nn.Module, site: GraftLayer) -> None:
-        """Have `nn.TransformerEncoder` call a site, where in evaluation it would read the weights alone.
+        """Make `nn.TransformerEncoder` call a site; in evaluation it would only read the weights.
 
         Raises:
             SiteError: `nn.MultiheadAttention` never calls its parts.

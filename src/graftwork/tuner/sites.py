@@ -168,7 +168,7 @@ def _excluded(config: GraftConfig, name: str) -> bool:
 
 
 def _in_layers(config: GraftConfig, name: str) -> bool:
-    """PEFT applies `layers_to_transform` to lists of targets only; placements are patterns, and want it."""
+    """Apply `layers_to_transform` to the patterns of placements; PEFT does so for lists of targets only."""
     wanted = config.layers_to_transform
     if wanted is None or wanted == []:
         return True

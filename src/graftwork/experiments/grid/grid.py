@@ -103,7 +103,7 @@ class Trial:
     shared: Mapping[str, Any]
     """The part of the settings that all methods of the comparison have in common."""
     sources: Mapping[str, Any]
-    """Where the `model` and the training rows of all `tasks` are, as the grid says it."""
+    """The `model` and the sources of training rows of all `tasks`, as the grid names them."""
 
     @property
     def places(self) -> dict[str, str]:
