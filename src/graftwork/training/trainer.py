@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
-
-from graftwork.errors import DivergenceError
-
-if TYPE_CHECKING:
-    from graftwork.models.multitask import TaskHeads
-
 import math
-import os
-import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
-from transformers import EvalPrediction, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+import torch
+from torch import Tensor, nn
+from transformers import EvalPrediction, TrainingArguments
 
 from graftwork.data.sampler import TaskSampler
 from graftwork.data.tokens import longest_first, row_lengths
 from graftwork.distributed.processes import any_process
 from graftwork.errors import TrainingError
-from graftwork.files.writing import storage_errors
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.scores import per_task_scores
-from graftwork.models.folder import load_weights, save_model
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.search.callback import StructureCallback
 from graftwork.search.divergence import diverged, not_finite
 from graftwork.search.tracking import track
-from graftwork.training.checkpoints import STAGING, publish
-from graftwork.training.resume import check_trainer_files, loading
+from graftwork.training.checkpoints import CheckpointingTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from graftwork.models.multitask import TaskHeads
 
 __all__ = ["MultiTaskTrainer", "offending_tasks", "suite_scores"]
 
@@ -59,7 +44,7 @@ def suite_scores(heads: tuple[TaskHead, ...]) -> Callable[[EvalPrediction], dict
     return compute
 
 
-class MultiTaskTrainer(Trainer):
+class MultiTaskTrainer(CheckpointingTrainer):
     """Trains a `MultiTaskModel` on batches that mix its tasks.
 
     Differences from Trainer: tasks are drawn with a temperature and rows batched by length (`TaskSampler`);
@@ -91,7 +76,6 @@ class MultiTaskTrainer(Trainer):
     # The loss is a mean over the rows of a batch. Trainer would take it for one normalised by
     # num_items_in_batch if the model's forward had **kwargs, and count it once per accumulation step.
     loss_is_scaled_for_ga = False
-    model: MultiTaskModel
 
     def __init__(
         self,
@@ -107,7 +91,6 @@ class MultiTaskTrainer(Trainer):
         self.backbone_name = backbone_name
         self.temperature = temperature
         self.head_learning_rate = head_learning_rate
-        self._staging: Path | None = None
         self._batch: tuple[Tensor, Tensor, Tensor] | None = None
         args.label_names = ["labels", "graft_rows"]
         super().__init__(
@@ -208,92 +191,6 @@ class MultiTaskTrainer(Trainer):
         if not tasks:
             return f"the loss is {value}, though that of every row is finite"
         return f"the loss of task{'s' * (len(tasks) > 1)} {', '.join(tasks)} is {value}"
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Trainer's, under a temporary name until all of it is written."""
-        folder, step = Path(self._get_output_dir(trial)), self.state.global_step
-        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        final, staged = folder / name, folder / STAGING / name
-        if self.args.should_save:
-            shutil.rmtree(folder / STAGING, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._staging = folder / STAGING
-        try:
-            with storage_errors(f"the checkpoint of step {step}", folder):
-                super()._save_checkpoint(model, trial)
-                if self.state.best_model_checkpoint == str(staged):
-                    self.state.best_model_checkpoint = str(final)
-                self.accelerator.wait_for_everyone()
-                if self.args.should_save:
-                    self.state.save_to_json(str(staged / "trainer_state.json"))
-                    publish(staged, final)
-            self.accelerator.wait_for_everyone()
-        except DivergenceError as error:
-            raise diverged(step, str(error).rstrip(".")) from None
-        finally:
-            self._staging = None
-            if self.args.should_save:
-                shutil.rmtree(folder / STAGING, ignore_errors=True)
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(final))
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(folder), self.args.save_total_limit, best, use_mtime=True)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Not from the temporary name; `_save_checkpoint` pushes."""
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Trainer's, with the learning rates of this run if they are not those of the checkpoint."""
-        optimizer: Any = self.optimizer
-        scheduler: Any = self.lr_scheduler
-        rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-        with loading(Path(checkpoint or ".")):
-            super()._load_optimizer_and_scheduler(checkpoint)
-        loaded = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-        factors = getattr(scheduler, "lr_lambdas", None)
-        if checkpoint is None or rates == loaded or factors is None:
-            return
-        scheduler.base_lrs = list(rates)
-        for group, rate, factor in zip(optimizer.param_groups, rates, factors, strict=True):
-            group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
-        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        place = folder if self._staging is None else self._staging.parent / folder.name
-        model = self.accelerator.unwrap_model(self.model)
-        save_model(model, folder, backbone_name=self.backbone_name, place=place)
-
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's training, after a look at the files that it would go on from.
-
-        Raises:
-            CheckpointError: one of them is damaged, or holds more than numbers.
-        """
-        if isinstance(resume_from_checkpoint, str | os.PathLike):
-            check_trainer_files(Path(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        with loading(Path(checkpoint or ".")):
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with loading(Path(checkpoint or ".")):
-            super()._load_rng_state(checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.model, Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
 
 
 def offending_tasks(heads: TaskHeads, losses: Tensor, rows: Tensor) -> list[str]:
