@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import sys
@@ -20,23 +19,18 @@ from rich.progress import Progress
 from transformers import TrainerCallback, set_seed
 
 from graftwork.data.classes import class_notes
-from graftwork.data.splits import load_task
 from graftwork.data.tokens import collate
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
 from graftwork.distributed.processes import on_main
 from graftwork.files.reading import user_path
 from graftwork.files.writing import staged_folder
 from graftwork.fitting.report import build_report, cost_figures
-from graftwork.kinds.scores import majority_score
 from graftwork.models.backbone import load_backbone
 from graftwork.models.files import FILES
 from graftwork.models.folder import save_model
 from graftwork.models.multitask import MultiTaskModel
-from graftwork.models.pooling import embed
-from graftwork.models.probe import linear_probe
-from graftwork.noise.applying import damage_tasks, noisy_model
+from graftwork.noise.applying import noisy_model
 from graftwork.noise.state import NoiseState
-from graftwork.preflight.preflight import preflight
 from graftwork.recipe.length import described_length, settle_length
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
@@ -50,7 +44,7 @@ from graftwork.training.arguments import remove_default_output, trackers, traini
 from graftwork.training.bars import TrainingBars
 from graftwork.training.interrupt import InterruptCallback
 from graftwork.training.patience import Patience
-from graftwork.training.preparation import Grouping, find_groups, prepare, split_scores
+from graftwork.training.preparation import Grouping, baselines, find_groups, prepare, split_scores
 from graftwork.training.run import TrainingRun
 from graftwork.training.trainer import MultiTaskTrainer
 from graftwork.tuner.config import GraftConfig
@@ -87,21 +81,23 @@ class Session:
         if source is not None:
             read_structure_file(user_path(source[1]))  # before the tasks are read, which takes longer
         with _timed(self.seconds, "prepare"), console.status("reading and tokenising the tasks"):
-            clean = [load_task(task, recipe.seed) for task in recipe.tasks]
-            datas, self.noise = damage_tasks(clean, recipe.noise)
             self.prepared = prepare(
-                recipe.model, recipe.tasks, max_length=recipe.training.max_length, datas=datas
+                recipe.model,
+                recipe.tasks,
+                recipe.noise,
+                recipe.seed,
+                max_length=recipe.training.max_length,
             )
         training = dataclasses.replace(recipe.training, max_length=self.prepared.max_length)
         # What is trained, scored and saved: with the length that the backbone allows.
         self.recipe = dataclasses.replace(recipe, training=training)
-        rows = len(self.prepared.tokens["train"])
+        rows = self.prepared.rows
         self.settings = settle_length(training, rows)
         """The training loop, its length settled."""
         if training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
         self._say(self.prepared.notes)
-        for data in clean:
+        for data in self.prepared.clean:
             self._say(class_notes(data))
 
     def _say(self, notes: Iterable[str | None]) -> None:
@@ -139,32 +135,16 @@ class Session:
         if recipe.graft.structure is not None:
             self.given = set_fixed_structure_(model, recipe.graft.structure, seed=recipe.seed)
         if not self.baselines:
-            self._say(preflight(model, prepared.tokens, prepared.tokenizer))
+            self._say(prepared.preflight(model))
             with _timed(self.seconds, "baselines"), adapted.disable_adapter():
                 self.baselines = on_main(self._baselines)
         return model
 
     def _baselines(self) -> dict[str, dict[str, float]]:
         """Majority class and linear probe on the frozen backbone, for every task."""
-        training, prepared = self.recipe.training, self.prepared
-        embedder = functools.partial(
-            embed,
-            prepared.backbone,
-            prepared.tokenizer,
-            max_length=training.max_length,
-            pooling=training.pooling,
-        )
-        results = {}
         with Progress(console=self.console, transient=True) as progress:
-            bar = progress.add_task("linear probes on the frozen backbone", total=len(prepared.datas))
-            for data in prepared.datas:
-                train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
-                results[data.head.name] = {
-                    "majority": majority_score(data.head, train.targets, test.targets),
-                    "linear_probe": linear_probe(data.head, train, validation, test, embedder),
-                }
-                progress.advance(bar)
-        return results
+            bar = progress.add_task("linear probes on the frozen backbone", total=len(self.prepared.datas))
+            return baselines(self.prepared, self.recipe.training.pooling, lambda: progress.advance(bar))
 
     def training(
         self,
@@ -229,13 +209,13 @@ class Session:
         if sys.stderr.isatty():  # in a file a bar is a line of thousands of characters
             trainer.add_callback(TrainingBars())
         return TrainingRun(
-            recipe, trainer, structure, watch, interrupt, draws, list(self.noise), dict(self.seconds)
+            recipe, trainer, structure, watch, interrupt, draws, list(prepared.noise), dict(self.seconds)
         )
 
     def _test_scores(self, run: TrainingRun) -> dict[str, dict[str, float]]:
         """Scores of the final, compact model on validation, and on test with the noise asked for there."""
         trainer, tokens = run.trainer, self.prepared.tokens
-        names = [data.head.name for data in self.prepared.datas]
+        names = self.prepared.names
         scores = {"validation": split_scores(trainer, tokens["validation"], "validation", names)}
         with noisy_model(run.model, self.recipe.noise, "test", run.noise):
             scores["test"] = split_scores(trainer, tokens["test"], "test", names)

@@ -27,7 +27,6 @@ from graftwork.experiments.running.loop import Progress, TrialTrainer
 from graftwork.experiments.running.measure import bytes_on_disk, curves
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.applying import noisy_model
-from graftwork.preflight.preflight import preflight
 from graftwork.recipe.length import settle_length, total_steps
 from graftwork.search.tracking import keep_events
 from graftwork.training.arguments import training_arguments
@@ -46,8 +45,8 @@ class Workbench:
         self, run: Trial, key: str, prepared: Prepared, interval: Callable[[float], None] | None
     ) -> None:
         self.run, self.key, self.prepared, self.interval = run, key, prepared, interval
-        self.training = settle_length(run.training, len(prepared.tokens["train"]))
-        self.names = tuple(data.head.name for data in prepared.datas)
+        self.training = settle_length(run.training, prepared.rows)
+        self.names = tuple(prepared.names)
         self.backbone_size = count(prepared.backbone, trainable=False)
         self.noise: list[dict[str, Any]] = []
         """Noise in the model while it was trained."""
@@ -86,7 +85,7 @@ class Workbench:
             adapted.backbone, [data.head for data in prepared.datas], pooling=run.training.pooling
         )
         adapted.attach(model)
-        for note in preflight(model, prepared.tokens, prepared.tokenizer):
+        for note in prepared.preflight(model):
             _LOG.warning("%s: %s", run.name, note)
         peak = max(adapted.peak, count(model))
         with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
