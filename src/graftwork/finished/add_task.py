@@ -6,15 +6,13 @@ import dataclasses
 import json
 import tempfile
 import time
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from graftwork.advice import again, called
 from graftwork.data.classes import class_notes
@@ -37,10 +35,11 @@ from graftwork.recipe.task_recipe import TaskRecipe, load_task_recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import structure_of
 from graftwork.sparsity.budget import pool_note
-from graftwork.training.arguments import remove_default_output, training_arguments
+from graftwork.training.best import KeepBest
+from graftwork.training.build import build_trainer
 from graftwork.training.patience import Patience
 from graftwork.training.preparation import baselines, prepare
-from graftwork.training.trainer import MultiTaskTrainer
+from graftwork.training.run import train
 from graftwork.tuner.route import route
 from graftwork.tuner.view import graft_view
 
@@ -104,10 +103,9 @@ def _add_task(
     for note in run.prepared.preflight(new.learner):
         console.print(f"note: {note}", highlight=False, markup=False)
     trainable = sum(p.numel() for p in new.learner.parameters() if p.requires_grad)
-    baselines = run.baselines(new)
-    learning = console.status(f"learning the path of task {run.data.head.name}")
-    with learning, noisy_model(new.learner, run.noise, "train", run.reports):
-        trainer, watch = run.train(new)
+    floor = run.baselines(new)
+    with console.status(f"learning the path of task {run.data.head.name}"):
+        loss, watch = run.train(new)
     found = watch.structure.structure or structure_of(new.learner)
     diagnosis = diagnose(new.learner, found, watch, validation=run.prepared.tokens["validation"], of="path")
     model = new.finish_()
@@ -125,7 +123,7 @@ def _add_task(
         "older_tasks_change": float(torch.where(before == after, 0.0, before - after).abs().max()),
         "phases": watch.structure.phases,
         "seconds": round(time.perf_counter() - start, 2),
-        "train_loss": float(trainer.state.log_history[-1]["train_loss"]),
+        "train_loss": loss,
         "diagnosis": diagnosis,
         "noise": run.reports,
         "seed": recipe.seed,
@@ -143,7 +141,7 @@ def _add_task(
             model,
             structure,
             data=run.data,
-            scores={**scores, **baselines},
+            scores={**scores, **floor},
             recipe=merged,
             addition=addition,
             folder=staged,
@@ -214,45 +212,34 @@ class _Addition:
         with new.learner.backbone.disable_adapter():  # type: ignore[operator]
             return baselines(self.prepared, self.recipe.training.pooling)[self.data.head.name]
 
-    def train(self, new: NewTask) -> tuple[MultiTaskTrainer, DiagnosisCallback]:
-        """Learn path, private adapters and head."""
-        settings, tokens = self.settings, self.prepared.tokens
+    def train(self, new: NewTask) -> tuple[float, DiagnosisCallback]:
+        """Learn path, private adapters and head; returns the mean loss, and what watched the search."""
+        prepared, settings, seed = self.prepared, self.settings, self.recipe.seed
         phases = dataclasses.asdict(self.recipe.schedule)
         kinds = (StructureCallback, _PrivateSearch)
         searches = [
             kind(**phases, compact=False, adapter_name=name)
             for kind, name in zip(kinds, new.searched, strict=False)
         ]
-        watch = DiagnosisCallback(
-            searches[0], tokens["validation"], self.prepared.tokenizer, seed=self.recipe.seed
-        )
-        with tempfile.TemporaryDirectory(prefix="graftwork-") as work, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*pin_memory.*")
-            trainer = MultiTaskTrainer(
+        watch = DiagnosisCallback(searches[0], prepared.tokens["validation"], prepared.tokenizer, seed=seed)
+        best = KeepBest(lambda state: all(_decided(item) for item in searches))
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as work:
+            trainer = build_trainer(
                 new.learner,
-                training_arguments(
-                    settings,
-                    folder=Path(work),
-                    rows=len(tokens["train"]),
-                    seed=self.recipe.seed,
-                    changes={"save_strategy": "no"},
-                ),
-                train_dataset=tokens["train"],
-                eval_dataset=tokens["validation"],
-                data_collator=collate(self.prepared.tokenizer),
-                temperature=settings.temperature,
-                head_learning_rate=settings.head_learning_rate,
-                callbacks=[*searches, watch, _KeepBest(searches), Patience(settings.patience or 0, searches)],
+                prepared,
+                settings,
+                folder=Path(work),
+                seed=seed,
+                callbacks=[best, *searches, watch, Patience(settings.patience or 0, searches)],
             )
-            remove_default_output(trainer)
             try:
-                trainer.train()
+                loss = train(trainer, self.noise, self.reports)
             except DivergenceError as error:
                 lower = {"training.learning_rate": f"{settings.learning_rate / 3:.2g}"}
                 raise DivergenceError(
                     f"{error} Nothing is kept of an added task. Begin again with: {again(changes=lower)}"
                 ) from error
-        return trainer, watch
+        return loss, watch
 
     def scores(self, model: MultiTaskModel) -> dict[str, float]:
         """Scores of the new task in the model of all tasks, with the model's noise on test."""
@@ -287,26 +274,6 @@ class _PrivateSearch(StructureCallback):
     """The search beside the first; Trainer warns of two callbacks of one class."""
 
 
-class _KeepBest(TrainerCallback):
-    """Keeps in memory the trained weights of the best evaluation since the path was decided."""
-
-    def __init__(self, searches: Sequence[StructureCallback]) -> None:
-        self.searches = searches
-        self.best = float("-inf")
-        self.weights: dict[str, Tensor] = {}
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take a copy if it is the best so far."""
-        decided = all(item.search is None or item.search.control is None for item in self.searches)
-        score = kwargs["metrics"].get("eval_mean", float("nan"))
-        if decided and score > self.best:
-            self.best = score
-            trained = (item for item in kwargs["model"].named_parameters() if item[1].requires_grad)
-            self.weights = {name: parameter.detach().clone() for name, parameter in trained}
-
-    @torch.no_grad()
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put the copy back."""
-        for name, parameter in kwargs["model"].named_parameters():
-            if name in self.weights:
-                parameter.copy_(self.weights[name])
+def _decided(callback: StructureCallback) -> bool:
+    """Whether the gates of a search are decided, or there is nothing to search."""
+    return callback.search is None or callback.search.control is None

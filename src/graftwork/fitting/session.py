@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +17,6 @@ from rich.progress import Progress
 from transformers import TrainerCallback, set_seed
 
 from graftwork.data.classes import class_notes
-from graftwork.data.tokens import collate
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
 from graftwork.distributed.processes import on_main
 from graftwork.files.reading import user_path
@@ -36,17 +33,16 @@ from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import set_fixed_structure_, structure_of
-from graftwork.search.tracking import event_folder, keep_events
+from graftwork.search.tracking import event_folder
 from graftwork.sparsity.budget import budget_cost, check_budgets, pool_note
 from graftwork.structure.file import named_file, read_structure_file
 from graftwork.structure.structure import Structure
-from graftwork.training.arguments import remove_default_output, trackers, training_arguments
-from graftwork.training.bars import TrainingBars
+from graftwork.training.arguments import trackers
+from graftwork.training.build import build_trainer
 from graftwork.training.interrupt import InterruptCallback
 from graftwork.training.patience import Patience
 from graftwork.training.preparation import Grouping, baselines, find_groups, prepare, split_scores
 from graftwork.training.run import TrainingRun
-from graftwork.training.trainer import MultiTaskTrainer
 from graftwork.tuner.config import GraftConfig
 
 __all__ = ["Session"]
@@ -146,7 +142,7 @@ class Session:
             bar = progress.add_task("linear probes on the frozen backbone", total=len(self.prepared.datas))
             return baselines(self.prepared, self.recipe.training.pooling, lambda: progress.advance(bar))
 
-    def training(
+    def trainer(
         self,
         model: MultiTaskModel,
         folder: Path,
@@ -160,54 +156,27 @@ class Session:
             model: made by `build`.
             folder: for checkpoints.
             compact: compact the model when training ends.
-            further: makes another callback, which comes after these two.
+            further: makes another callback from the two that search and measure.
         """
         recipe, settings, prepared = self.recipe, self.settings, self.prepared
-        arguments = training_arguments(
-            settings,
-            folder=folder,
-            rows=len(prepared.tokens["train"]),
-            seed=recipe.seed,
-            changes={
-                "save_strategy": "epoch" if settings.eval_steps is None else "steps",
-                "save_steps": settings.eval_steps or 500,
-                "save_total_limit": 2,
-                "load_best_model_at_end": True,
-                "metric_for_best_model": "mean",
-                "greater_is_better": True,
-            },
-        )
-        interrupt, draws = InterruptCallback(), NoiseState()
-        schedule = recipe.schedule
-        structure = StructureCallback(
-            warmup=schedule.warmup, ramp=schedule.ramp, discretise=schedule.discretise, compact=compact
-        )
+        structure = StructureCallback(**dataclasses.asdict(recipe.schedule), compact=compact)
         watch = DiagnosisCallback(
             structure, prepared.tokens["validation"], prepared.tokenizer, seed=recipe.seed
         )
-        logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-        trainer = MultiTaskTrainer(
+        draws, interrupt = NoiseState(), InterruptCallback()
+        patience = Patience(settings.patience or 0, [structure])
+        added = [] if further is None else [further(structure, watch)]
+        trainer = build_trainer(
             model,
-            arguments,
-            train_dataset=prepared.tokens["train"],
-            eval_dataset=prepared.tokens["validation"],
-            data_collator=collate(prepared.tokenizer),
-            backbone_name=recipe.model,
-            temperature=settings.temperature,
-            head_learning_rate=settings.head_learning_rate,
-            callbacks=[
-                structure,
-                watch,
-                draws,
-                Patience(settings.patience or 0, [structure]),
-                *([] if further is None else [further(structure, watch)]),
-                interrupt,
-            ],
+            prepared,
+            settings,
+            folder=folder,
+            seed=recipe.seed,
+            callbacks=[structure, watch, draws, patience, *added, interrupt],
+            checkpoints=True,
+            bars=True,
+            events=event_folder(user_path(recipe.output)),
         )
-        keep_events(trainer, event_folder(user_path(recipe.output)))
-        remove_default_output(trainer)
-        if sys.stderr.isatty():  # in a file a bar is a line of thousands of characters
-            trainer.add_callback(TrainingBars())
         return TrainingRun(
             recipe, trainer, structure, watch, interrupt, draws, list(prepared.noise), dict(self.seconds)
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from graftwork.search.callback import StructureCallback
 from graftwork.search.divergence import diverged, not_finite
 from graftwork.search.tracking import track
 from graftwork.training.checkpoints import CheckpointingTrainer
+from graftwork.training.order import check_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,10 +67,15 @@ class MultiTaskTrainer(CheckpointingTrainer):
         backbone_name: what to write into checkpoints as the backbone's name.
         temperature: of the task sampling.
         head_learning_rate: learning rate of the heads, if not that of the adapters.
+        extra_loss: called after every forward pass; what it returns is added to the loss in training.
+        rates: part of a parameter's name -> the learning rate of such parameters, which do not decay.
         **kwargs: for Trainer.
 
+    Attributes:
+        evaluation_seconds: spent in `evaluate` so far.
+
     Raises:
-        TrainingError: FSDP is asked for.
+        TrainingError: FSDP is asked for; in `train`, callbacks are in an order in which they cannot work.
         DivergenceError: in `train`, when the loss or a weight is not finite.
         StorageError: in `train`, when a checkpoint cannot be written.
     """
@@ -86,11 +93,16 @@ class MultiTaskTrainer(CheckpointingTrainer):
         backbone_name: str = "",
         temperature: float = 1.0,
         head_learning_rate: float | None = None,
+        extra_loss: Callable[[], Tensor | None] | None = None,
+        rates: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.backbone_name = backbone_name
         self.temperature = temperature
         self.head_learning_rate = head_learning_rate
+        self.extra_loss = extra_loss
+        self.rates = rates or {}
+        self.evaluation_seconds = 0.0
         self._batch: tuple[Tensor, Tensor, Tensor] | None = None
         args.label_names = ["labels", "graft_rows"]
         super().__init__(
@@ -121,24 +133,41 @@ class MultiTaskTrainer(CheckpointingTrainer):
         return TaskSampler(row_lengths(dataset), tasks, batch_size, self.temperature, int(self.args.seed))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with Trainer's decay rule, and a group for the heads if they have their own rate."""
-        if self.optimizer is not None or self.head_learning_rate is None:
-            return super().create_optimizer(model)
+        """AdamW with Trainer's decay rule, and groups for parameters with a rate of their own."""
+        fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        heads = {id(parameter) for parameter in self.model.heads.parameters()}
-        for group in list(optimizer.param_groups):
-            mine = [parameter for parameter in group["params"] if id(parameter) in heads]
-            if mine:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in heads]
-                optimizer.add_param_group(
-                    {"params": mine, "lr": self.head_learning_rate, "weight_decay": group["weight_decay"]}
-                )
+        if not fresh:
+            return optimizer
+        if self.head_learning_rate is not None:
+            heads = {id(parameter) for parameter in self.model.heads.parameters()}
+            for group in list(optimizer.param_groups):
+                if mine := _taken(group, heads):
+                    own = {"lr": self.head_learning_rate, "weight_decay": group["weight_decay"]}
+                    optimizer.add_param_group({"params": mine, **own})
+        for part, rate in self.rates.items():
+            named = {id(value) for name, value in self.model.named_parameters() if part in name}
+            mine = [value for group in optimizer.param_groups for value in _taken(group, named)]
+            optimizer.add_param_group({"params": mine, "lr": rate, "weight_decay": 0.0})
         return optimizer
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's training, after a look at the order of the callbacks.
+
+        Raises:
+            TrainingError: one relies on another that comes after it.
+            CheckpointError: a file to go on from is damaged, or holds more than numbers.
+        """
+        check_order(self.callback_handler.callbacks)
+        return super().train(*args, **kwargs)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trainer's evaluation with the rows in order of their length; only `predict` must keep theirs."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        return super().evaluate(longest_first(dataset), *args, **kwargs)
+        start = time.perf_counter()
+        try:
+            return super().evaluate(longest_first(dataset), *args, **kwargs)
+        finally:
+            self.evaluation_seconds += time.perf_counter() - start
 
     def compute_loss(
         self,
@@ -147,12 +176,15 @@ class MultiTaskTrainer(CheckpointingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Trainer's, noting what it was computed from."""
+        """Trainer's, noting what it was computed from, and what `extra_loss` adds."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         labels, rows = inputs.get("labels"), inputs.get("graft_rows")
         if model.training and labels is not None:
             rows = torch.zeros_like(labels, dtype=torch.long) if rows is None else rows
             self._batch = outputs.logits.detach(), labels, rows
+        extra = None if self.extra_loss is None else self.extra_loss()
+        if extra is not None and model.training:
+            loss = loss + extra
         return (loss, outputs) if return_outputs else loss
 
     def training_step(
@@ -191,6 +223,13 @@ class MultiTaskTrainer(CheckpointingTrainer):
         if not tasks:
             return f"the loss is {value}, though that of every row is finite"
         return f"the loss of task{'s' * (len(tasks) > 1)} {', '.join(tasks)} is {value}"
+
+
+def _taken(group: dict[str, Any], chosen: Container[int]) -> list[Tensor]:
+    """Take parameters out of a group of an optimizer, by their ids."""
+    mine = [value for value in group["params"] if id(value) in chosen]
+    group["params"] = [value for value in group["params"] if id(value) not in chosen]
+    return mine
 
 
 def offending_tasks(heads: TaskHeads, losses: Tensor, rows: Tensor) -> list[str]:
