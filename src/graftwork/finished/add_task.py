@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from graftwork.files.writing import check_target, output_lock, staged_folder
 from graftwork.finished.new_task import PRIVATE, NewTask
 from graftwork.finished.reports import extended_report, print_addition, read_report
 from graftwork.models.files import FILES, read_structure
-from graftwork.models.folder import Loading, load_model, save_model
+from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
 from graftwork.models.outputs import forward_rows
 from graftwork.noise.applying import noisy_model
@@ -131,22 +130,26 @@ def _add_task(
         "git": git_commits(),
     }
     merged = run.merged_recipe(output)
+    report = extended_report(
+        read_report(folder),
+        model,
+        structure,
+        data=run.data,
+        scores={**scores, **floor},
+        recipe=merged,
+        addition=addition,
+    )
     with staged_folder(output, overwrite=overwrite) as staged:
-        save_model(model, staged, backbone_name=run.name, place=output)
-        run.prepared.tokenizer.save_pretrained(str(staged))
-        (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
-        (staged / FILES.recipe).write_text(recipe_to_yaml(merged, output), encoding="utf-8")
-        report = extended_report(
-            read_report(folder),
+        report = write_model(
             model,
-            structure,
-            data=run.data,
-            scores={**scores, **floor},
-            recipe=merged,
-            addition=addition,
-            folder=staged,
+            run.prepared.tokenizer,
+            staged,
+            backbone_name=run.name,
+            place=output,
+            structure=structure,
+            recipe=recipe_to_yaml(merged, output),
+            report=report,
         )
-        (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print_addition(report, run.data.head.name, console, output)
     return report
 

@@ -1,9 +1,14 @@
-"""What training a recipe is made of, from reading its tasks to writing a model."""
+"""What training a recipe is made of, from reading its tasks to writing a model.
+
+session = Session(recipe, console)                 # prepare: the rows of the tasks, as tokens
+run = session.trainer(session.build(), folder)     # build: backbone, pool and heads; their trainer
+run.train(checkpoint, folder)                      # train
+session.write(run, output, recipe=session.recipe)  # score and write
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,8 +28,7 @@ from graftwork.files.reading import user_path
 from graftwork.files.writing import staged_folder
 from graftwork.fitting.report import build_report, cost_figures
 from graftwork.models.backbone import load_backbone
-from graftwork.models.files import FILES
-from graftwork.models.folder import save_model
+from graftwork.models.folder import write_model
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.applying import noisy_model
 from graftwork.noise.state import NoiseState
@@ -228,32 +232,36 @@ class Session:
         structure = run.structure.structure or self.given or structure_of(model)
         with _timed(run.seconds, "diagnosis"):
             diagnosis = diagnose(model, structure, run.watch, validation=self.prepared.tokens["validation"])
+        report = build_report(
+            recipe,
+            model,
+            structure=structure,
+            datas=self.prepared.datas,
+            scores=scores,
+            baselines=self.baselines,
+            callback=run.structure,
+            seconds=run.seconds,
+            train_loss=run.loss,
+            noise=run.noise,
+            diagnosis=diagnosis,
+        )
+        report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
+        report |= self.origin
+        report |= cost_figures(model, structure, self.budget)
+        report |= further
+        place = user_path(recipe.output)
         with staged_folder(output, overwrite=overwrite) as folder:
-            place = user_path(recipe.output)
-            save_model(model, folder, backbone_name=recipe.model, place=place)
-            self.prepared.tokenizer.save_pretrained(str(folder))
-            (folder / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
-            (folder / FILES.recipe).write_text(recipe_to_yaml(recipe, place), encoding="utf-8")
-            _draw(structure, folder)
-            report = build_report(
-                recipe,
+            report = write_model(
                 model,
+                self.prepared.tokenizer,
+                folder,
+                backbone_name=recipe.model,
+                place=place,
                 structure=structure,
-                datas=self.prepared.datas,
-                scores=scores,
-                baselines=self.baselines,
-                callback=run.structure,
-                seconds=run.seconds,
-                train_loss=run.loss,
-                noise=run.noise,
-                diagnosis=diagnosis,
-                folder=folder,
+                recipe=recipe_to_yaml(recipe, place),
+                report=report,
+                picture=True,
             )
-            report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
-            report |= self.origin
-            report |= cost_figures(model, structure, self.budget)
-            report |= further
-            (folder / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         return report, structure
 
 
@@ -265,9 +273,3 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         seconds[name] = time.perf_counter() - start
-
-
-def _draw(structure: Structure, folder: Path) -> None:
-    from graftwork.structure.drawing import structure_png
-
-    structure_png(structure, folder / FILES.picture)
