@@ -176,7 +176,7 @@ class _Addition:
                     loaded=(backbone, tokenizer),
                 )
         (self.data,) = self.prepared.datas
-        self.reports = self.prepared.noise
+        self.reports = list(self.prepared.noise)
         training = dataclasses.replace(
             recipe.training, max_length=self.prepared.max_length, pooling=self.model.pooling
         )
