@@ -369,7 +369,7 @@ def test_a_structure_that_does_not_fit_is_found_before_the_tasks_are_read(
     run: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = run
-    monkeypatch.setattr("graftwork.fitting.session.load_task", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("graftwork.training.preparation.load_task", lambda *_: pytest.fail("read"))
     changes = {"output": str(folder / "none"), "graft.structure": "file:missing.json"}
     with pytest.raises(StructureError, match=r"there is no structure file missing\.json; give"):
         fit(load_recipe(folder / "recipe.yaml", changes), console=Console(quiet=True))

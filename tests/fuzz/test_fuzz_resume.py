@@ -23,9 +23,8 @@ from graftwork.recipe.loading import load_recipe
 from graftwork.recipe.recipe import Recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.search import StructureSearch
-from graftwork.training.checkpoints import MANIFEST, publish
+from graftwork.training.checkpoints import MANIFEST, check_trainer_files, publish
 from graftwork.training.interrupt import InterruptCallback
-from graftwork.training.resume import check_trainer_files
 from toyrun import recipe_dict, write_recipe
 from toys import grafted
 

@@ -12,7 +12,7 @@ from graftwork.errors import CheckpointError, DataError, RecipeError
 from graftwork.files.writing import check_target
 from graftwork.models.backbone import load_backbone
 from graftwork.models.files import FILES, read_structure
-from graftwork.models.folder import load_model, load_weights, save_model
+from graftwork.models.folder import load_model, load_weights, save_model, write_model
 from graftwork.models.manifest import read_tasks_file
 from graftwork.models.multitask import MultiTaskModel
 from toy_heads import HEADS, save_backbone
@@ -271,3 +271,32 @@ def test_weights_that_are_not_finite_are_not_served(saved, backbone, where):
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=rf"{where}.*{name} holds NaN"):
         load_model(saved)
+
+
+def test_a_whole_folder_has_all_files_and_their_sizes(tmp_path, backbone):
+    model, folder = make_model(), tmp_path / "model"
+    _, tokenizer = load_backbone(str(backbone))
+    structure = gw.structure_of(model)
+    given = {"seed": 0, "bytes_on_disk": {}, "versions": {}}
+    about = {"backbone_name": str(backbone), "place": folder, "structure": structure}
+    folder.mkdir()
+    report = write_model(model, tokenizer, folder, **about, recipe="model: x\n", report=given, picture=True)
+    assert json.loads((folder / FILES.report).read_text()) == report
+    assert list(report) == list(given)
+    assert report["bytes_on_disk"] == {
+        name: (folder / name).stat().st_size for name in (FILES.adapter_weights, FILES.heads)
+    }
+    assert read_structure(folder) == structure
+    assert (folder / FILES.recipe).read_text() == "model: x\n"
+    assert (folder / FILES.picture).is_file()
+    again, _ = load_model(folder)
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_a_whole_folder_may_lack_recipe_report_and_picture(tmp_path, backbone):
+    _, tokenizer = load_backbone(str(backbone))
+    model = make_model()
+    about = {"backbone_name": str(backbone), "place": tmp_path, "structure": gw.structure_of(model)}
+    assert write_model(model, tokenizer, tmp_path, **about, recipe=None, report={}) == {}
+    assert not any((tmp_path / name).exists() for name in (FILES.report, FILES.recipe, FILES.picture))
+    assert load_model(tmp_path)[1].get_vocab() == tokenizer.get_vocab()

@@ -77,7 +77,7 @@ class DiagnosisCallback(TrainerCallback, ExportableState):
     Both are in a checkpoint. Nothing random is drawn, so training goes on as it would without.
 
     Args:
-        structure: the callback that drives the search; it must come before this one.
+        structure: the callback that drives the search.
         tokens: validation rows.
         tokenizer: pads them.
         seed: of the choice of rows.
@@ -92,6 +92,7 @@ class DiagnosisCallback(TrainerCallback, ExportableState):
         seed: int = 0,
     ) -> None:
         self.structure = structure
+        self.follows = (structure,)
         self.tokens = tokens
         self.tokenizer = tokenizer
         self.seed = seed

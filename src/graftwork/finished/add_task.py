@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import tempfile
 import time
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from graftwork.advice import again, called
 from graftwork.data.classes import class_notes
-from graftwork.data.splits import load_task
 from graftwork.data.tokens import collate
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
 from graftwork.errors import DivergenceError
@@ -27,15 +22,11 @@ from graftwork.files.provenance import git_commits, versions
 from graftwork.files.writing import check_target, output_lock, staged_folder
 from graftwork.finished.new_task import PRIVATE, NewTask
 from graftwork.finished.reports import extended_report, print_addition, read_report
-from graftwork.kinds.scores import majority_score
 from graftwork.models.files import FILES, read_structure
-from graftwork.models.folder import Loading, load_model, save_model
+from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
 from graftwork.models.outputs import forward_rows
-from graftwork.models.pooling import embed
-from graftwork.models.probe import linear_probe
-from graftwork.noise.applying import damage_tasks, noisy_model
-from graftwork.preflight.preflight import fitting_tokens, preflight
+from graftwork.noise.applying import noisy_model
 from graftwork.recipe.length import described_length, settle_length
 from graftwork.recipe.loading import load_recipe, recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
@@ -43,10 +34,11 @@ from graftwork.recipe.task_recipe import TaskRecipe, load_task_recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import structure_of
 from graftwork.sparsity.budget import pool_note
-from graftwork.training.arguments import remove_default_output, training_arguments
+from graftwork.training.best import KeepBest
+from graftwork.training.build import build_trainer
 from graftwork.training.patience import Patience
-from graftwork.training.preparation import cache_folder
-from graftwork.training.trainer import MultiTaskTrainer
+from graftwork.training.preparation import baselines, prepare
+from graftwork.training.run import train
 from graftwork.tuner.route import route
 from graftwork.tuner.view import graft_view
 
@@ -115,15 +107,14 @@ def _add_task(
     set_seed(run.recipe.seed)
     new = NewTask(run.model, run.data.head, recipe.extend, sites=list(read_structure(folder).sites))
     run.say(new)
-    for note in preflight(new.learner, run.tokens, run.tokenizer):
+    for note in run.prepared.preflight(new.learner):
         console.print(f"note: {note}", highlight=False, markup=False)
     trainable = sum(p.numel() for p in new.learner.parameters() if p.requires_grad)
-    baselines = run.baselines(new)
-    learning = console.status(f"learning the path of task {run.data.head.name}")
-    with learning, noisy_model(new.learner, run.noise, "train", run.reports):
-        trainer, watch = run.train(new)
+    floor = run.baselines(new)
+    with console.status(f"learning the path of task {run.data.head.name}"):
+        loss, watch = run.train(new)
     found = watch.structure.structure or structure_of(new.learner)
-    diagnosis = diagnose(new.learner, found, watch, validation=run.tokens["validation"], of="path")
+    diagnosis = diagnose(new.learner, found, watch, validation=run.prepared.tokens["validation"], of="path")
     model = new.finish_()
     scores = run.scores(model)
     model.cpu()
@@ -139,7 +130,7 @@ def _add_task(
         "older_tasks_change": float(torch.where(before == after, 0.0, before - after).abs().max()),
         "phases": watch.structure.phases,
         "seconds": round(time.perf_counter() - start, 2),
-        "train_loss": float(trainer.state.log_history[-1]["train_loss"]),
+        "train_loss": loss,
         "diagnosis": diagnosis,
         "noise": run.reports,
         "seed": recipe.seed,
@@ -147,22 +138,26 @@ def _add_task(
         "git": git_commits(),
     }
     merged = run.merged_recipe(output)
+    report = extended_report(
+        read_report(folder),
+        model,
+        structure,
+        data=run.data,
+        scores={**scores, **floor},
+        recipe=merged,
+        addition=addition,
+    )
     with staged_folder(output, overwrite=overwrite) as staged:
-        save_model(model, staged, backbone_name=run.name, place=output)
-        run.tokenizer.save_pretrained(str(staged))
-        (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
-        (staged / FILES.recipe).write_text(recipe_to_yaml(merged, output), encoding="utf-8")
-        report = extended_report(
-            read_report(folder),
+        report = write_model(
             model,
-            structure,
-            data=run.data,
-            scores={**scores, **baselines},
-            recipe=merged,
-            addition=addition,
-            folder=staged,
+            run.prepared.tokenizer,
+            staged,
+            backbone_name=run.name,
+            place=output,
+            structure=structure,
+            recipe=recipe_to_yaml(merged, output),
+            report=report,
         )
-        (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print_addition(report, run.data.head.name, console, output)
     return report
 
@@ -177,34 +172,35 @@ class _Addition:
         self.noise = () if self.old is None else self.old.noise
         seed = recipe.seed if self.old is None else self.old.seed
         with console.status("reading and tokenising the task"):
-            self.model, self.tokenizer = load_model(folder, **loading)
-            clean = load_task(recipe.task, seed)
-            (self.data,), self.reports = damage_tasks([clean], self.noise)
+            self.model, tokenizer = load_model(folder, **loading)
+            backbone = cast("PreTrainedModel", graft_view(self.model).backbone)
             with route(self.model, self.model.heads.heads[0].name):
-                found = fitting_tokens(
-                    [self.data],
-                    cast("PreTrainedModel", graft_view(self.model).backbone),
-                    self.tokenizer,
-                    self.model.max_length,
-                    cache_folder(),
+                self.prepared = prepare(
+                    self.name,
+                    [recipe.task],
+                    self.noise,
+                    seed,
+                    max_length=self.model.max_length,
+                    loaded=(backbone, tokenizer),
                 )
-        self.tokens = found.splits
+        (self.data,) = self.prepared.datas
+        self.reports = list(self.prepared.noise)
         training = dataclasses.replace(
-            recipe.training, max_length=found.max_length, pooling=self.model.pooling
+            recipe.training, max_length=self.prepared.max_length, pooling=self.model.pooling
         )
         self.recipe = dataclasses.replace(recipe, training=training)
-        for note in found.notes:
+        for note in self.prepared.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
-        rows = len(self.tokens["train"])
+        rows = self.prepared.rows
         self.settings = settle_length(training, rows)
         if training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
         self.older = len(self.model.heads.heads)
-        self.console, self.notes = console, class_notes(clean)
+        self.console = console
 
     def say(self, new: NewTask) -> None:
         """Print what may go wrong, before the first step."""
-        notes: list[str | None] = [*self.notes]
+        notes: list[str | None] = [*class_notes(self.prepared.clean[0])]
         if PRIVATE in new.searched:
             settings = {"budget": "extend.private_budget", "larger": "extend.private"}
             notes.append(pool_note(new.learner, PRIVATE, **settings))
@@ -213,8 +209,8 @@ class _Addition:
 
     def older_outputs(self, model: MultiTaskModel) -> Tensor:
         """Logits of the older tasks on some rows: each task alone, and all of them in one batch."""
-        tokens = self.tokens["validation"]
-        batch = collate(self.tokenizer)([tokens[i] for i in range(min(CHECKED_ROWS, len(tokens)))])
+        tokens = self.prepared.tokens["validation"]
+        batch = collate(self.prepared.tokenizer)([tokens[i] for i in range(min(CHECKED_ROWS, len(tokens)))])
         del batch["labels"]
         count = len(batch.pop("graft_rows"))
         routes = [torch.full((count,), task) for task in range(self.older)]
@@ -224,57 +220,37 @@ class _Addition:
 
     def baselines(self, new: NewTask) -> dict[str, float]:
         """Majority class and linear probe on the frozen backbone."""
-        training = self.recipe.training
-        embedder = functools.partial(
-            embed,
-            cast("PreTrainedModel", new.backbone),
-            self.tokenizer,
-            max_length=training.max_length,
-            pooling=training.pooling,
-        )
-        head = self.data.head
-        train, validation, test = (self.data.splits[name] for name in ("train", "validation", "test"))
         with new.learner.backbone.disable_adapter():  # type: ignore[operator]
-            probe = linear_probe(head, train, validation, test, embedder)
-        return {"majority": majority_score(head, train.targets, test.targets), "linear_probe": probe}
+            return baselines(self.prepared, self.recipe.training.pooling)[self.data.head.name]
 
-    def train(self, new: NewTask) -> tuple[MultiTaskTrainer, DiagnosisCallback]:
-        """Learn path, private adapters and head."""
-        settings, tokens = self.settings, self.tokens
+    def train(self, new: NewTask) -> tuple[float, DiagnosisCallback]:
+        """Learn path, private adapters and head; returns the mean loss, and what watched the search."""
+        prepared, settings, seed = self.prepared, self.settings, self.recipe.seed
         phases = dataclasses.asdict(self.recipe.schedule)
         kinds = (StructureCallback, _PrivateSearch)
         searches = [
             kind(**phases, compact=False, adapter_name=name)
             for kind, name in zip(kinds, new.searched, strict=False)
         ]
-        watch = DiagnosisCallback(searches[0], tokens["validation"], self.tokenizer, seed=self.recipe.seed)
-        with tempfile.TemporaryDirectory(prefix="graftwork-") as work, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*pin_memory.*")
-            trainer = MultiTaskTrainer(
+        watch = DiagnosisCallback(searches[0], prepared.tokens["validation"], prepared.tokenizer, seed=seed)
+        best = KeepBest(lambda state: all(_decided(item) for item in searches))
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as work:
+            trainer = build_trainer(
                 new.learner,
-                training_arguments(
-                    settings,
-                    folder=Path(work),
-                    rows=len(tokens["train"]),
-                    seed=self.recipe.seed,
-                    changes={"save_strategy": "no"},
-                ),
-                train_dataset=tokens["train"],
-                eval_dataset=tokens["validation"],
-                data_collator=collate(self.tokenizer),
-                temperature=settings.temperature,
-                head_learning_rate=settings.head_learning_rate,
-                callbacks=[*searches, watch, _KeepBest(searches), Patience(settings.patience or 0, searches)],
+                prepared,
+                settings,
+                folder=Path(work),
+                seed=seed,
+                callbacks=[best, *searches, watch, Patience(settings.patience or 0, searches)],
             )
-            remove_default_output(trainer)
             try:
-                trainer.train()
+                loss = train(trainer, self.noise, self.reports)
             except DivergenceError as error:
                 lower = {"training.learning_rate": f"{settings.learning_rate / 3:.2g}"}
                 raise DivergenceError(
                     f"{error} Nothing is kept of an added task. Begin again with: {again(changes=lower)}"
                 ) from error
-        return trainer, watch
+        return loss, watch
 
     def scores(self, model: MultiTaskModel) -> dict[str, float]:
         """Scores of the new task in the model of all tasks, with the model's noise on test."""
@@ -282,7 +258,9 @@ class _Addition:
         for split in ("validation", "test"):
             noise = self.noise if split == "test" else ()
             with noisy_model(model, noise, "test", self.reports):
-                outputs = forward_rows(model, self.tokens[split], collate(self.tokenizer), row=self.older)
+                outputs = forward_rows(
+                    model, self.prepared.tokens[split], collate(self.prepared.tokenizer), row=self.older
+                )
             found[split] = outputs.scores(model)[self.data.head.name]
         return found
 
@@ -307,26 +285,6 @@ class _PrivateSearch(StructureCallback):
     """The search beside the first; Trainer warns of two callbacks of one class."""
 
 
-class _KeepBest(TrainerCallback):
-    """Keeps in memory the trained weights of the best evaluation since the path was decided."""
-
-    def __init__(self, searches: Sequence[StructureCallback]) -> None:
-        self.searches = searches
-        self.best = float("-inf")
-        self.weights: dict[str, Tensor] = {}
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take a copy if it is the best so far."""
-        decided = all(item.search is None or item.search.control is None for item in self.searches)
-        score = kwargs["metrics"].get("eval_mean", float("nan"))
-        if decided and score > self.best:
-            self.best = score
-            trained = (item for item in kwargs["model"].named_parameters() if item[1].requires_grad)
-            self.weights = {name: parameter.detach().clone() for name, parameter in trained}
-
-    @torch.no_grad()
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put the copy back."""
-        for name, parameter in kwargs["model"].named_parameters():
-            if name in self.weights:
-                parameter.copy_(self.weights[name])
+def _decided(callback: StructureCallback) -> bool:
+    """Whether the gates of a search are decided, or there is nothing to search."""
+    return callback.search is None or callback.search.control is None

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from graftwork.files.writing import staged_folder
 from graftwork.files.yaml_file import read_yaml, values_to_yaml
 from graftwork.finished.reports import extracted_report, read_report
 from graftwork.models.files import FILES
-from graftwork.models.folder import Loading, load_model, save_model
+from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
 from graftwork.models.multitask import MultiTaskModel, select_tasks_
 from graftwork.recipe.moving import moved_recipe
 from graftwork.search.discretise import structure_of
 from graftwork.structure.structure import Structure
 
-__all__ = ["extract", "write_tasks"]
+__all__ = ["Cut", "extract", "write_tasks"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The model of some tasks of another."""
+
+    model: MultiTaskModel
+    structure: Structure
+    before: int
+    """Adapter parameters of the whole model."""
+    report: dict[str, Any]
+    """Of the whole model."""
 
 
 def extract(
@@ -40,44 +52,55 @@ def extract(
         StructureError: the task is unknown.
         DataError: the output exists.
     """
-    with staged_folder(Path(output), overwrite=overwrite) as staged:
-        _, small, structure = write_tasks(Path(folder), [task], staged, Path(output), **loading)
-        report = read_report(Path(folder))
-        if report:
-            report = extracted_report(report, small, structure, staged)
-            if isinstance(report.get("recipe"), dict):
-                report["recipe"] = moved_recipe(report["recipe"], Path(output), Path(folder))
-            (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return structure.parameters()
+
+    def report(cut: Cut) -> dict[str, Any]:
+        return extracted_report(cut.report, cut.model, cut.structure) if cut.report else {}
+
+    cut = write_tasks(Path(folder), [task], Path(output), report, overwrite=overwrite, **loading)
+    return cut.structure.parameters()
 
 
 def write_tasks(
-    folder: Path, tasks: Sequence[str], staged: Path, output: Path, **loading: Unpack[Loading]
-) -> tuple[int, MultiTaskModel, Structure]:
+    folder: Path,
+    tasks: Sequence[str],
+    output: Path,
+    report: Callable[[Cut], dict[str, Any]],
+    *,
+    overwrite: bool,
+    **loading: Unpack[Loading],
+) -> Cut:
     """Write the model of some tasks of a multi-task model, without the adapters only others use.
 
     Args:
         folder: the whole model.
         tasks: what to keep, in this order.
-        staged: an existing folder to write into.
-        output: where that folder will lie.
+        output: folder to write.
+        report: gives the report of the new model; an empty one is not written.
+        overwrite: replace the output folder if it exists.
         **loading: where the parts of the whole model are now (`graftwork.models.folder.Loading`).
-
-    Returns:
-        Adapter parameters before, the model, and its structure.
 
     Raises:
         StructureError: a task is unknown.
+        DataError: the output exists.
     """
-    name = saved_backbone(folder, loading.get("backbone"))
-    model, tokenizer = load_model(folder, **loading)
-    before = structure_of(model).parameters()
-    small, structure = select_tasks_(model, tasks)
-    save_model(small, staged, backbone_name=name, place=output)
-    tokenizer.save_pretrained(str(staged))
-    (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
-    recipe = folder / FILES.recipe
-    if recipe.is_file():
-        text = values_to_yaml(moved_recipe(read_yaml(recipe), output, folder))
-        (staged / FILES.recipe).write_text(text, encoding="utf-8")
-    return before, small, structure
+    with staged_folder(output, overwrite=overwrite) as staged:
+        name = saved_backbone(folder, loading.get("backbone"))
+        model, tokenizer = load_model(folder, **loading)
+        before = structure_of(model).parameters()
+        cut = Cut(*select_tasks_(model, tasks), before, read_report(folder))
+        recipe, values = folder / FILES.recipe, report(cut)
+        if isinstance(values.get("recipe"), dict):
+            values["recipe"] = moved_recipe(values["recipe"], output, folder)
+        write_model(
+            cut.model,
+            tokenizer,
+            staged,
+            backbone_name=name,
+            place=output,
+            structure=cut.structure,
+            recipe=values_to_yaml(moved_recipe(read_yaml(recipe), output, folder))
+            if recipe.is_file()
+            else None,
+            report=values,
+        )
+    return cut

@@ -5,18 +5,14 @@ The outputs of the other tasks stay equal up to rounding, for the sums in their 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Unpack
 
 from graftwork.errors import StructureError
-from graftwork.files.writing import staged_folder
-from graftwork.finished.extract import write_tasks
-from graftwork.finished.reports import read_report, reduced_report
-from graftwork.models.files import FILES
+from graftwork.finished.extract import Cut, write_tasks
+from graftwork.finished.reports import reduced_report
 from graftwork.models.folder import Loading
 from graftwork.models.manifest import read_tasks_file
-from graftwork.recipe.moving import moved_recipe
 
 __all__ = ["remove_task"]
 
@@ -59,18 +55,18 @@ def remove_task(
         raise StructureError(f"unknown task {task!r}; the model has {', '.join(names)}.")
     if len(names) == 1:
         raise StructureError(f"{task!r} is the only task of {folder}; a model needs at least one.")
-    with staged_folder(output, overwrite=overwrite) as staged:
-        before, model, structure = write_tasks(
-            folder, [name for name in names if name != task], staged, output, **loading
-        )
-        summary = {
+
+    def summary(cut: Cut) -> dict[str, Any]:
+        stored = cut.structure.parameters()
+        return {
             "task": task,
-            "tasks": list(structure.tasks),
-            "reclaimed": before - structure.parameters(),
-            "stored": structure.parameters(),
+            "tasks": list(cut.structure.tasks),
+            "reclaimed": cut.before - stored,
+            "stored": stored,
         }
-        report = reduced_report(read_report(folder), model, structure, summary, staged)
-        if isinstance(report.get("recipe"), dict):
-            report["recipe"] = moved_recipe(report["recipe"], output, folder)
-        (staged / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return summary
+
+    def report(cut: Cut) -> dict[str, Any]:
+        return reduced_report(cut.report, cut.model, cut.structure, summary(cut))
+
+    left = [name for name in names if name != task]
+    return summary(write_tasks(folder, left, output, report, overwrite=overwrite, **loading))

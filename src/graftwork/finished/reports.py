@@ -105,13 +105,12 @@ def extended_report(
     scores: Mapping[str, float],
     recipe: Recipe,
     addition: Mapping[str, Any],
-    folder: Path,
 ) -> dict[str, Any]:
     """The report `old` with one more task, and how it was added at the end of `additions`.
 
     Scores of the older tasks are those of before: their outputs have not changed.
     """
-    report = _changed(old, model, structure, folder)
+    report = _changed(old, model, structure)
     report["tasks"][data.head.name] = {
         "metric": data.head.metric,
         **scores,
@@ -130,25 +129,20 @@ def reduced_report(
     model: MultiTaskModel,
     structure: Structure,
     removal: Mapping[str, Any],
-    folder: Path,
 ) -> dict[str, Any]:
     """The report `old` without a task. Its diagnosis stays that of the search, with the task."""
-    report = _changed(old, model, structure, folder)
+    report = _changed(old, model, structure)
     report["removals"] = [*report.get("removals", []), dict(removal)]
     return report
 
 
-def extracted_report(
-    old: Mapping[str, Any], model: MultiTaskModel, structure: Structure, folder: Path
-) -> dict[str, Any]:
+def extracted_report(old: Mapping[str, Any], model: MultiTaskModel, structure: Structure) -> dict[str, Any]:
     """The parts of the report `old` that hold for the only task left; those of the common search go."""
-    report = _changed(old, model, structure, folder)
+    report = _changed(old, model, structure)
     return {name: value for name, value in report.items() if name in EXTRACTED}
 
 
-def _changed(
-    old: Mapping[str, Any], model: MultiTaskModel, structure: Structure, folder: Path
-) -> dict[str, Any]:
+def _changed(old: Mapping[str, Any], model: MultiTaskModel, structure: Structure) -> dict[str, Any]:
     from graftwork.tuner.view import backbone_parameters
 
     report = copy.deepcopy(dict(old))
@@ -164,9 +158,7 @@ def _changed(
         "heads": model.heads.count(),
     }
     report["structure"] = structure.to_dict()
-    report["bytes_on_disk"] = {
-        path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))
-    }
+    report["bytes_on_disk"] = {}  # measured when it is written
     return report
 
 

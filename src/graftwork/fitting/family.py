@@ -162,7 +162,7 @@ class _Family:
         model = self.session.build()
         for budget in self.budgets:
             in_units_of_cost(model, budget)  # one that is too small must fail before the search
-        return self.session.training(
+        return self.session.trainer(
             model, folder, compact=False, further=lambda structure, _: _StopAtStructure(structure)
         )
 
@@ -179,7 +179,7 @@ class _Family:
         last = on_main(lambda: resumed_from(self.folders, self.session.console, part))
         structure, searched = snapshot.structures[budget], budget == self.budgets[0]
         run = on_all(
-            lambda: self.session.training(
+            lambda: self.session.trainer(
                 self.session.build(budget),
                 folder,
                 further=lambda callback, watch: _TakeStructure(
@@ -208,6 +208,7 @@ class _StopAtStructure(InterruptCallback):
     def __init__(self, structure: StructureCallback) -> None:
         super().__init__()
         self.structure = structure
+        self.follows = (*self.follows, structure)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -221,8 +222,8 @@ class _TakeStructure(TrainerCallback):
     """Puts the structure of a budget in the place of the one that the search decided.
 
     Args:
-        callback: what drove the search; it comes before this one.
-        watch: what measures the gap between soft and hard gates; it comes before this one.
+        callback: what drove the search.
+        watch: what measures the gap between soft and hard gates.
         structure: to be tuned.
         first: training goes on from the end of the search, not from a checkpoint of this tune phase.
         searched: it is the structure that the search decided.
@@ -239,6 +240,7 @@ class _TakeStructure(TrainerCallback):
     ) -> None:
         self.callback, self.watch, self.structure = callback, watch, structure
         self.first, self.searched = first, searched
+        self.follows = (callback, watch)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -74,7 +74,7 @@ def _fit(
 
         checkpoint = on_main(check)
         session = on_all(lambda: Session(recipe, console))
-        run = on_all(lambda: session.training(session.build(), work.path))
+        run = on_all(lambda: session.trainer(session.build(), work.path))
         on_main(lambda: open_work_folder(work, session, resume=resume))
         run.train(checkpoint, work.path)
         report, structure = session.write(run, work.output, recipe=session.recipe, overwrite=overwrite)

@@ -43,7 +43,6 @@ def build_report(
     train_loss: float,
     noise: Sequence[Mapping[str, Any]],
     diagnosis: Mapping[str, Any],
-    folder: Path,
 ) -> dict[str, Any]:
     """The report of a run, as JSON types.
 
@@ -88,7 +87,7 @@ def build_report(
         "noise": list(noise),
         "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         * (1 if sys.platform == "darwin" else 1024),
-        "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))},
+        "bytes_on_disk": {},  # measured when the model is written
         "versions": versions(),
         "git": git_commits(),
         "seed": recipe.seed,

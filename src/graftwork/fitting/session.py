@@ -1,12 +1,14 @@
-"""What training a recipe is made of, from reading its tasks to writing a model."""
+"""What training a recipe is made of, from reading its tasks to writing a model.
+
+session = Session(recipe, console)                 # prepare: the rows of the tasks, as tokens
+run = session.trainer(session.build(), folder)     # build: backbone, pool and heads; their trainer
+run.train(checkpoint, folder)                      # train
+session.write(run, output, recipe=session.recipe)  # score and write
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,39 +22,31 @@ from rich.progress import Progress
 from transformers import TrainerCallback, set_seed
 
 from graftwork.data.classes import class_notes
-from graftwork.data.splits import load_task
-from graftwork.data.tokens import collate
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
 from graftwork.distributed.processes import on_main
 from graftwork.files.reading import user_path
 from graftwork.files.writing import staged_folder
 from graftwork.fitting.report import build_report, cost_figures
-from graftwork.kinds.scores import majority_score
 from graftwork.models.backbone import load_backbone
-from graftwork.models.files import FILES
-from graftwork.models.folder import save_model
+from graftwork.models.folder import write_model
 from graftwork.models.multitask import MultiTaskModel
-from graftwork.models.pooling import embed
-from graftwork.models.probe import linear_probe
-from graftwork.noise.applying import damage_tasks, noisy_model
+from graftwork.noise.applying import noisy_model
 from graftwork.noise.state import NoiseState
-from graftwork.preflight.preflight import preflight
 from graftwork.recipe.length import described_length, settle_length
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import set_fixed_structure_, structure_of
-from graftwork.search.tracking import event_folder, keep_events
+from graftwork.search.tracking import event_folder
 from graftwork.sparsity.budget import budget_cost, check_budgets, pool_note
 from graftwork.structure.file import named_file, read_structure_file
 from graftwork.structure.structure import Structure
-from graftwork.training.arguments import remove_default_output, trackers, training_arguments
-from graftwork.training.bars import TrainingBars
+from graftwork.training.arguments import trackers
+from graftwork.training.build import build_trainer
 from graftwork.training.interrupt import InterruptCallback
 from graftwork.training.patience import Patience
-from graftwork.training.preparation import Grouping, find_groups, prepare, split_scores
+from graftwork.training.preparation import Grouping, baselines, find_groups, prepare, split_scores
 from graftwork.training.run import TrainingRun
-from graftwork.training.trainer import MultiTaskTrainer
 from graftwork.tuner.config import GraftConfig
 
 __all__ = ["Session"]
@@ -87,21 +81,23 @@ class Session:
         if source is not None:
             read_structure_file(user_path(source[1]))  # before the tasks are read, which takes longer
         with _timed(self.seconds, "prepare"), console.status("reading and tokenising the tasks"):
-            clean = [load_task(task, recipe.seed) for task in recipe.tasks]
-            datas, self.noise = damage_tasks(clean, recipe.noise)
             self.prepared = prepare(
-                recipe.model, recipe.tasks, max_length=recipe.training.max_length, datas=datas
+                recipe.model,
+                recipe.tasks,
+                recipe.noise,
+                recipe.seed,
+                max_length=recipe.training.max_length,
             )
         training = dataclasses.replace(recipe.training, max_length=self.prepared.max_length)
         # What is trained, scored and saved: with the length that the backbone allows.
         self.recipe = dataclasses.replace(recipe, training=training)
-        rows = len(self.prepared.tokens["train"])
+        rows = self.prepared.rows
         self.settings = settle_length(training, rows)
         """The training loop, its length settled."""
         if training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
         self._say(self.prepared.notes)
-        for data in clean:
+        for data in self.prepared.clean:
             self._say(class_notes(data))
 
     def _say(self, notes: Iterable[str | None]) -> None:
@@ -139,34 +135,18 @@ class Session:
         if recipe.graft.structure is not None:
             self.given = set_fixed_structure_(model, recipe.graft.structure, seed=recipe.seed)
         if not self.baselines:
-            self._say(preflight(model, prepared.tokens, prepared.tokenizer))
+            self._say(prepared.preflight(model))
             with _timed(self.seconds, "baselines"), adapted.disable_adapter():
                 self.baselines = on_main(self._baselines)
         return model
 
     def _baselines(self) -> dict[str, dict[str, float]]:
         """Majority class and linear probe on the frozen backbone, for every task."""
-        training, prepared = self.recipe.training, self.prepared
-        embedder = functools.partial(
-            embed,
-            prepared.backbone,
-            prepared.tokenizer,
-            max_length=training.max_length,
-            pooling=training.pooling,
-        )
-        results = {}
         with Progress(console=self.console, transient=True) as progress:
-            bar = progress.add_task("linear probes on the frozen backbone", total=len(prepared.datas))
-            for data in prepared.datas:
-                train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
-                results[data.head.name] = {
-                    "majority": majority_score(data.head, train.targets, test.targets),
-                    "linear_probe": linear_probe(data.head, train, validation, test, embedder),
-                }
-                progress.advance(bar)
-        return results
+            bar = progress.add_task("linear probes on the frozen backbone", total=len(self.prepared.datas))
+            return baselines(self.prepared, self.recipe.training.pooling, lambda: progress.advance(bar))
 
-    def training(
+    def trainer(
         self,
         model: MultiTaskModel,
         folder: Path,
@@ -180,62 +160,35 @@ class Session:
             model: made by `build`.
             folder: for checkpoints.
             compact: compact the model when training ends.
-            further: makes another callback, which comes after these two.
+            further: makes another callback from the two that search and measure.
         """
         recipe, settings, prepared = self.recipe, self.settings, self.prepared
-        arguments = training_arguments(
-            settings,
-            folder=folder,
-            rows=len(prepared.tokens["train"]),
-            seed=recipe.seed,
-            changes={
-                "save_strategy": "epoch" if settings.eval_steps is None else "steps",
-                "save_steps": settings.eval_steps or 500,
-                "save_total_limit": 2,
-                "load_best_model_at_end": True,
-                "metric_for_best_model": "mean",
-                "greater_is_better": True,
-            },
-        )
-        interrupt, draws = InterruptCallback(), NoiseState()
-        schedule = recipe.schedule
-        structure = StructureCallback(
-            warmup=schedule.warmup, ramp=schedule.ramp, discretise=schedule.discretise, compact=compact
-        )
+        structure = StructureCallback(**dataclasses.asdict(recipe.schedule), compact=compact)
         watch = DiagnosisCallback(
             structure, prepared.tokens["validation"], prepared.tokenizer, seed=recipe.seed
         )
-        logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-        trainer = MultiTaskTrainer(
+        draws, interrupt = NoiseState(), InterruptCallback()
+        patience = Patience(settings.patience or 0, [structure])
+        added = [] if further is None else [further(structure, watch)]
+        trainer = build_trainer(
             model,
-            arguments,
-            train_dataset=prepared.tokens["train"],
-            eval_dataset=prepared.tokens["validation"],
-            data_collator=collate(prepared.tokenizer),
-            backbone_name=recipe.model,
-            temperature=settings.temperature,
-            head_learning_rate=settings.head_learning_rate,
-            callbacks=[
-                structure,
-                watch,
-                draws,
-                Patience(settings.patience or 0, [structure]),
-                *([] if further is None else [further(structure, watch)]),
-                interrupt,
-            ],
+            prepared,
+            settings,
+            folder=folder,
+            seed=recipe.seed,
+            callbacks=[structure, watch, draws, patience, *added, interrupt],
+            checkpoints=True,
+            bars=True,
+            events=event_folder(user_path(recipe.output)),
         )
-        keep_events(trainer, event_folder(user_path(recipe.output)))
-        remove_default_output(trainer)
-        if sys.stderr.isatty():  # in a file a bar is a line of thousands of characters
-            trainer.add_callback(TrainingBars())
         return TrainingRun(
-            recipe, trainer, structure, watch, interrupt, draws, list(self.noise), dict(self.seconds)
+            recipe, trainer, structure, watch, interrupt, draws, list(prepared.noise), dict(self.seconds)
         )
 
     def _test_scores(self, run: TrainingRun) -> dict[str, dict[str, float]]:
         """Scores of the final, compact model on validation, and on test with the noise asked for there."""
         trainer, tokens = run.trainer, self.prepared.tokens
-        names = [data.head.name for data in self.prepared.datas]
+        names = self.prepared.names
         scores = {"validation": split_scores(trainer, tokens["validation"], "validation", names)}
         with noisy_model(run.model, self.recipe.noise, "test", run.noise):
             scores["test"] = split_scores(trainer, tokens["test"], "test", names)
@@ -279,32 +232,36 @@ class Session:
         structure = run.structure.structure or self.given or structure_of(model)
         with _timed(run.seconds, "diagnosis"):
             diagnosis = diagnose(model, structure, run.watch, validation=self.prepared.tokens["validation"])
+        report = build_report(
+            recipe,
+            model,
+            structure=structure,
+            datas=self.prepared.datas,
+            scores=scores,
+            baselines=self.baselines,
+            callback=run.structure,
+            seconds=run.seconds,
+            train_loss=run.loss,
+            noise=run.noise,
+            diagnosis=diagnosis,
+        )
+        report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
+        report |= self.origin
+        report |= cost_figures(model, structure, self.budget)
+        report |= further
+        place = user_path(recipe.output)
         with staged_folder(output, overwrite=overwrite) as folder:
-            place = user_path(recipe.output)
-            save_model(model, folder, backbone_name=recipe.model, place=place)
-            self.prepared.tokenizer.save_pretrained(str(folder))
-            (folder / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
-            (folder / FILES.recipe).write_text(recipe_to_yaml(recipe, place), encoding="utf-8")
-            _draw(structure, folder)
-            report = build_report(
-                recipe,
+            report = write_model(
                 model,
+                self.prepared.tokenizer,
+                folder,
+                backbone_name=recipe.model,
+                place=place,
                 structure=structure,
-                datas=self.prepared.datas,
-                scores=scores,
-                baselines=self.baselines,
-                callback=run.structure,
-                seconds=run.seconds,
-                train_loss=run.loss,
-                noise=run.noise,
-                diagnosis=diagnosis,
-                folder=folder,
+                recipe=recipe_to_yaml(recipe, place),
+                report=report,
+                picture=True,
             )
-            report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
-            report |= self.origin
-            report |= cost_figures(model, structure, self.budget)
-            report |= further
-            (folder / FILES.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         return report, structure
 
 
@@ -316,9 +273,3 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         seconds[name] = time.perf_counter() - start
-
-
-def _draw(structure: Structure, folder: Path) -> None:
-    from graftwork.structure.drawing import structure_png
-
-    structure_png(structure, folder / FILES.picture)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftwork.data.sources import locate
+from graftwork.distributed.notes import note
 from graftwork.edges import words_of
 from graftwork.errors import DataError, RecipeError
 from graftwork.files.reading import exists
+from graftwork.files.weights import as_checkpoint_error
 from graftwork.messages import listed, shown
 from graftwork.models.first_pass import measure_width_
 from graftwork.models.identity import file_stamp, identify_
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_vocabulary", "load_backbone", "load_encoder", "load_tokenizer"]
+__all__ = ["check_vocabulary", "load_backbone", "load_encoder", "load_tokenizer", "saved_tokenizer"]
+
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+"""Either of them says that a tokenizer was saved with a model."""
 
 _VOCABULARIES = ("tokenizer.*", "vocab*", "*.spm", "spm.model", "spiece.model", "*.bpe.model", "tekken.json")
 """Names of files that hold a vocabulary; a tokenizer that does not work on bytes has one of them."""
@@ -127,6 +133,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         "right"  # else it is not saved, and a class may have another default
     )
     return tokenizer
+
+
+def saved_tokenizer(
+    folder: Path, base: PreTrainedModel, backbone: str, tokenizer: str | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that was asked for, else the one saved with the model, else that of its backbone."""
+    if tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
+        with as_checkpoint_error(folder):
+            found = load_tokenizer(os.path.join(os.curdir, folder))
+        place = str(folder)
+    else:
+        place = tokenizer or backbone
+        if tokenizer is None:
+            note(f"{folder} holds no tokenizer; that of the backbone {backbone} is used.")
+        found = load_tokenizer(place)
+    check_vocabulary(found, base, place, backbone)
+    return found
 
 
 def check_vocabulary(

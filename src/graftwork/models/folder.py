@@ -1,5 +1,8 @@
 """A multi-task model on disk: a PEFT adapter folder plus heads and tasks, safetensors and JSON only.
 
+A checkpoint has what `save_model` writes; a finished model, written by `write_model`, also its tokenizer,
+structure, recipe and report.
+
 `adapter_config.json` and `adapter_model.safetensors` are written and read by PEFT, and usable without the
 rest. `heads.safetensors` holds `<task>.weight` and `<task>.bias`; `tasks.json` (`graftwork.models.manifest`)
 names, fields, labels and metrics, the pooling, the tokens of a row, and which backbone it was; the
@@ -8,7 +11,7 @@ tokenizer's files are as Transformers saves them.
 
 from __future__ import annotations
 
-import os
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +23,7 @@ from graftwork.files.places import moved
 from graftwork.files.weights import as_checkpoint_error, check_values, read_shapes, read_weights
 from graftwork.files.writing import read_whole
 from graftwork.messages import listed, shown
-from graftwork.models.backbone import check_vocabulary, load_backbone, load_encoder, load_tokenizer
+from graftwork.models.backbone import load_backbone, load_encoder, saved_tokenizer
 from graftwork.models.files import FILES, read_structure
 from graftwork.models.first_pass import measure_width_
 from graftwork.models.identity import same_weights
@@ -52,10 +55,8 @@ __all__ = [
     "load_weights",
     "read_structure",
     "save_model",
+    "write_model",
 ]
-
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
-"""Names of files one of which is there if a tokenizer was saved with the model."""
 
 
 class Loading(TypedDict, total=False):
@@ -101,6 +102,54 @@ def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str, place
     write_tasks_file(model, folder, name)
 
 
+def write_model(
+    model: MultiTaskModel,
+    tokenizer: PreTrainedTokenizerBase,
+    staged: Path,
+    *,
+    backbone_name: str,
+    place: Path,
+    structure: Structure,
+    recipe: str | None,
+    report: Mapping[str, Any],
+    picture: bool = False,
+) -> dict[str, Any]:
+    """Write a whole model folder: what `save_model` writes, tokenizer, structure, recipe and report.
+
+    Args:
+        model: the finished model.
+        tokenizer: the one it was trained with.
+        staged: an existing folder to write into (`graftwork.files.writing.staged_folder`).
+        backbone_name: as for `save_model`.
+        place: where that folder will lie.
+        structure: that of the model, perhaps with adapters that were closed.
+        recipe: the text of its recipe; None if it has none.
+        report: what there is to say of it, as JSON types; none is written if this is empty.
+        picture: draw the structure.
+
+    Returns:
+        The report as it was written, with the sizes of the weight files as `bytes_on_disk`.
+
+    Raises:
+        DivergenceError: a weight is not finite; nothing is written.
+    """
+    save_model(model, staged, backbone_name=backbone_name, place=place)
+    tokenizer.save_pretrained(str(staged))
+    (staged / FILES.structure).write_text(structure.to_json() + "\n", encoding="utf-8")
+    if recipe is not None:
+        (staged / FILES.recipe).write_text(recipe, encoding="utf-8")
+    if picture:
+        from graftwork.structure.drawing import structure_png
+
+        structure_png(structure, staged / FILES.picture)
+    if not report:
+        return {}
+    sizes = {path.name: path.stat().st_size for path in sorted(staged.glob("*.safetensors"))}
+    written = {**report, "bytes_on_disk": sizes}
+    (staged / FILES.report).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return written
+
+
 def load_model(
     folder: str | Path, **loading: Unpack[Loading]
 ) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
@@ -138,7 +187,7 @@ def _load_model(
         hint = "" if backbone else " If the backbone has moved, say where it is with --backbone."
         raise RecipeError(f"{error}{hint}") from error
     _check_backbone(base, described, name, folder, unchecked=backbone_unchecked)
-    found = _find_tokenizer(folder, base, name, tokenizer)
+    found = saved_tokenizer(folder, base, name, tokenizer)
     measure_width_(base, found, name)
     with as_checkpoint_error(folder):
         read_shapes(folder / FILES.adapter_weights)
@@ -194,23 +243,6 @@ def _check_backbone(
             f"{name} has other weights than the backbone that {folder} was trained on; give that one with "
             "--backbone, or take these with --backbone-unchecked."
         )
-
-
-def _find_tokenizer(
-    folder: Path, base: PreTrainedModel, backbone: str, tokenizer: str | None
-) -> PreTrainedTokenizerBase:
-    """The tokenizer that was asked for, else the one saved with the model, else that of its backbone."""
-    if tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
-        with as_checkpoint_error(folder):
-            found = load_tokenizer(os.path.join(os.curdir, folder))
-        place = str(folder)
-    else:
-        place = tokenizer or backbone
-        if tokenizer is None:
-            note(f"{folder} holds no tokenizer; that of the backbone {backbone} is used.")
-        found = load_tokenizer(place)
-    check_vocabulary(found, base, place, backbone)
-    return found
 
 
 def _check_paths(described: Structure, loaded: Structure) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from graftwork.distributed.processes import any_process, several
+from graftwork.training.patience import Patience
 
 __all__ = ["InterruptCallback"]
 
@@ -25,6 +26,9 @@ ECHO = 2.0
 
 class InterruptCallback(TrainerCallback):
     """Stops Trainer, with a checkpoint, after the step of the first Ctrl-C; a second one stops at once."""
+
+    # A training that is over saves nothing more, one that is interrupted does.
+    follows: tuple[TrainerCallback | type[TrainerCallback], ...] = (Patience,)
 
     def __init__(self) -> None:
         self.heard = False

@@ -1,9 +1,11 @@
-"""What every training run shares, whatever adapts the backbone: its data, Trainer's settings, its scores."""
+"""What every training run shares, whatever adapts the backbone: its data, their baselines and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
@@ -12,10 +14,15 @@ from graftwork.data.splits import load_task
 from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import longest_first
 from graftwork.distributed.processes import main_first, on_main
+from graftwork.kinds.scores import majority_score
 from graftwork.models.backbone import load_backbone
+from graftwork.models.identity import CACHE
 from graftwork.models.outputs import RowSample
+from graftwork.models.pooling import Embedder, Pooling, embed
+from graftwork.models.probe import linear_probe
+from graftwork.noise.applying import damage_tasks
 from graftwork.preflight.neighbours import check_neighbours
-from graftwork.preflight.preflight import fitting_tokens
+from graftwork.preflight.preflight import fitting_tokens, preflight
 from graftwork.search.grouping import ROWS, group_tasks, input_distances
 
 if TYPE_CHECKING:
@@ -23,60 +30,127 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.data.task import Task
-from pathlib import Path
-from typing import TYPE_CHECKING
+    from graftwork.models.multitask import MultiTaskModel
+    from graftwork.noise.kinds import Noise
 
-from graftwork.models.identity import CACHE
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from graftwork.data.task import Task
-
-__all__ = ["Grouping", "Prepared", "cache_folder", "find_groups", "prepare", "split_scores"]
+__all__ = ["Grouping", "Prepared", "baselines", "cache_folder", "find_groups", "prepare", "split_scores"]
 
 
 @dataclass
 class Prepared:
-    """Everything a run needs before its first step."""
+    """Everything a run needs before its first step, but for what adapts the backbone."""
 
+    name: str
+    """Of the backbone, as it was given."""
     backbone: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    clean: list[TaskData]
+    """The tasks before any noise."""
     datas: list[TaskData]
+    """The tasks as they are trained on."""
+    noise: list[dict[str, Any]]
+    """What noise is in the rows: a report per task and noise."""
     tokens: dict[str, Dataset]
+    """The rows of all tasks, by split."""
     max_length: int
     """Tokens of a row: what was asked for, or all that the backbone has positions for."""
     notes: list[str]
     """What the user should know."""
 
+    @property
+    def names(self) -> list[str]:
+        """Of the tasks."""
+        return [data.head.name for data in self.datas]
+
+    @property
+    def rows(self) -> int:
+        """Training rows of all tasks together."""
+        return len(self.tokens["train"])
+
+    def embedder(self, pooling: Pooling) -> Embedder:
+        """Texts to vectors of the backbone as it is when called, shape [texts, d]."""
+        return functools.partial(
+            embed, self.backbone, self.tokenizer, max_length=self.max_length, pooling=pooling
+        )
+
+    def preflight(self, model: MultiTaskModel) -> list[str]:
+        """Pass a few rows through the model that will be trained; notes on what can never learn.
+
+        Raises:
+            TrainingError: the rows cannot be passed through, or their loss is not finite.
+            SiteError: no adapter at all would learn.
+        """
+        return preflight(model, self.tokens, self.tokenizer)
+
 
 def prepare(
     model: str,
     tasks: Sequence[Task],
+    noise: Sequence[Noise] = (),
+    seed: int = 0,
     *,
     max_length: int,
-    seed: int = 0,
-    datas: Sequence[TaskData] | None = None,
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> Prepared:
-    """Load backbone and tasks, and tokenise the tasks.
+    """Load the tasks, put noise into their rows, load the backbone, and tokenise.
 
     Args:
         model: hub id, folder, or `package:NAME/sub/folder`.
         tasks: what to train on.
-        max_length: tokens of a row; no more are used than the backbone has positions for.
+        noise: what is meant for data is put into the rows; what is meant for a model changes nothing here.
         seed: of the splits and sub-samples that are drawn.
-        datas: the tasks' rows, if they are loaded already (or damaged on purpose).
+        max_length: tokens of a row; no more are used than the backbone has positions for.
+        loaded: backbone and tokenizer of a model that was trained before, in place of those of `model`.
 
     Raises:
+        DataError: a task cannot be read.
         RecipeError: the backbone cannot be loaded, or its outputs for a row depend on the rows beside it.
     """
-    loaded = list(datas) if datas is not None else [load_task(task, seed) for task in tasks]
-    backbone, tokenizer = load_backbone(model)
-    check_neighbours(backbone, tokenizer, model, max_length)
+    clean = [load_task(task, seed) for task in tasks]
+    datas, reports = damage_tasks(clean, noise)
+    if loaded is None:
+        backbone, tokenizer = load_backbone(model)
+        check_neighbours(backbone, tokenizer, model, max_length)
+    else:  # its rows were checked when it was trained
+        backbone, tokenizer = loaded
     # The main process makes the cache, the others find it.
-    found = main_first(lambda: fitting_tokens(loaded, backbone, tokenizer, max_length, cache_folder()))
-    return Prepared(backbone, tokenizer, loaded, found.splits, found.max_length, found.notes)
+    found = main_first(lambda: fitting_tokens(datas, backbone, tokenizer, max_length, cache_folder()))
+    return Prepared(
+        name=model,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        clean=clean,
+        datas=datas,
+        noise=reports,
+        tokens=found.splits,
+        max_length=found.max_length,
+        notes=found.notes,
+    )
+
+
+def baselines(
+    prepared: Prepared, pooling: Pooling, advance: Callable[[], None] = lambda: None
+) -> dict[str, dict[str, float]]:
+    """Test scores of every task without any training: the majority class, and a linear probe.
+
+    Args:
+        prepared: with the backbone frozen, its adapters disabled.
+        pooling: how the vectors of a row's tokens become one.
+        advance: called after every task.
+
+    Returns:
+        Task -> `{"majority", "linear_probe"}`.
+    """
+    embedder = prepared.embedder(pooling)
+    found = {}
+    for data in prepared.datas:
+        train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
+        found[data.head.name] = {
+            "majority": majority_score(data.head, train.targets, test.targets),
+            "linear_probe": linear_probe(data.head, train, validation, test, embedder),
+        }
+        advance()
+    return found
 
 
 @dataclass(frozen=True)
@@ -102,7 +176,7 @@ def find_groups(prepared: Prepared, seed: int) -> Grouping:
     Raises:
         DataError: a task has fewer than two rows.
     """
-    names = [data.head.name for data in prepared.datas]
+    names = prepared.names
 
     def work() -> Grouping:
         sample = RowSample(prepared.tokens["train"], prepared.tokenizer, most=ROWS * len(names), seed=seed)

@@ -1,8 +1,9 @@
-"""`TrainingRun`: one training run of a recipe, interrupted or to its end."""
+"""`train`: to the end. `TrainingRun`: one training run of a recipe, interrupted or to its end."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from graftwork.distributed.processes import on_all
 from graftwork.errors import DivergenceError, Interrupted, StorageError
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.applying import noisy_model
+from graftwork.noise.kinds import Noise
 from graftwork.noise.state import NoiseState
 from graftwork.recipe.recipe import Recipe
 from graftwork.search.callback import StructureCallback
@@ -21,7 +23,7 @@ from graftwork.training.checkpoints import last_checkpoint
 from graftwork.training.interrupt import InterruptCallback
 from graftwork.training.trainer import MultiTaskTrainer
 
-__all__ = ["Interrupted", "TrainingRun"]
+__all__ = ["Interrupted", "TrainingRun", "train"]
 
 
 @dataclass
@@ -44,8 +46,7 @@ class TrainingRun:
     @property
     def model(self) -> MultiTaskModel:
         """The model that is trained."""
-        model: MultiTaskModel = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        return model
+        return _unwrapped(self.trainer)
 
     def train(self, checkpoint: str | None, folder: Path) -> None:
         """Train until the end.
@@ -60,11 +61,10 @@ class TrainingRun:
             StorageError: a checkpoint cannot be written; the one before is whole.
         """
         try:
-            with closed_bars(self.trainer), self.interrupt.listening(), warnings.catch_warnings():
-                # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
-                warnings.filterwarnings("ignore", message=".*pin_memory.*")
-                with noisy_model(self.model, self.recipe.noise, "train", self.noise) as self.draws.measures:
-                    result = self.trainer.train(resume_from_checkpoint=checkpoint)
+            with self.interrupt.listening():
+                self.loss = train(
+                    self.trainer, self.recipe.noise, self.noise, draws=self.draws, checkpoint=checkpoint
+                )
         except DivergenceError as error:
             lower = {"training.learning_rate": f"{self.recipe.training.learning_rate / 3:.2g}"}
             raise DivergenceError(f"{error} {_kept(self)} Go on with: {again(changes=lower)}") from error
@@ -72,7 +72,44 @@ class TrainingRun:
             text = str(error)
             raise StorageError(f"{_kept(self)} {text[:1].upper()}{text[1:]}") from error
         on_all(lambda: _check_finished(self, folder))
-        self.loss = float(result.training_loss)
+
+
+def train(
+    trainer: MultiTaskTrainer,
+    noise: Sequence[Noise],
+    reports: list[dict[str, Any]],
+    *,
+    draws: NoiseState | None = None,
+    checkpoint: str | None = None,
+) -> float:
+    """Train until the end, with noise in the model.
+
+    Args:
+        trainer: made by `build_trainer`.
+        noise: what is meant for the model in training is put into it.
+        reports: what was measured of that noise is appended.
+        draws: the trainer's callback that keeps the state of the noise in checkpoints, if it has one.
+        checkpoint: to go on from.
+
+    Returns:
+        The mean training loss.
+
+    Raises:
+        DivergenceError: the loss or a weight is not finite.
+    """
+    with closed_bars(trainer), warnings.catch_warnings():
+        # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
+        warnings.filterwarnings("ignore", message=".*pin_memory.*")
+        with noisy_model(_unwrapped(trainer), noise, "train", reports) as measures:
+            if draws is not None:
+                draws.measures = measures
+            return float(trainer.train(resume_from_checkpoint=checkpoint).training_loss)
+
+
+def _unwrapped(trainer: MultiTaskTrainer) -> MultiTaskModel:
+    """The model of a trainer, without what several processes wrap around it."""
+    model: MultiTaskModel = trainer.accelerator.unwrap_model(trainer.model)
+    return model
 
 
 def _kept(run: TrainingRun) -> str:

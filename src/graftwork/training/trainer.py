@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
-
-from graftwork.errors import DivergenceError
-
-if TYPE_CHECKING:
-    from graftwork.models.multitask import TaskHeads
-
 import math
-import os
-import shutil
-from collections.abc import Callable
-from pathlib import Path
+import time
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
-from transformers import EvalPrediction, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+import torch
+from torch import Tensor, nn
+from transformers import EvalPrediction, TrainingArguments
 
 from graftwork.data.sampler import TaskSampler
 from graftwork.data.tokens import longest_first, row_lengths
 from graftwork.distributed.processes import any_process
 from graftwork.errors import TrainingError
-from graftwork.files.writing import storage_errors
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.scores import per_task_scores
-from graftwork.models.folder import load_weights, save_model
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.search.callback import StructureCallback
 from graftwork.search.divergence import diverged, not_finite
 from graftwork.search.tracking import track
-from graftwork.training.checkpoints import STAGING, publish
-from graftwork.training.resume import check_trainer_files, loading
+from graftwork.training.checkpoints import CheckpointingTrainer
+from graftwork.training.order import check_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from graftwork.models.multitask import TaskHeads
 
 __all__ = ["MultiTaskTrainer", "offending_tasks", "suite_scores"]
 
@@ -59,7 +46,7 @@ def suite_scores(heads: tuple[TaskHead, ...]) -> Callable[[EvalPrediction], dict
     return compute
 
 
-class MultiTaskTrainer(Trainer):
+class MultiTaskTrainer(CheckpointingTrainer):
     """Trains a `MultiTaskModel` on batches that mix its tasks.
 
     Differences from Trainer: tasks are drawn with a temperature and rows batched by length (`TaskSampler`);
@@ -83,10 +70,15 @@ class MultiTaskTrainer(Trainer):
         backbone_name: what to write into checkpoints as the backbone's name.
         temperature: of the task sampling.
         head_learning_rate: learning rate of the heads, if not that of the adapters.
+        extra_loss: called after every forward pass; what it returns is added to the loss in training.
+        rates: part of a parameter's name -> the learning rate of such parameters, which do not decay.
         **kwargs: for Trainer.
 
+    Attributes:
+        evaluation_seconds: spent in `evaluate` so far.
+
     Raises:
-        TrainingError: FSDP is asked for.
+        TrainingError: FSDP is asked for; in `train`, callbacks are in an order in which they cannot work.
         DivergenceError: in `train`, when the loss or a weight is not finite.
         StorageError: in `train`, when a checkpoint cannot be written.
 
@@ -115,7 +107,6 @@ class MultiTaskTrainer(Trainer):
     # The loss is a mean over the rows of a batch. Trainer would take it for one normalised by
     # num_items_in_batch if the model's forward had **kwargs, and count it once per accumulation step.
     loss_is_scaled_for_ga = False
-    model: MultiTaskModel
 
     def __init__(
         self,
@@ -126,12 +117,16 @@ class MultiTaskTrainer(Trainer):
         backbone_name: str = "",
         temperature: float = 1.0,
         head_learning_rate: float | None = None,
+        extra_loss: Callable[[], Tensor | None] | None = None,
+        rates: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.backbone_name = backbone_name
         self.temperature = temperature
         self.head_learning_rate = head_learning_rate
-        self._staging: Path | None = None
+        self.extra_loss = extra_loss
+        self.rates = rates or {}
+        self.evaluation_seconds = 0.0
         self._batch: tuple[Tensor, Tensor, Tensor] | None = None
         args.label_names = ["labels", "graft_rows"]
         super().__init__(
@@ -162,24 +157,41 @@ class MultiTaskTrainer(Trainer):
         return TaskSampler(row_lengths(dataset), tasks, batch_size, self.temperature, int(self.args.seed))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with Trainer's decay rule, and a group for the heads if they have their own rate."""
-        if self.optimizer is not None or self.head_learning_rate is None:
-            return super().create_optimizer(model)
+        """AdamW with Trainer's decay rule, and groups for parameters with a rate of their own."""
+        fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        heads = {id(parameter) for parameter in self.model.heads.parameters()}
-        for group in list(optimizer.param_groups):
-            mine = [parameter for parameter in group["params"] if id(parameter) in heads]
-            if mine:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in heads]
-                optimizer.add_param_group(
-                    {"params": mine, "lr": self.head_learning_rate, "weight_decay": group["weight_decay"]}
-                )
+        if not fresh:
+            return optimizer
+        if self.head_learning_rate is not None:
+            heads = {id(parameter) for parameter in self.model.heads.parameters()}
+            for group in list(optimizer.param_groups):
+                if mine := _taken(group, heads):
+                    own = {"lr": self.head_learning_rate, "weight_decay": group["weight_decay"]}
+                    optimizer.add_param_group({"params": mine, **own})
+        for part, rate in self.rates.items():
+            named = {id(value) for name, value in self.model.named_parameters() if part in name}
+            mine = [value for group in optimizer.param_groups for value in _taken(group, named)]
+            optimizer.add_param_group({"params": mine, "lr": rate, "weight_decay": 0.0})
         return optimizer
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's training, after a look at the order of the callbacks.
+
+        Raises:
+            TrainingError: one relies on another that comes after it.
+            CheckpointError: a file to go on from is damaged, or holds more than numbers.
+        """
+        check_order(self.callback_handler.callbacks)
+        return super().train(*args, **kwargs)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trainer's evaluation with the rows in order of their length; only `predict` must keep theirs."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        return super().evaluate(longest_first(dataset), *args, **kwargs)
+        start = time.perf_counter()
+        try:
+            return super().evaluate(longest_first(dataset), *args, **kwargs)
+        finally:
+            self.evaluation_seconds += time.perf_counter() - start
 
     def compute_loss(
         self,
@@ -188,12 +200,15 @@ class MultiTaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Trainer's, noting what it was computed from."""
+        """Trainer's, noting what it was computed from, and what `extra_loss` adds."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         labels, rows = inputs.get("labels"), inputs.get("graft_rows")
         if model.training and labels is not None:
             rows = torch.zeros_like(labels, dtype=torch.long) if rows is None else rows
             self._batch = outputs.logits.detach(), labels, rows
+        extra = None if self.extra_loss is None else self.extra_loss()
+        if extra is not None and model.training:
+            loss = loss + extra
         return (loss, outputs) if return_outputs else loss
 
     def training_step(
@@ -233,91 +248,12 @@ class MultiTaskTrainer(Trainer):
             return f"the loss is {value}, though that of every row is finite"
         return f"the loss of task{'s' * (len(tasks) > 1)} {', '.join(tasks)} is {value}"
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Trainer's, under a temporary name until all of it is written."""
-        folder, step = Path(self._get_output_dir(trial)), self.state.global_step
-        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        final, staged = folder / name, folder / STAGING / name
-        if self.args.should_save:
-            shutil.rmtree(folder / STAGING, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._staging = folder / STAGING
-        try:
-            with storage_errors(f"the checkpoint of step {step}", folder):
-                super()._save_checkpoint(model, trial)
-                if self.state.best_model_checkpoint == str(staged):
-                    self.state.best_model_checkpoint = str(final)
-                self.accelerator.wait_for_everyone()
-                if self.args.should_save:
-                    self.state.save_to_json(str(staged / "trainer_state.json"))
-                    publish(staged, final)
-            self.accelerator.wait_for_everyone()
-        except DivergenceError as error:
-            raise diverged(step, str(error).rstrip(".")) from None
-        finally:
-            self._staging = None
-            if self.args.should_save:
-                shutil.rmtree(folder / STAGING, ignore_errors=True)
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(final))
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(folder), self.args.save_total_limit, best, use_mtime=True)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Not from the temporary name; `_save_checkpoint` pushes."""
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Trainer's, with the learning rates of this run if they are not those of the checkpoint."""
-        optimizer: Any = self.optimizer
-        scheduler: Any = self.lr_scheduler
-        rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-        with loading(Path(checkpoint or ".")):
-            super()._load_optimizer_and_scheduler(checkpoint)
-        loaded = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-        factors = getattr(scheduler, "lr_lambdas", None)
-        if checkpoint is None or rates == loaded or factors is None:
-            return
-        scheduler.base_lrs = list(rates)
-        for group, rate, factor in zip(optimizer.param_groups, rates, factors, strict=True):
-            group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
-        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        place = folder if self._staging is None else self._staging.parent / folder.name
-        model = self.accelerator.unwrap_model(self.model)
-        save_model(model, folder, backbone_name=self.backbone_name, place=place)
-
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's training, after a check of the files that it would resume from.
-
-        Raises:
-            CheckpointError: one of them is damaged, or holds more than numbers.
-        """
-        if isinstance(resume_from_checkpoint, str | os.PathLike):
-            check_trainer_files(Path(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        with loading(Path(checkpoint or ".")):
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with loading(Path(checkpoint or ".")):
-            super()._load_rng_state(checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.model, Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
+def _taken(group: dict[str, Any], chosen: Container[int]) -> list[Tensor]:
+    """Take parameters out of a group of an optimizer, by their ids."""
+    mine = [value for value in group["params"] if id(value) in chosen]
+    group["params"] = [value for value in group["params"] if id(value) not in chosen]
+    return mine
 
 
 def offending_tasks(heads: TaskHeads, losses: Tensor, rows: Tensor) -> list[str]:

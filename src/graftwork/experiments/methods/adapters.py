@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from graftwork.experiments.methods.method import Adapted, Setup, count, described, rank_within
 from graftwork.recipe.shares import SHARE
 from graftwork.structure.structure import SiteStructure, Structure
+from graftwork.training.best import KeepBest
 from graftwork.tuner.config import GraftConfig
 from graftwork.tuner.pool import site_widths
 from graftwork.tuner.sites import resolve_sites
@@ -196,6 +197,8 @@ class SwitchSite(_Site):
 
 class _Decide(TrainerCallback):
     """Fixes the switches after the search, and unwraps the sites that are off when training ends."""
+
+    follows = (KeepBest,)  # whose weights are those of all sites
 
     def __init__(self, backbone: nn.Module, sites: dict[str, SwitchSite], step: int) -> None:
         self.backbone, self.sites, self.step = backbone, sites, step

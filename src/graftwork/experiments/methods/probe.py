@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from graftwork.data.task_data import TaskData
-from graftwork.models.pooling import embed
 from graftwork.models.probe import fit_probe
 from graftwork.training.preparation import Prepared
 
@@ -67,13 +66,6 @@ class Probe:
         )
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        prepared = self.prepared
-        vectors = embed(
-            prepared.backbone,
-            prepared.tokenizer,
-            texts,
-            prepared.max_length,
-            pooling=self.training.pooling,
-        )
+        vectors = self.prepared.embedder(self.training.pooling)(texts)
         self.width = vectors.shape[1]
         return vectors

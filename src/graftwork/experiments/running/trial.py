@@ -7,16 +7,15 @@ Runs that differ only in the noise they are tested with share a training: `train
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from graftwork.data.task_data import TaskData
 from graftwork.experiments.grid.grid import Trial
-from graftwork.experiments.grid.settings import load_data, run_settings
+from graftwork.experiments.grid.settings import run_settings
 from graftwork.experiments.results.store import FORMAT
 from graftwork.experiments.running.measure import host, peak_memory, reset_peak_memory
 from graftwork.experiments.running.workbench import Workbench
@@ -54,15 +53,13 @@ def train_trial(run: Trial, *, interval: Callable[[float], None] | None = None) 
     started = datetime.now(UTC)
     clock = time.perf_counter()
     reset_peak_memory()
-    clean = load_data(run.tasks, run.data_seed)
-    datas, _ = damage_tasks(clean, run.noise)
-    prepared = prepare(run.model, run.tasks, max_length=run.training.max_length, datas=datas)
-    bench = Workbench(run, str(run_settings(run, clean)["key"]), prepared, interval)
+    prepared = prepare(run.model, run.tasks, run.noise, run.data_seed, max_length=run.training.max_length)
+    bench = Workbench(run, str(run_settings(run, prepared.clean)["key"]), prepared, interval)
     if run.method.trained:
         bench.train_model()
     else:
         bench.fit_probe()
-    return Trained(bench, clean, started.isoformat(timespec="seconds"), time.perf_counter() - clock)
+    return Trained(bench, started.isoformat(timespec="seconds"), time.perf_counter() - clock)
 
 
 @dataclass
@@ -70,8 +67,6 @@ class Trained:
     """A trained model, to be scored under one noise at test time or several."""
 
     bench: Workbench
-    clean: Sequence[TaskData]
-    """The tasks before any noise."""
     started: str
     """When the training began."""
     seconds: float
@@ -84,14 +79,15 @@ class Trained:
             TrainingError: a score is not a number.
         """
         clock = time.perf_counter()
-        datas, noise = damage_tasks(self.clean, run.noise)
+        clean = self.bench.prepared.clean
+        datas, noise = damage_tasks(clean, run.noise)
         noise += self.bench.noise
         scores = self.bench.scores(run, datas, noise)
         splits = ("validation", "test")
         found = self.bench.found
         total = self.seconds + time.perf_counter() - clock
         return {
-            **run_settings(run, self.clean),
+            **run_settings(run, clean),
             "format": FORMAT,
             "status": "done",
             "error": None,
@@ -102,7 +98,7 @@ class Trained:
                     "rows": data.counts,
                     "sha256": before.sha256,
                 }
-                for before, data in zip(self.clean, datas, strict=True)
+                for before, data in zip(clean, datas, strict=True)
             },
             "suite": {split: _mean([score[split] for score in scores.values()]) for split in splits},
             **found,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -13,26 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from graftwork.data.task_data import TaskData
-from graftwork.data.tokens import collate, tokenise
+from graftwork.data.tokens import tokenise
 from graftwork.diagnosis.diagnosis import DiagnosisCallback
 from graftwork.errors import TrainingError
 from graftwork.experiments.grid.grid import Trial
 from graftwork.experiments.methods.method import Adapted, Setup, count, kept
 from graftwork.experiments.methods.probe import Probe
 from graftwork.experiments.running.forgetting import embed_general, forgetting
-from graftwork.experiments.running.loop import Progress, TrialTrainer
 from graftwork.experiments.running.measure import bytes_on_disk, curves
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.applying import noisy_model
-from graftwork.preflight.preflight import preflight
+from graftwork.noise.kinds import Noise
 from graftwork.recipe.length import settle_length, total_steps
-from graftwork.search.tracking import keep_events
-from graftwork.training.arguments import training_arguments
+from graftwork.search.callback import StructureCallback
+from graftwork.training.best import KeepBest
+from graftwork.training.build import build_trainer
 from graftwork.training.patience import Patience
 from graftwork.training.preparation import Grouping, Prepared, cache_folder, find_groups, split_scores
+from graftwork.training.run import train
+from graftwork.training.trainer import MultiTaskTrainer
 
 __all__ = ["Workbench"]
 
@@ -46,14 +49,14 @@ class Workbench:
         self, run: Trial, key: str, prepared: Prepared, interval: Callable[[float], None] | None
     ) -> None:
         self.run, self.key, self.prepared, self.interval = run, key, prepared, interval
-        self.training = settle_length(run.training, len(prepared.tokens["train"]))
-        self.names = tuple(data.head.name for data in prepared.datas)
+        self.training = settle_length(run.training, prepared.rows)
+        self.names = tuple(prepared.names)
         self.backbone_size = count(prepared.backbone, trainable=False)
         self.noise: list[dict[str, Any]] = []
         """Noise in the model while it was trained."""
         self.found: dict[str, Any] = {}
         """The part of the result that does not depend on noise at test time."""
-        self.trainer: TrialTrainer | None = None
+        self.trainer: MultiTaskTrainer | None = None
         self.watch: DiagnosisCallback | None = None
         """Sees what a structure search decides."""
         self.grouping: Grouping | None = None
@@ -67,10 +70,9 @@ class Workbench:
             _LOG.warning("%s: %s", run.name, note)
         before = embed_general(prepared, run.training)
         set_seed(run.seed)
-        tokens = prepared.tokens["train"]
         setup = Setup(
             tasks=self.names,
-            steps=total_steps(self.training, len(tokens)),
+            steps=total_steps(self.training, prepared.rows),
             seed=run.seed,
             graft=run.graft,
             schedule=run.schedule,
@@ -86,13 +88,12 @@ class Workbench:
             adapted.backbone, [data.head for data in prepared.datas], pooling=run.training.pooling
         )
         adapted.attach(model)
-        for note in preflight(model, prepared.tokens, prepared.tokenizer):
+        for note in prepared.preflight(model):
             _LOG.warning("%s: %s", run.name, note)
         peak = max(adapted.peak, count(model))
         with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
-            self.trainer = trainer = self.make_trainer(model, adapted, tokens, Path(folder))
-            with noisy_model(model, run.noise, "train", self.noise):
-                train_loss, seconds = self.train(trainer)
+            self.trainer = trainer = self.make_trainer(model, adapted, prepared, Path(folder))
+            train_loss, seconds = self.train(trainer, run.noise)
             self.validation = split_scores(trainer, prepared.tokens["validation"], "validation", self.names)
             parameters = kept(model.backbone, original)
             stored = adapted.stored() if adapted.stored else sum(p.numel() for p in parameters.values())
@@ -144,53 +145,42 @@ class Workbench:
             adapted.backbone, [self.prepared.datas[task].head], pooling=self.run.training.pooling
         )
         with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
-            trainer = self.make_trainer(model, adapted, own, Path(folder), evaluated=False)
-            return self.train(trainer)[1]
+            alone = dataclasses.replace(self.prepared, tokens={"train": own})
+            return self.train(self.make_trainer(model, adapted, alone, Path(folder)), ())[1]
 
     def make_trainer(
-        self, model: MultiTaskModel, adapted: Adapted, tokens: Any, folder: Path, *, evaluated: bool = True
-    ) -> TrialTrainer:
-        """A trainer with the run's settings."""
-        run, prepared = self.run, self.prepared
-        changes: dict[str, Any] = {"save_strategy": "no", "disable_tqdm": True, "run_name": run.name}
-        if not evaluated:
-            changes |= {"eval_strategy": "no", "report_to": []}
-        arguments = training_arguments(
-            self.training, folder=folder, rows=len(tokens), seed=run.seed, changes=changes
-        )
-        logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-        trainer = TrialTrainer(
+        self, model: MultiTaskModel, adapted: Adapted, prepared: Prepared, folder: Path
+    ) -> MultiTaskTrainer:
+        """A trainer with the run's settings, and what the method wishes for."""
+        run, callbacks = self.run, [KeepBest(adapted.era), *adapted.callbacks]
+        if "validation" in prepared.tokens:
+            searches = [item for item in adapted.callbacks if isinstance(item, StructureCallback)]
+            if searches:
+                self.watch = DiagnosisCallback(
+                    searches[0], prepared.tokens["validation"], prepared.tokenizer, seed=run.seed
+                )
+                callbacks.append(self.watch)
+            callbacks.append(Patience(self.training.patience or 0, searches))
+            if self.interval is not None:
+                callbacks.append(Progress(self.interval))
+        return build_trainer(
             model,
-            arguments,
-            adapted=adapted,
-            train_dataset=tokens,
-            eval_dataset=prepared.tokens["validation"] if evaluated else None,
-            data_collator=collate(prepared.tokenizer),
-            backbone_name=run.model,
-            temperature=run.training.temperature,
-            head_learning_rate=run.training.head_learning_rate,
+            prepared,
+            self.training,
+            folder=folder,
+            seed=run.seed,
+            callbacks=callbacks,
+            events=Path(os.environ.get("TENSORBOARD_LOGGING_DIR", "runs")) / self.key,
+            changes={"disable_tqdm": True, "run_name": run.name},
+            extra_loss=adapted.extra_loss,
+            rates=adapted.rates,
         )
-        search = trainer.structure_callback
-        if search is not None and evaluated:
-            self.watch = DiagnosisCallback(
-                search, prepared.tokens["validation"], prepared.tokenizer, seed=run.seed
-            )
-            trainer.add_callback(self.watch)
-        if self.training.patience and evaluated:
-            trainer.add_callback(Patience(self.training.patience, [] if search is None else [search]))
-        keep_events(trainer, Path(os.environ.get("TENSORBOARD_LOGGING_DIR", "runs")) / self.key)
-        if self.interval is not None and evaluated:
-            trainer.add_callback(Progress(self.interval))
-        return trainer
 
-    def train(self, trainer: TrialTrainer) -> tuple[float, float]:
+    def train(self, trainer: MultiTaskTrainer, noise: Sequence[Noise]) -> tuple[float, float]:
         """Train; returns the mean loss and the seconds without evaluations."""
         start = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*pin_memory.*")
-            result = trainer.train()
+        loss = train(trainer, noise, self.noise)
         seconds = time.perf_counter() - start - trainer.evaluation_seconds
-        loss = float(result.training_loss)
         if not np.isfinite(loss):
             rate = self.run.training.learning_rate
             raise TrainingError(
@@ -247,3 +237,20 @@ class Workbench:
             "structure": None,
             "search": None,
         }
+
+
+class Progress(TrainerCallback):
+    """Tells how far the training is.
+
+    Args:
+        tell: called with the fraction of the steps that are done.
+    """
+
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self.tell = tell
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell."""
+        self.tell(state.global_step / state.max_steps)
