@@ -11,6 +11,7 @@ from graftwork.edges import library_errors
 from graftwork.errors import RecipeError
 from graftwork.messages import shown
 from graftwork.models.traceless import traceless
+from graftwork.notes import find_note, put_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["measure_width_", "measured_width", "vocabulary"]
 
 TEXT = "one row of text"
+WIDTH_NOTE = "width"
 
 
 def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Note on a backbone how many features its last hidden state has, which its configuration may not say.
 
     Args:
-        backbone: as it was loaded; gets the note `graft_width`.
+        backbone: as it was loaded; gets the note `WIDTH_NOTE`.
         tokenizer: its tokenizer.
         name: for messages.
 
@@ -57,16 +59,13 @@ def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             f"model {shown(name)} is a {kind}, and graftwork needs a last_hidden_state of [rows, tokens, "
             f"features]; for {ids.shape[1]} tokens it gives {found}. Choose an encoder or decoder of text."
         )
-    backbone.graft_width = int(hidden.shape[-1])  # type: ignore[assignment]
+    put_note(backbone, WIDTH_NOTE, int(hidden.shape[-1]))
 
 
 def measured_width(backbone: nn.Module) -> int | None:
     """What `measure_width_` has noted on a backbone, at any depth; None if it was not asked."""
-    for module in backbone.modules():
-        width = module.__dict__.get("graft_width")
-        if width is not None:
-            return int(width)
-    return None
+    note = find_note(backbone, WIDTH_NOTE)
+    return None if note is None else int(note.value)
 
 
 def vocabulary(backbone: PreTrainedModel) -> int | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftwork.notes import find_note, put_note
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ __all__ = ["CACHE", "Identity", "file_stamp", "identify_", "identity_of", "same_
 
 CACHE = Path("~/.cache/graftwork")
 """Where tokenised data and checksums are kept."""
-_ATTRIBUTE = "graftwork_identity"
+_NOTE = "identity"
 _FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json")
 _FORMAT = 1  # of the checksum; part of the names in the cache
 _HEX = 64
@@ -95,13 +97,16 @@ def identify_(model: nn.Module, missing: Collection[str], stamp: str | None) -> 
         digest = weights_digest(model.state_dict(), absent)
         if key is not None:
             _keep(key, digest)
-    setattr(model, _ATTRIBUTE, Identity(digest, absent))
+    put_note(model, _NOTE, Identity(digest, absent))
 
 
 def identity_of(backbone: nn.Module) -> Identity | None:
     """Who a backbone is, perhaps under adapters; None if `load_backbone` did not load it."""
-    found = getattr(backbone, _ATTRIBUTE, None)
-    return found if isinstance(found, Identity) else None
+    note = find_note(backbone, _NOTE)
+    if note is None:
+        return None
+    identity: Identity = note.value
+    return identity
 
 
 def same_weights(backbone: nn.Module, saved: Identity) -> bool:

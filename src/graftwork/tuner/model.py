@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from graftwork.errors import CheckpointError, RoutingError, SiteError
 from graftwork.gates.registry import gate_family
 from graftwork.messages import shown
-from graftwork.routing.router import Router
+from graftwork.notes import find_note
+from graftwork.routing.router import ROUTER_NOTE, Router, find_router
 from graftwork.structure.costs import COSTS, read_cost
 from graftwork.tuner.config import GRAFT, GraftConfig
 from graftwork.tuner.layer import GraftLayer
@@ -40,7 +41,8 @@ class GraftModel(BaseTuner):
         The router comes first: a later adapter shares it, and a compact structure may have no site that could
         create it.
         """
-        if "_graft_router" not in model.__dict__:
+        note = find_note(model, ROUTER_NOTE)
+        if note is None or note.module is not model:
             Router().attach(model)
         config = _graft_config(self.peft_config[adapter_name])
         if not config.inference_mode:
@@ -205,7 +207,9 @@ class GraftModel(BaseTuner):
     @property
     def router(self) -> Router:
         """The router shared by all graft layers of the model."""
-        return self.model.__dict__["_graft_router"]  # type: ignore[no-any-return]
+        router = find_router(self.model)
+        assert router is not None  # `inject_adapter` attaches it first
+        return router
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """False: the adapters are nonlinear."""
