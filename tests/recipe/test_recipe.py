@@ -13,7 +13,7 @@ from graftwork.errors import RecipeError
 from graftwork.gates.registry import GATE_FAMILIES
 from graftwork.recipe.loading import load_recipe, recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
-from graftwork.recipe.schema import one_line
+from graftwork.recipe.schema import joined
 from graftwork.recipe.settings import GraftSettings, TrainingSettings
 from graftwork.search.schedule import Schedule
 from graftwork.tuner.config import GraftConfig
@@ -416,4 +416,4 @@ def test_of_very_many_long_faults_the_first_are_named_once(tmp_path):
     with pytest.raises(RecipeError, match=r"tasks\[0\]=.*; and 2\d more$") as caught:
         load_recipe(path)
     assert len(str(caught.value)) < 4000
-    assert one_line(["x", "y", "x"]) == "x; y"
+    assert joined(["x", "y", "x"]) == "x; y"

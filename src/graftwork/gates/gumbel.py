@@ -23,7 +23,7 @@ class GumbelState(NamedTuple):
 
 
 class Gumbel(GateFamily):
-    r"""Two-way Gumbel-softmax gates, straight-through.
+    r"""experimental: two-way Gumbel-softmax gates, straight-through.
 
     .. math::
         z = [l + a > 0], \quad

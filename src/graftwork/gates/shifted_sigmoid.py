@@ -23,7 +23,7 @@ class ShiftState(NamedTuple):
 
 
 class ShiftedSigmoid(GateFamily):
-    r"""Bernoulli gates that compete for a budget.
+    r"""experimental: Bernoulli gates that compete for a budget.
 
     .. math:: P(z = 1) = p = \sigma((a - b) / \beta)
 
