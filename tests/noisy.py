@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graftwork.data.splits import _sha256
+from graftwork.data.splits import content_hash
 from graftwork.data.task import Task
 from graftwork.data.task_data import Split, TaskData
 
@@ -41,7 +41,7 @@ def toy_data(
         rows = texts[start:] + texts[:start]
         columns = (rows, rows[::-1]) if pair else (rows,)
         targets = np.arange(len(rows)) / 7 if scores else np.arange(len(rows), dtype=np.float64) % classes
-        splits[name] = Split(columns, targets, _sha256(columns, targets, names))
+        splits[name] = Split(columns, targets, content_hash(columns, targets, task.kind, names))
     train = splits["train"].targets
     head = task.head(mean=float(train.mean()), std=float(train.std())) if scores else task.head(names)
     return TaskData(head, splits)
@@ -52,6 +52,8 @@ def reorder(data: TaskData, rows: list[int]) -> TaskData:
     for name, split in data.splits.items():
         texts = tuple([column[i] for i in rows] for column in split.texts)
         splits[name] = Split(
-            texts, split.targets[rows], _sha256(texts, split.targets[rows], data.head.labels)
+            texts,
+            split.targets[rows],
+            content_hash(texts, split.targets[rows], data.head.kind, data.head.labels),
         )
     return TaskData(data.head, splits)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graftwork.data.classes import check_rows, class_notes, class_weights
+from graftwork.data.classes import check_rows, class_notes
 from graftwork.data.task import Task
 from graftwork.data.task_data import Split, TaskData
 from graftwork.errors import DataError, RecipeError
+from graftwork.kinds.classification import class_weights
 from graftwork.kinds.heads import TaskHead
 
 TASK = Task("t", "train.jsonl")

@@ -8,7 +8,8 @@ import pytest
 
 from graftwork.data.task import Task
 from graftwork.errors import CheckpointError, RecipeError
-from graftwork.kinds.heads import TaskHead, label_name, sort_labels
+from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.labels import label_name, sort_labels
 
 
 def test_a_task_fills_in_the_metric_of_its_kind() -> None:

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from graftwork.errors import ConfigError
-from graftwork.gates.gumbel import Gumbel
+from graftwork.gates.gumbel import Gumbel, GumbelState
 from graftwork.gates.hard_concrete import HardConcrete
-from graftwork.gates.importance import Importance
+from graftwork.gates.importance import Importance, ImportanceState
 from graftwork.gates.registry import GATE_FAMILIES, gate_family
 from graftwork.gates.sampling import shared_logistic
-from graftwork.gates.shifted_sigmoid import ShiftedSigmoid
+from graftwork.gates.shifted_sigmoid import ShiftedSigmoid, ShiftState
 from graftwork.gates.sigmoid import Sigmoid
 
 WITH_LOGITS = [HardConcrete(), Sigmoid(), Gumbel(), ShiftedSigmoid()]
@@ -28,12 +28,13 @@ def state_of(family, shape: tuple[int, ...]) -> torch.Tensor | None:
     """A state as it may be in the middle of a run."""
     state = family.initial_state(*shape)
     if family.name == "gumbel":
-        state.fill_(0.4)
+        GumbelState(state).temperature.fill_(0.4)
     elif family.name == "shifted_sigmoid":
-        state.fill_(0.7)
+        ShiftState(state).shift.fill_(0.7)
     elif family.name == "importance":
         state = torch.rand(state.shape, generator=torch.Generator().manual_seed(0))
-        state[0] = (state[0] < 0.5).float()
+        mask = ImportanceState.of(state).mask
+        mask.copy_(mask < 0.5)
     return state
 
 
@@ -163,7 +164,7 @@ def test_the_temperature_of_gumbel_gates_falls_with_the_ramp():
     found = []
     for ramped in (0.0, 0.5, 1.0):
         family.anneal_(state, ramped)
-        found.append(float(state))
+        found.append(float(GumbelState(state).temperature))
     assert found == pytest.approx([1.0, 0.1**0.5, 0.1])
     torch.manual_seed(0)
     logits = torch.zeros(1, 4000, requires_grad=True)
@@ -189,9 +190,22 @@ def test_importance_gates_are_a_mask_with_the_gradient_of_a_multiplier():
     # In evaluation, too: a trainable parameter without a gradient fails PEFT's own tests.
     for method in (family.sample, family.deterministic):
         gates = method(logits, state)
-        assert torch.equal(gates, state[0])
+        assert torch.equal(gates, ImportanceState.of(state).mask)
         assert torch.equal(torch.autograd.grad(gates.sum(), logits)[0], torch.ones(2, 3))
-    assert torch.equal(family.scores(logits, state), state[1])
+    assert torch.equal(family.scores(logits, state), ImportanceState.of(state).score)
+
+
+def test_the_tables_of_importance_are_views_of_the_saved_buffer_in_a_fixed_order():
+    buffer = Importance().initial_state(2, 3)
+    state = ImportanceState.of(buffer)
+    # Checkpoints hold the buffer alone.
+    assert state._fields == ("mask", "score", "mean", "uncertainty", "signed")
+    for number, table in enumerate(state):
+        table.fill_(number + 7.0)
+    assert buffer[:, 0, 0].tolist() == [7.0, 8.0, 9.0, 10.0, 11.0]
+    assert all(table.data_ptr() == row.data_ptr() for table, row in zip(state, buffer, strict=True))
+    moved = ImportanceState.of(buffer.double())
+    assert torch.equal(moved.signed, state.signed.double())
 
 
 def test_unknown_family_names_the_near_miss():

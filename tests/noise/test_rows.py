@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from graftwork.data.splits import _sha256
+from graftwork.data.splits import content_hash
 from graftwork.errors import DataError
 from graftwork.noise.applying import apply_to_task
 from graftwork.noise.kinds import Noise
@@ -25,7 +25,8 @@ def test_label_noise_gives_another_class(classes: int) -> None:
     assert min(steps.values()) > 0.7 * max(steps.values())
     assert len(steps) == classes - 1
     assert noisy.splits["train"].texts == data.splits["train"].texts
-    assert noisy.splits["train"].sha256 == _sha256(data.splits["train"].texts, after, data.head.labels)
+    head, texts = data.head, data.splits["train"].texts
+    assert noisy.splits["train"].sha256 == content_hash(texts, after, head.kind, head.labels)
 
 
 def test_label_noise_permutes_scores() -> None:
@@ -64,7 +65,7 @@ def test_row_drop_thins_the_training_rows() -> None:
     everything = list(zip(*data.splits["train"].texts, data.splits["train"].targets, strict=True))
     kept = list(zip(*left.texts, left.targets, strict=True))
     assert kept == [row for row in everything if row in kept], "in their order"
-    assert left.sha256 == _sha256(left.texts, left.targets, data.head.labels)
+    assert left.sha256 == content_hash(left.texts, left.targets, data.head.kind, data.head.labels)
 
 
 def test_row_drop_scales_the_scores_that_are_left() -> None:

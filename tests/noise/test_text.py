@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.data.splits import _sha256
+from graftwork.data.splits import content_hash
 from graftwork.data.task_data import TaskData
 from graftwork.errors import ConfigError
 from graftwork.noise import text as text_noise
@@ -122,7 +122,7 @@ def test_both_means_every_split_and_both_texts_of_a_pair(kind: Any) -> None:
     noisy, report = apply_to_task(data, Noise(kind, 0.3, "both"))
     assert list(report.realised) == ["train", "validation", "test"]
     for name, split in noisy.splits.items():
-        assert split.sha256 == _sha256(split.texts, split.targets, data.head.labels)
+        assert split.sha256 == content_hash(split.texts, split.targets, data.head.kind, data.head.labels)
         for before, after in zip(data.splits[name].texts, split.texts, strict=True):
             assert before != after
             assert len(before) == len(after)

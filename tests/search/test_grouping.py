@@ -9,6 +9,7 @@ import torch
 
 import graftwork as gw
 from graftwork.errors import ConfigError, DataError
+from graftwork.gates.importance import ImportanceState
 from graftwork.search.discretise import set_fixed_structure_
 from graftwork.search.grouping import group_tasks, input_distances
 from graftwork.search.search import StructureSearch
@@ -142,13 +143,16 @@ def test_importance_keeps_groups_together_and_ranks_by_the_sum_of_their_shares()
     draw = torch.Generator().manual_seed(1)
     tables = torch.rand(3, own.shape[1], generator=draw)
     for layer, table in zip(graft_layers(model), tables.split(3, dim=1), strict=True):
-        layer.graft_state["default"][2] = table
-        layer.graft_state["default"][3] = 1.0
+        state = ImportanceState.of(layer.graft_state["default"])
+        state.mean.copy_(table)
+        state.uncertainty.fill_(1.0)
     search.control.update(graft_view(model), 1.0)
     shares = tables * own / (tables * own).sum(dim=1, keepdim=True)
     expected = torch.zeros(own.shape[1], dtype=torch.bool)
     expected[shares.sum(dim=0).topk(4).indices] = True
-    masks = torch.cat([layer.graft_state["default"][0] for layer in graft_layers(model)], dim=1)
+    masks = torch.cat(
+        [ImportanceState.of(layer.graft_state["default"]).mask for layer in graft_layers(model)], dim=1
+    )
     assert torch.equal(masks > 0, own & expected)
     structure = gw.structure_of(model)
     assert structure.paths("cats") == structure.paths("dogs")
@@ -189,7 +193,9 @@ def test_a_search_begins_with_its_random_start(gates):
     if gates == "importance":
         draw = torch.Generator().manual_seed(0)
         for layer in graft_layers(model):
-            layer.graft_state["default"][2:4] = torch.rand(2, 3, 6, generator=draw)
+            state = ImportanceState.of(layer.graft_state["default"])
+            for measured in (state.mean, state.uncertainty):
+                measured.copy_(torch.rand(3, 6, generator=draw))
         search.control.update(graft_view(model), 1.0)
         structure = gw.structure_of(model)
         assert structure.parameters() == 4 * 66

@@ -6,6 +6,7 @@ from peft import get_peft_model
 from torch import nn
 
 import graftwork as gw
+from graftwork.gates.importance import ImportanceState
 from graftwork.search.search import StructureSearch
 from graftwork.sparsity.importance_control import MEMORY, importance_scores
 from graftwork.structure.structure import SiteStructure
@@ -23,6 +24,22 @@ def searched(budget: float = 300, **settings) -> tuple[nn.Module, StructureSearc
     return model.train(), search
 
 
+def state(layer: nn.Module) -> ImportanceState:
+    return ImportanceState.of(layer.graft_state["default"])
+
+
+def measure_(layer: nn.Module, draw: torch.Generator) -> None:
+    """Random sensitivities, and how uncertain they are."""
+    for table in (state(layer).mean, state(layer).uncertainty):
+        table.copy_(torch.rand(3, 3, generator=draw))
+
+
+def set_(layer: nn.Module, value: float, adapter: int | slice = slice(None)) -> None:
+    """The same sensitivity and uncertainty for all tasks."""
+    for table in (state(layer).mean, state(layer).uncertainty):
+        table[:, adapter] = value
+
+
 def loss(model: nn.Module, **route) -> torch.Tensor:
     output = model(input_ids=tokens(), **route)[0]
     target = torch.randn(output.shape, generator=torch.Generator().manual_seed(5)).to(output)
@@ -34,10 +51,10 @@ def test_the_gradient_is_that_of_opening_and_closing():
     model.double()
     draw = torch.Generator().manual_seed(0)
     for layer in graft_layers(model):
-        layer.graft_state["default"][0].copy_(torch.rand(3, 3, generator=draw) < 0.5)
+        state(layer).mask.copy_(torch.rand(3, 3, generator=draw) < 0.5)
     loss(model, graft_rows=ROWS).backward()
     for layer in graft_layers(model):
-        mask = layer.graft_state["default"][0].view(-1)
+        mask = state(layer).mask.view(-1)
         assert set(mask.tolist()) == {0.0, 1.0}
         found = layer.graft_gate_bias["default"].grad.view(-1)
         for cell in range(9):
@@ -76,9 +93,9 @@ def test_running_means_are_those_of_adalora_with_a_longer_memory_and_no_optimize
         assert gate.grad is None
         optimizer.step()
         search.after_step(step + 1)
-    torch.testing.assert_close(layer.graft_state["default"][2], mean)
-    torch.testing.assert_close(layer.graft_state["default"][3], uncertainty)
-    torch.testing.assert_close(layer.graft_state["default"][4], signed)
+    torch.testing.assert_close(state(layer).mean, mean)
+    torch.testing.assert_close(state(layer).uncertainty, uncertainty)
+    torch.testing.assert_close(state(layer).signed, signed)
     assert not gate.any()
 
 
@@ -108,7 +125,7 @@ def test_the_pool_shrinks_along_a_cubic():
     view = graft_view(model)
     draw = torch.Generator().manual_seed(0)
     for layer in graft_layers(model):
-        layer.graft_state["default"][2:4] = torch.rand(2, 3, 3, generator=draw)
+        measure_(layer, draw)
     for ramped in (0.0, 0.1, 0.3, 0.5, 0.9, 1.0):
         search.control.update(view, ramped)
         masks = torch.cat([layer.prob_open("default") for layer in graft_layers(model)], dim=1)
@@ -127,14 +144,14 @@ def test_a_closed_adapter_comes_back_when_it_matters():
     view = graft_view(model)
     layers = graft_layers(model)
     for layer in layers:
-        layer.graft_state["default"][2:4] = 1e-3
-    layers[0].graft_state["default"][2:4, :, 1] = 1.0
+        set_(layer, 1e-3)
+    set_(layers[0], 1.0, 1)
     search.control.update(view, 1.0)
     assert [layer.prob_open("default").any(dim=0).tolist() for layer in layers] == [
         [False, True, False],
         *[[False] * 3] * 3,
     ]
-    layers[2].graft_state["default"][2:4, :, 2] = 5.0
+    set_(layers[2], 5.0, 2)
     search.control.update(view, 1.0)
     assert layers[2].prob_open("default").tolist() == [[0, 0, 1]] * 3
     assert not layers[0].prob_open("default").any()
@@ -147,7 +164,7 @@ def test_the_threshold_says_who_shares_and_not_what_is_stored():
         view = graft_view(model)
         draw = torch.Generator().manual_seed(0)
         for layer in graft_layers(model):
-            layer.graft_state["default"][2:4] = torch.rand(2, 3, 3, generator=draw)
+            measure_(layer, draw)
         search.control.update(view, 1.0)
         paths[threshold] = gw.structure_of(model)
     few, many = paths[0.4], paths[0.1]
@@ -158,25 +175,25 @@ def test_the_threshold_says_who_shares_and_not_what_is_stored():
 
 def test_a_task_that_an_adapter_harms_does_not_use_it():
     model, search = searched(budget=66)
-    state = graft_layers(model)[0].graft_state["default"]
+    first = graft_layers(model)[0]
     for layer in graft_layers(model):
-        layer.graft_state["default"][2:4] = 1e-3
-    state[2:4, :, 1] = 1.0
+        set_(layer, 1e-3)
+    set_(first, 1.0, 1)
     # Equally strong gradients: one task would lose without the adapter, one gain, one cannot tell.
-    state[4, :, 1] = torch.tensor([-1.0, 1.0, 0.1])
+    state(first).signed[:, 1] = torch.tensor([-1.0, 1.0, 0.1])
     search.control.update(graft_view(model), 1.0)
-    assert state[0, :, 1].tolist() == [1, 0, 1]
+    assert state(first).mask[:, 1].tolist() == [1, 0, 1]
 
 
 def test_a_private_start_stays_private():
     model, search = searched(budget=6 * 66, gate_start="private", pool_size=3)
     view = graft_view(model)
-    masks = [layer.graft_state["default"][0] for layer in graft_layers(model)]
+    masks = [state(layer).mask for layer in graft_layers(model)]
     assert all(torch.equal(mask.sum(dim=0), torch.ones(3)) for mask in masks)
     before = [mask.clone() for mask in masks]
     draw = torch.Generator().manual_seed(0)
     for layer in graft_layers(model):
-        layer.graft_state["default"][2:4] = torch.rand(2, 3, 3, generator=draw)
+        measure_(layer, draw)
     search.control.update(view, 0.0)
     # Through the warm-up nothing closes.
     assert all(torch.equal(mask, was) for mask, was in zip(masks, before, strict=True))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import graftwork as gw
+from graftwork.gates.shifted_sigmoid import ShiftState
 from graftwork.search.search import StructureSearch
 from graftwork.sparsity.shift_control import solve_shift
 from graftwork.sparsity.size import expected_size, gate_parameters, pool_cost
@@ -113,12 +114,12 @@ def test_moving_all_logits_alike_moves_nothing():
         gate.data.normal_(std=0.02)
     search.control.update(view, 1.0)
     before = [site.prob_open("default").detach().clone() for site in view.sites.values()]
-    shift = float(next(iter(view.sites.values())).graft_state["default"])
+    shift = float(ShiftState(next(iter(view.sites.values())).graft_state["default"]).shift)
     for site in view.sites.values():
         site.graft_gate_bias["default"].data += 0.8 / float(site.graft_ratio["default"])
     search.control.update(view, 1.0)
     for site, expected in zip(view.sites.values(), before, strict=True):
-        assert float(site.graft_state["default"]) == pytest.approx(shift + 0.8, abs=1e-5)
+        assert float(ShiftState(site.graft_state["default"]).shift) == pytest.approx(shift + 0.8, abs=1e-5)
         torch.testing.assert_close(site.prob_open("default").detach(), expected, atol=1e-5, rtol=1e-4)
     # What presses on all gates alike presses on none.
     expected_size(view).backward()

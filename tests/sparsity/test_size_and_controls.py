@@ -7,6 +7,7 @@ import torch
 
 import graftwork as gw
 from graftwork.errors import ConfigError
+from graftwork.gates.importance import ImportanceState
 from graftwork.search.schedule import Schedule
 from graftwork.sparsity.budget_control import BudgetControl
 from graftwork.sparsity.penalty_control import PenaltyControl
@@ -48,7 +49,7 @@ def test_expected_size_is_the_mean_size_of_sampled_structures(gates):
     for site in view.sites.values():
         site.train()
         if gates == "importance":
-            site.graft_state["default"][0].copy_(torch.rand(3, 3) < 0.3)
+            ImportanceState.of(site.graft_state["default"]).mask.copy_(torch.rand(3, 3) < 0.3)
     for _ in range(3000):
         for site in view.sites.values():
             total += float((site.gates("default") > 0).any(0).sum()) * site.pools["default"].cost

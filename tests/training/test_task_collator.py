@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 import graftwork as gw
 from graftwork.errors import ConfigError, DataError, RoutingError, TrainingError
+from graftwork.routing.router import find_router
 from graftwork.training.task_collator import TaskCollator
 from toys import grafted, tiny, tokens
 
@@ -93,7 +94,7 @@ def test_a_plain_trainer_learns_several_tasks_from_a_column(tmp_path):
     ]
     seen = []
     model.base_model.model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(module._graft_router.current()), with_kwargs=True
+        lambda module, args, kwargs: seen.append(find_router(module).current()), with_kwargs=True
     )
     arguments = TrainingArguments(
         str(tmp_path),

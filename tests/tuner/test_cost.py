@@ -95,11 +95,7 @@ def test_expected_active_parameters_of_every_task():
     found = expected_active(graft_view(model))
     assert found.shape == (len(TASKS),)
     by_hand = [
-        sum(
-            sum(row) * scores.cost
-            for scores in site_scores(model).values()
-            for row in [scores.prob_open[task]]
-        )
+        sum(sum(row) * scores.cost for scores in site_scores(model).values() for row in [scores.scores[task]])
         for task in range(len(TASKS))
     ]
     assert found.tolist() == pytest.approx(by_hand, rel=1e-5)

@@ -11,7 +11,10 @@ from peft import PeftModel
 from torch import Tensor
 
 import graftwork as gw
+from graftwork.gates.gumbel import GumbelState
+from graftwork.gates.importance import ImportanceState
 from graftwork.gates.registry import GATE_FAMILIES
+from graftwork.gates.shifted_sigmoid import ShiftState
 from graftwork.noise.model import path_noise
 from graftwork.search.tracking import gate_values
 from graftwork.tuner.view import graft_view
@@ -31,11 +34,12 @@ def searching(family: str, sites: Sequence[str] = SITES) -> PeftModel:
         for state in layer.graft_state.values():
             if family == "importance":
                 state.copy_(torch.rand(state.shape, generator=generator))
-                state[0].copy_(state[0] < 0.3)
+                mask = ImportanceState.of(state).mask
+                mask.copy_(mask < 0.3)
             elif family == "shifted_sigmoid":
-                state.fill_(-2.0)
+                ShiftState(state).shift.fill_(-2.0)
             else:
-                state.fill_(0.4)
+                GumbelState(state).temperature.fill_(0.4)
     return model
 
 
@@ -50,7 +54,7 @@ def by_hand(family: str, layer: gw.GraftLayer) -> Tensor:
         "sigmoid": lambda: torch.sigmoid(logits),
         "gumbel": lambda: (logits > 0).float(),
         "shifted_sigmoid": lambda: (logits > -2.0).float(),
-        "importance": lambda: layer.graft_state["default"][0],
+        "importance": lambda: ImportanceState.of(layer.graft_state["default"]).mask,
     }[family]().detach()
 
 

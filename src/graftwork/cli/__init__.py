@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from graftwork.cli.parser import COMMANDS, build_parser
+from graftwork.cli.parser import COMMANDS, build_parser, run_command
 from graftwork.cli.quiet import silence_libraries
 from graftwork.cli.spin import limit_spinning
 
@@ -25,8 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _escape_what_cannot_be_printed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = build_parser(next(filter(COMMANDS.__contains__, words), "")).parse_args(words)
-    command = COMMANDS[chosen.command]
-    options = {name: value for name, value in vars(chosen[chosen.command]).items()}
+    options = vars(chosen[chosen.command])
     from graftwork.advice import commanded
     from graftwork.distributed.processes import is_main, is_shared, leave
     from graftwork.errors import GraftworkError, Interrupted
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with commanded(words):
         try:
             _check_launch(chosen.command)
-            command(**options)
+            run_command(chosen.command, options)
             leave()
         except GraftworkError as error:
             if is_main() or not is_shared(error):

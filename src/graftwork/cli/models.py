@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from graftwork.cli.opening import Opening
 from graftwork.cli.train import overrides
 
 __all__ = ["add_task", "export", "extract", "remove_task", "show"]
@@ -72,9 +73,8 @@ def extract(
     folder: Path,
     task: str,
     output: Path,
-    backbone: str | None = None,
-    tokenizer: str | None = None,
-    backbone_unchecked: bool = False,
+    *,
+    opening: Opening,
     overwrite: bool = False,
 ) -> None:
     """Write the small model of one task, without the adapters only other tasks use.
@@ -83,9 +83,7 @@ def extract(
         folder: Written by `graftwork fit`.
         task: The task to keep.
         output: Folder to write.
-        backbone: Where the backbone is now, if it has moved.
-        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
-        backbone_unchecked: Take a backbone of the same shape though its weights are others.
+        opening: Where its parts are now.
         overwrite: Replace the output folder if it exists.
     """
     from graftwork.finished.extract import extract as run
@@ -95,9 +93,7 @@ def extract(
         task,
         output,
         overwrite=overwrite,
-        backbone=backbone,
-        tokenizer=tokenizer,
-        backbone_unchecked=backbone_unchecked,
+        **opening,
     )
     print(f"{output}: task {task!r}, {stored:,} adapter parameters")
 
@@ -107,9 +103,8 @@ def export(
     output: Path,
     format: str = "onnx",
     task: str | None = None,
-    backbone: str | None = None,
-    tokenizer: str | None = None,
-    backbone_unchecked: bool = False,
+    *,
+    opening: Opening,
     overwrite: bool = False,
 ) -> None:
     """Write a saved model in a form that needs no graftwork: ONNX, torch.export, or a LoRA of PEFT.
@@ -119,9 +114,7 @@ def export(
         output: Folder to write: the model with its heads, the tokenizer, and export.json.
         format: onnx, pt2 (read by torch.export.load), or lora (of linear adapters).
         task: Only this task; a LoRA holds no more.
-        backbone: Where the backbone is now, if it has moved.
-        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
-        backbone_unchecked: Take a backbone of the same shape though its weights are others.
+        opening: Where its parts are now.
         overwrite: Replace the output folder if it exists.
     """
     from graftwork.export.folder import export_folder
@@ -132,9 +125,7 @@ def export(
         format=format,
         task=task,
         overwrite=overwrite,
-        backbone=backbone,
-        tokenizer=tokenizer,
-        backbone_unchecked=backbone_unchecked,
+        **opening,
     )
     names = ", ".join(known["name"] for known in written["tasks"])
     checked = written.get("largest_difference")
@@ -146,9 +137,8 @@ def add_task(
     folder: Path,
     recipe: Path,
     output: Path,
-    backbone: str | None = None,
-    tokenizer: str | None = None,
-    backbone_unchecked: bool = False,
+    *,
+    opening: Opening,
     seed: int | None = None,
     set: list[str] | None = None,
     overwrite: bool = False,
@@ -159,9 +149,7 @@ def add_task(
         folder: Written by `graftwork fit`.
         recipe: YAML file with the new task and perhaps the sections extend, schedule, training and seed.
         output: Folder to write.
-        backbone: Where the backbone is now, if it has moved.
-        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
-        backbone_unchecked: Take a backbone of the same shape though its weights are others.
+        opening: Where its parts are now.
         seed: Seed, in place of the recipe's.
         set: KEY=VALUE in place of a recipe's value, such as extend.private=1; may be repeated.
         overwrite: Replace the output folder if it exists.
@@ -180,9 +168,7 @@ def add_task(
         loaded,
         output,
         overwrite=overwrite,
-        backbone=backbone,
-        tokenizer=tokenizer,
-        backbone_unchecked=backbone_unchecked,
+        **opening,
     )
 
 
@@ -190,9 +176,8 @@ def remove_task(
     folder: Path,
     task: str,
     output: Path,
-    backbone: str | None = None,
-    tokenizer: str | None = None,
-    backbone_unchecked: bool = False,
+    *,
+    opening: Opening,
     overwrite: bool = False,
 ) -> None:
     """Remove a task from a saved model, with the adapters that no other task uses.
@@ -201,9 +186,7 @@ def remove_task(
         folder: Written by `graftwork fit`.
         task: The task to remove.
         output: Folder to write.
-        backbone: Where the backbone is now, if it has moved.
-        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
-        backbone_unchecked: Take a backbone of the same shape though its weights are others.
+        opening: Where its parts are now.
         overwrite: Replace the output folder if it exists.
     """
     from graftwork.finished.remove_task import remove_task as run
@@ -213,9 +196,7 @@ def remove_task(
         task,
         output,
         overwrite=overwrite,
-        backbone=backbone,
-        tokenizer=tokenizer,
-        backbone_unchecked=backbone_unchecked,
+        **opening,
     )
     print(
         f"{output}: without task {task!r}; {done['reclaimed']:,} adapter parameters reclaimed, "

@@ -5,16 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from graftwork.cli.models import add_task, export, extract, remove_task, show
+from graftwork.cli.opening import opening
 from graftwork.cli.train import compare, fit, report
 from graftwork.cli.use import evaluate, predict
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-__all__ = ["COMMANDS", "build_parser"]
+__all__ = ["COMMANDS", "build_parser", "run_command"]
 
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.replace("_", "-"): command
@@ -75,10 +76,22 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     return parser
 
 
+def run_command(name: str, options: Mapping[str, Any]) -> None:
+    """Call a command with what its parser has read."""
+    command, given = COMMANDS[name], dict(options)
+    if "opening" in inspect.signature(command).parameters:
+        given["opening"] = opening(
+            **{part: given.pop(part) for part in inspect.signature(opening).parameters}
+        )
+    command(**given)
+
+
 def _add_arguments(
-    parser: ArgumentParser, command: Callable[..., None], help_of: Mapping[str, str], short: Collection[str]
+    parser: ArgumentParser, command: Callable[..., Any], help_of: Mapping[str, str], short: Collection[str]
 ) -> None:
     """One argument per parameter of the command: required ones by place, those in `short` as an option.
+
+    `opening` stands for the parameters of `graftwork.cli.opening.opening`.
 
     Not jsonargparse's `add_function_arguments`: it looks for the function in `graftwork` itself, whose names
     are imported when they are looked for.
@@ -86,7 +99,9 @@ def _add_arguments(
     hints = get_type_hints(command)
     for name, parameter in inspect.signature(command).parameters.items():
         option, text, default = f"--{_RENAMED.get(name, name)}", help_of[name], parameter.default
-        if name in _REPEATED:
+        if name == "opening":
+            _add_arguments(parser, opening, _documentation(opening)[1], ())
+        elif name in _REPEATED:
             parser.add_argument(option, action="append", metavar=_REPEATED[name], help=text)
         elif default is False:
             parser.add_argument(option, dest=name, action="store_true", help=text)
@@ -146,7 +161,7 @@ def _settings(*sections: tuple[str, type]) -> str:
     return "\n".join(lines)
 
 
-def _documentation(command: Callable[..., None]) -> tuple[str, dict[str, str]]:
+def _documentation(command: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """First line and argument texts of a docstring."""
     summary, _, arguments = inspect.cleandoc(command.__doc__ or "").partition("Args:")
     entries = (line.strip().partition(": ") for line in arguments.strip().splitlines())

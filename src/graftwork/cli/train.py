@@ -24,7 +24,7 @@ def fit(
         recipe: YAML file.
         output: Folder to write, in place of the recipe's.
         seed: Seed, in place of the recipe's.
-        budgets: Several budgets from one search, such as 1%,0.3%,0.1%; OUTPUT gets a folder for each.
+        budgets: experimental: several budgets of one search, such as 1%,0.3%; OUTPUT gets a folder for each.
         set: KEY=VALUE in place of a recipe's value, such as training.epochs=2; may be repeated.
         overwrite: Replace the output folder if it exists.
         resume: Go on from the last checkpoint of an interrupted run.

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftwork.cli.opening import Opening
+
 if TYPE_CHECKING:
     from graftwork.data.text_rows import TextFormat
 
@@ -19,9 +21,8 @@ DIGITS = 6
 
 def evaluate(
     folder: Path,
-    backbone: str | None = None,
-    tokenizer: str | None = None,
-    backbone_unchecked: bool = False,
+    *,
+    opening: Opening,
     split: str = "test",
     data: str | None = None,
     task: str | None = None,
@@ -32,9 +33,7 @@ def evaluate(
 
     Args:
         folder: Written by `graftwork fit`.
-        backbone: Where the backbone is now, if it has moved.
-        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
-        backbone_unchecked: Take a backbone of the same shape though its weights are others.
+        opening: Where its parts are now.
         split: train, validation or test.
         data: Score these rows instead: a source as in a recipe, with the fields of the task.
         task: Score this task alone; needed with --data if the model has several.
@@ -55,9 +54,7 @@ def evaluate(
         task=task,
         details=per_class,
         console=console,
-        backbone=backbone,
-        tokenizer=tokenizer,
-        backbone_unchecked=backbone_unchecked,
+        **opening,
     )
     for note in scores["notes"]:
         print(f"note: {note}", file=sys.stderr)
@@ -77,9 +74,8 @@ def predict(
     task: str | None = None,
     input: Path | None = None,
     output: Path | None = None,
-    backbone: str | None = None,
-    tokenizer: str | None = None,
-    backbone_unchecked: bool = False,
+    *,
+    opening: Opening,
     batch_size: int = 64,
     keep: str | None = None,
     top: int | None = None,
@@ -93,9 +89,7 @@ def predict(
         task: Task of all rows; else each row names its own in a field `task`.
         input: JSONL, JSON, CSV, TSV or Parquet file, also with .gz; default JSON lines on standard input.
         output: JSON lines file to write; default standard output, where each row is answered as it comes.
-        backbone: Where the backbone is now, if it has moved.
-        tokenizer: Hub id, folder or package:NAME/folder of a tokenizer, in place of the model's own.
-        backbone_unchecked: Take a backbone of the same shape though its weights are others.
+        opening: Where its parts are now.
         batch_size: Rows per forward pass.
         keep: Fields of the rows that go into their answers, such as id,text.
         top: Number of labels that are printed, the likeliest first.
@@ -118,9 +112,7 @@ def predict(
 
     predictor = Predictor.load(
         folder,
-        backbone=backbone,
-        tokenizer=tokenizer,
-        backbone_unchecked=backbone_unchecked,
+        **opening,
         batch_size=batch_size,
     )
     answers = predictor.stream_lists(_row_lists(input, form, predictor.ahead), task, **options)

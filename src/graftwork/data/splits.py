@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graftwork.data.classes import check_rows, class_weights
+from graftwork.data.classes import check_rows
 from graftwork.data.sources import SourceRows, read_table, split_file
 from graftwork.data.task import SPLITS, Task
 from graftwork.data.task_data import Split, TaskData
 from graftwork.errors import DataError
-from graftwork.kinds.heads import TaskHead, label_name, sort_labels
+from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.kind import Column
+from graftwork.kinds.registry import KINDS
+from graftwork.kinds.regression import read_numbers
 from graftwork.messages import listed, mended, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["carved_with", "load_split", "load_task"]
+__all__ = ["carved_with", "content_hash", "load_split", "load_task"]
 
 CARVED = 0.1
 """Fraction of the distinct training texts that becomes a validation or a test split without a source."""
@@ -45,9 +48,7 @@ def load_task(task: Task, seed: int = 0) -> TaskData:
         source = _source(task, name)
         if source is not None:
             columns[name] = _Columns.read(task, source, name)
-    labels: tuple[str, ...] = ()
-    if task.kind == "classification":
-        labels = task.labels or sort_labels({str(label) for label in columns["train"].labels})
+    labels = KINDS[task.kind].classes(task, columns["train"].labels)
     train = columns.pop("train")
     parts = {"train": (train.texts, train.targets(task, labels, "train"))}
     _check_varied(task, labels, parts["train"][1])  # before other splits: their labels would look unknown
@@ -120,7 +121,8 @@ class _Columns:
         labels = _column(table, task.label, what)
         kept = np.ones(len(table.rows), dtype=bool)
         for field, least in task.minimum.items():
-            kept &= _numbers(table, field, _column(table, field, what), what, empty=-np.inf) >= least
+            values = _column(table, field, what)
+            kept &= read_numbers(values, Column(field, what, table.where), empty=-np.inf) >= least
         if task.drop_broken:
             for column in texts:
                 kept &= np.fromiter(("\ufffd" not in text for text in column), bool, len(column))
@@ -132,32 +134,17 @@ class _Columns:
         texts = tuple([column[i] for i in keep] for column in texts)
         labels = [labels[i] for i in keep]
         columns = cls(texts, labels, table, keep)
-        return columns if task.kind == "regression" else columns._named(what)
+        return replace(columns, labels=KINDS[task.kind].read(labels, columns.source(task, split)))
 
-    def _named(self, what: str) -> _Columns:
-        names = []
-        for i, label in enumerate(self.labels):
-            try:
-                names.append(label_name(label))
-            except ValueError as error:
-                raise DataError(f"{what}: {self.table.where(self.keep[i])} has {error}") from None
-        return _Columns(self.texts, names, self.table, self.keep)
+    def source(self, task: Task, split: str) -> Column:
+        """Where the targets come from."""
+        return Column(
+            task.label, f"{split} of task {task.name!r}", lambda i: self.table.where(int(self.keep[i]))
+        )
 
     def targets(self, task: Task, labels: Sequence[str], split: str, origin: str = "") -> NDArray[np.float64]:
-        what = f"{split} of task {task.name!r}"
-        if task.kind == "regression":
-            return _numbers(self.table, task.label, self.labels, what, keep=self.keep)
-        index = {name: i for i, name in enumerate(labels)}
-        found = np.fromiter((index.get(name, -1) for name in self.labels), np.int64, len(self.labels))
-        if found.min() < 0:
-            i = int(found.argmin())
-            allowed = listed(labels, 20)
-            origin = origin or ("given by the task" if task.labels else "found in the train rows")
-            place = self.table.where(self.keep[i])
-            raise DataError(
-                f"{what}: {place} has the label {shown(self.labels[i])}; allowed ({origin}): {allowed}"
-            )
-        return found.astype(np.float64)
+        origin = origin or ("given by the task" if task.labels else "found in the train rows")
+        return KINDS[task.kind].targets(self.labels, labels, self.source(task, split), origin)
 
 
 def _column(table: SourceRows, field: str, what: str) -> list[Any]:
@@ -178,41 +165,10 @@ def _text_column(table: SourceRows, field: str, what: str) -> list[str]:
     return list(map(mended, column))
 
 
-def _numbers(
-    table: SourceRows,
-    field: str,
-    column: Sequence[Any],
-    what: str,
-    *,
-    keep: NDArray[np.int64] | None = None,
-    empty: float | None = None,
-) -> NDArray[np.float64]:
-    """Read a column of numbers; `empty` stands for null and the empty string, an error if not given."""
-    if empty is not None:
-        column = [empty if value is None or value == "" else value for value in column]
-    try:
-        numbers = np.array([np.nan if isinstance(value, bool) else float(value) for value in column])
-        good = ~np.isnan(numbers) if empty is not None else np.isfinite(numbers)
-    except (TypeError, ValueError, OverflowError):
-        numbers, good = np.zeros(0), np.array([_is_number(value) for value in column])
-    if not good.all():
-        i = int(good.argmin())
-        place = table.where(i if keep is None else keep[i])
-        raise DataError(f"{what}: {place}: {field!r} is {shown(column[i])}, not a finite number")
-    return numbers
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool) and not np.isnan(float(value))
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
 def _check_varied(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> None:
     distinct = np.unique(targets)
     if len(distinct) < 2:
-        value = f"the class {labels[int(distinct[0])]!r}" if labels else f"the score {distinct[0]:g}"
+        value = KINDS[task.kind].value(distinct[0], labels)
         raise DataError(
             f"train of task {task.name!r}: all {len(targets)} rows have {value}; there is nothing to learn"
         )
@@ -220,9 +176,7 @@ def _check_varied(task: Task, labels: tuple[str, ...], targets: NDArray[np.float
 
 def _head(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> TaskHead:
     _check_varied(task, labels, targets)
-    if task.kind == "regression":
-        return task.head(mean=float(targets.mean()), std=float(targets.std()))
-    return task.head(labels, class_weights=class_weights(task, labels, targets))
+    return task.head(**KINDS[task.kind].fit(task, labels, targets))
 
 
 _Part = tuple[tuple[list[str], ...], "NDArray[np.float64]"]
@@ -240,7 +194,7 @@ def _sample(task: Task, name: str, part: _Part, labels: tuple[str, ...], seed: i
         texts, targets = _take(
             texts, targets, np.sort(_rng(seed, task, name).permutation(len(targets))[:most])
         )
-    return Split(texts, targets, _sha256(texts, targets, labels))
+    return Split(texts, targets, content_hash(texts, targets, task.kind, labels))
 
 
 def _rng(seed: int, task: Task, purpose: str) -> np.random.Generator:
@@ -274,7 +228,11 @@ def _carve(
     return {name: _take(texts, targets, np.flatnonzero(owner[group] == i)) for i, name in enumerate(names)}
 
 
-def _sha256(texts: tuple[list[str], ...], targets: NDArray[np.float64], labels: tuple[str, ...]) -> str:
-    values = [labels[int(i)] for i in targets] if labels else targets.tolist()
-    content = json.dumps([*texts, values], ensure_ascii=False, separators=(",", ":"))
+def content_hash(
+    texts: Sequence[Sequence[str]], targets: NDArray[np.float64], kind: str, labels: Sequence[str]
+) -> str:
+    """SHA-256 of texts and of targets as rows have them: names of classes, or scores."""
+    content = json.dumps(
+        [*texts, KINDS[kind].named(targets, labels)], ensure_ascii=False, separators=(",", ":")
+    )
     return hashlib.sha256(content.encode()).hexdigest()

@@ -16,16 +16,16 @@ from graftwork.errors import RecipeError
 from graftwork.files.decoding import encoding_faults, named_encodings
 from graftwork.files.later import LATER
 from graftwork.files.reading import is_finite
-from graftwork.kinds.heads import METRICS, Kind, Metric, TaskHead, label_name, plain_fields
+from graftwork.kinds.heads import TaskHead, plain_fields
+from graftwork.kinds.kind import Metric
+from graftwork.kinds.labels import label_name
+from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import did_you_mean, listed, near_misses, shown
 
 __all__ = ["SPLITS", "Task"]
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits."""
-
-WEIGHTS = (1e-6, 1e6)
-"""Smallest and largest weight of a class."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 """What the name of a task is made of; it is part of file names and of logs."""
@@ -68,7 +68,7 @@ class Task:
     """Field that holds the text, or the two fields of a pair."""
     label: str = "label"
     """Field that holds the label or the score."""
-    kind: Kind = "classification"
+    kind: KindName = "classification"
     """Classes, or a number."""
     metric: Metric | None = None
     """How the task is scored: accuracy for classes and spearman for numbers, unless given."""
@@ -100,7 +100,7 @@ class Task:
         if faults:
             raise RecipeError(f"task {shown(self.name)}: " + "; ".join(faults))
         if self.metric is None:
-            object.__setattr__(self, "metric", METRICS[self.kind][0])
+            object.__setattr__(self, "metric", KINDS[self.kind].metrics[0])
 
     def _normalise(self) -> None:
         for split in SPLITS:
@@ -150,39 +150,13 @@ class Task:
         return [*faults, *encoding_faults(self.encoding), *delimiter_faults(self.delimiter)]
 
     def _scoring_faults(self) -> list[str]:
-        if self.kind not in METRICS:
-            return [f"kind is {self.kind!r}; allowed: {', '.join(METRICS)}"]
-        faults = []
-        if self.metric is not None and self.metric not in METRICS[self.kind]:
-            allowed = ", ".join(METRICS[self.kind])
+        if self.kind not in KINDS:
+            return [f"kind is {self.kind!r}; allowed: {', '.join(KINDS)}"]
+        faults, kind = [], KINDS[self.kind]
+        if self.metric is not None and self.metric not in kind.metrics:
+            allowed = ", ".join(kind.metrics)
             faults.append(f"metric is {self.metric!r}; allowed for {self.kind}: {allowed}")
-        faults += self._weight_faults()
-        if self.labels is None:
-            return faults
-        if self.kind == "regression":
-            faults.append("a regression task has no labels; remove them or set kind to classification")
-        elif not isinstance(self.labels, tuple):
-            faults.append(f"labels is {shown(self.labels)}, not a list of names")
-        elif len(set(self.labels)) < len(self.labels) or len(self.labels) < 2:
-            faults.append(f"labels has {listed(self.labels) or 'none'}; give two or more, each once")
-        return faults
-
-    def _weight_faults(self) -> list[str]:
-        given = self.class_weights
-        if given is None:
-            return []
-        if self.kind != "classification":
-            return ["a regression task has no class_weights; remove them or set kind to classification"]
-        weights = list(given.values()) if isinstance(given, Mapping) else []
-        least, most = WEIGHTS
-        if given != "balanced" and not (
-            weights and all(is_finite(w) and least <= w <= most for w in weights)
-        ):
-            return [
-                f"class_weights is {shown(given)}, not balanced or a mapping of labels to numbers from "
-                f"{least:g} to {most:,.0f}"
-            ]
-        return []
+        return faults + kind.faults(self)
 
     @property
     def text_fields(self) -> tuple[str, ...]:
@@ -203,7 +177,7 @@ class Task:
         class_weights: Sequence[float] = (),
     ) -> TaskHead:
         """Make the task's head: with its classes, or with the mean and deviation of its training scores."""
-        metric = self.metric or METRICS[self.kind][0]
+        metric = self.metric or KINDS[self.kind].metrics[0]
         return TaskHead(
             self.name,
             self.text_fields,

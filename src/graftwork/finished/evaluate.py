@@ -10,7 +10,7 @@ from graftwork.data.task import SPLITS
 from graftwork.errors import DataError
 from graftwork.finished.scored_rows import SavedData, note_of_score
 from graftwork.finished.scoring import predictions
-from graftwork.kinds.figures import figures_of
+from graftwork.kinds.scores import figures_of
 from graftwork.messages import did_you_mean
 from graftwork.models.folder import Loading, load_model
 from graftwork.models.manifest import read_tasks_file

@@ -24,7 +24,7 @@ from graftwork.search.discretise import record_structure_
 from graftwork.tuner.config import GraftConfig
 from graftwork.tuner.layer import GraftLayer
 from graftwork.tuner.pool import Pool, site_widths
-from graftwork.tuner.view import backbone_parameters, graft_view
+from graftwork.tuner.view import backbone_parameters, graft_view, peft_configs
 
 __all__ = ["PRIVATE", "Extension", "NewTask"]
 
@@ -149,7 +149,7 @@ class NewTask:
             budget=budget,
             penalty=penalty,
         )
-        self.backbone.__dict__["peft_config"][adapter] = config
+        peft_configs(self.backbone)[adapter] = config
 
     def _add_private(self, sites: Sequence[str]) -> None:
         size = self.extension.private
@@ -214,10 +214,10 @@ class NewTask:
                 discretise_(self.model, adapter)
         for site, layer in self._layers().items():
             self._join(site, layer)
-        self.backbone.__dict__["peft_config"].pop(PRIVATE, None)
+        peft_configs(self.backbone).pop(PRIVATE, None)
         config = copy.copy(self.config)
         config.tasks = [*self.config.tasks, self.head.name]
-        self.backbone.__dict__["peft_config"][self.name] = config
+        peft_configs(self.backbone)[self.name] = config
         self._activate([self.name], trainable=False)
         record_structure_(self.model, self.name)
         old = self.model.heads

@@ -11,7 +11,8 @@ import numpy as np
 from graftwork.data.tokens import CHUNK, collate, encode
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
-from graftwork.kinds.scores import score
+from graftwork.kinds.metrics import score
+from graftwork.kinds.registry import KINDS
 from graftwork.models.outputs import BATCH, forward_rows
 
 if TYPE_CHECKING:
@@ -41,24 +42,12 @@ class Predictions:
 
     def in_units(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Predicted and expected, scores in the unit that they were given in."""
-        if self.head.labels:
-            return self.predicted, self.expected
-        both = (self.predicted, self.expected)
-        predicted, expected = (values.astype(np.float64) * self.head.std + self.head.mean for values in both)
-        return predicted, expected
+        kind = KINDS[self.head.kind]
+        return kind.in_units(self.head, self.predicted), kind.in_units(self.head, self.expected)
 
     def one_value(self) -> str | None:
-        """A note if all rows have one class, over which a score means little."""
-        head, what = self.head, f"all {len(self.expected):,} rows of task {self.head.name!r} have the"
-        if np.ptp(self.expected) == 0:
-            if head.labels:
-                zero = "; matthews is then 0 whatever the model says" * (head.metric == "matthews")
-                return f"{what} class {head.labels[int(self.expected[0])]!r}{zero}"
-            value = float(self.in_units()[1][0])
-            return f"{what} score {value:g}; correlations are then 0 whatever the model says"
-        if not head.labels and np.ptp(self.predicted) == 0:
-            return f"the model gives all rows of task {head.name!r} the same score; correlations are then 0"
-        return None
+        """A note if all rows are alike, over which a score means little."""
+        return KINDS[self.head.kind].says_little(self.head, self.predicted, self.expected)
 
 
 def predictions(
@@ -84,8 +73,8 @@ def predictions(
     """
     route = [known.name for known in model.heads.heads].index(head.name)
     make_batch = collate(tokenizer)
-    kind = np.int64 if head.labels else np.float32
-    predicted = np.empty(len(rows), dtype=kind)
+    kind = KINDS[head.kind]
+    predicted = np.empty(len(rows), dtype=kind.dtype)
     for start in range(0, len(rows), CHUNK):
         tokens = encode(tokenizer, [column[start : start + CHUNK] for column in rows.texts], max_length)
         order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
@@ -100,8 +89,8 @@ def predictions(
                 raise DataError(
                     f"the model gives no finite outputs for task {head.name!r}; its weights are damaged."
                 )
-            predicted[start + picked] = outputs.argmax(axis=1) if head.labels else outputs[:, 0]
+            predicted[start + picked] = kind.predicted(outputs)
             advance(len(picked))
     # Standardised in single precision, as in training, so that ties and with them the score are the same.
-    expected = ((rows.targets - head.mean) / head.std).astype(kind)
+    expected = ((rows.targets - head.mean) / head.std).astype(kind.dtype)
     return Predictions(head, predicted, expected)

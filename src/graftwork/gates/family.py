@@ -21,7 +21,8 @@ class GateFamily(Protocol):
     """One way to turn logits into gates.
 
     A family holds no tensor. What it needs of a run beside the logits (a temperature, a shift) it asks for in
-    `initial_state`; every pool keeps it in a buffer, and every method gets it as `state`.
+    `initial_state`; every pool keeps it in one saved buffer, and every method gets that as `state`. What is
+    in it a family names in a `NamedTuple` of views (`graftwork.gates.importance.ImportanceState`).
 
     A family that derives from this class has to write `name`, `initial_logit`, `bound`, `sample`,
     `deterministic` and `prob_open`; the rest has a default.

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from graftwork.gates.family import GateFamily, Logits
 from graftwork.gates.sampling import straight_through
 
-__all__ = ["Gumbel"]
+__all__ = ["Gumbel", "GumbelState"]
+
+
+class GumbelState(NamedTuple):
+    """The state of `gumbel` gates by name: the buffer itself, so what is written goes into it."""
+
+    temperature: Float[Tensor, ""]
+    """tau, one for the whole pool."""
 
 
 class Gumbel(GateFamily):
-    r"""Two-way Gumbel-softmax gates, straight-through.
+    r"""experimental: two-way Gumbel-softmax gates, straight-through.
 
     .. math::
         z = [l + a > 0], \quad
@@ -42,11 +51,11 @@ class Gumbel(GateFamily):
     def anneal_(self, state: Tensor | None, ramped: float) -> None:
         """`start^(1 - ramped) end^ramped`."""
         assert state is not None
-        state.fill_(self.start ** (1.0 - ramped) * self.end**ramped)
+        GumbelState(state).temperature.fill_(self.start ** (1.0 - ramped) * self.end**ramped)
 
     def sample(self, logits: Logits, state: Tensor | None = None) -> Logits:
         """Draw gates of 0 and 1; the noise has shape [adapters] and is shared by all tasks."""
-        return straight_through(logits, self.start if state is None else state)
+        return straight_through(logits, self.start if state is None else GumbelState(state).temperature)
 
     def deterministic(self, logits: Logits, state: Tensor | None = None) -> Logits:
         """1 where opening is likelier than not."""

@@ -21,13 +21,15 @@ class GateTraits:
     """False if every gate is decided from the start."""
     needs_budget: bool = False
     """True if the family's control knows a budget only, no penalty."""
+    experimental: bool = False
+    """True if no result on real tasks supports the family (`docs/structure-search.md`)."""
 
 
 GATES: dict[str, GateTraits] = {
     "hard_concrete": GateTraits(),
     "sigmoid": GateTraits(),
-    "gumbel": GateTraits(),
-    "shifted_sigmoid": GateTraits(needs_budget=True),
+    "gumbel": GateTraits(experimental=True),
+    "shifted_sigmoid": GateTraits(needs_budget=True, experimental=True),
     "importance": GateTraits(needs_budget=True),
     "fixed": GateTraits(learnable=False),
 }

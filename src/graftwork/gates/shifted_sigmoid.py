@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from graftwork.gates.family import GateFamily, Logits
 from graftwork.gates.sampling import straight_through
 
-__all__ = ["ShiftedSigmoid"]
+__all__ = ["ShiftState", "ShiftedSigmoid"]
+
+
+class ShiftState(NamedTuple):
+    """The state of `shifted_sigmoid` gates by name: the buffer itself, so what is written goes into it."""
+
+    shift: Float[Tensor, ""]
+    """b, the same at every site."""
 
 
 class ShiftedSigmoid(GateFamily):
-    r"""Bernoulli gates that compete for a budget.
+    r"""experimental: Bernoulli gates that compete for a budget.
 
     .. math:: P(z = 1) = p = \sigma((a - b) / \beta)
 
@@ -40,7 +49,7 @@ class ShiftedSigmoid(GateFamily):
         return torch.tensor(-self.scale * math.log(self.initial_open / (1.0 - self.initial_open)))
 
     def _shifted(self, logits: Logits, state: Tensor | None) -> Logits:
-        return (logits - (0.0 if state is None else state)) / self.scale
+        return (logits - (0.0 if state is None else ShiftState(state).shift)) / self.scale
 
     def sample(self, logits: Logits, state: Tensor | None = None) -> Logits:
         """Draw gates of 0 and 1; the noise has shape [adapters] and is shared by all tasks."""

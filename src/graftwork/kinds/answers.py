@@ -13,11 +13,12 @@ from typing import Any
 
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.registry import KINDS
 from graftwork.messages import listed, mended, shown
 
 __all__ = ["FIELDS", "Answers", "to_json"]
 
-FIELDS = ("task", "label", "probabilities", "score")
+FIELDS = ("task", *(field for kind in KINDS.values() for field in kind.answers))
 """The fields of answers."""
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 """Values of Parquet files that JSON can only have as a text."""
@@ -77,30 +78,7 @@ class Answers:
             raise DataError(
                 f"the model gives no finite outputs for task {head.name!r}; its weights are damaged."
             )
-        if head.kind == "regression":
-            return {"task": head.name, "score": self._score(outputs[0] * head.std + head.mean, head.std)}
-        order: Sequence[int] = range(head.size)
-        probabilities = _softmax(outputs)
-        best = max(order, key=outputs.__getitem__)
-        if self.top is not None:
-            order = sorted(order, key=lambda index: -outputs[index])[: self.top]
-        if self.digits is not None:
-            probabilities = [round(value, self.digits) for value in probabilities]
-        return {
-            "task": head.name,
-            "label": head.labels[best],
-            "probabilities": {head.labels[index]: probabilities[index] for index in order},
-        }
-
-    def _score(self, score: float, std: float) -> float:
-        return score if self.digits is None else round(score, self.digits - math.floor(math.log10(std)))
-
-
-def _softmax(logits: Sequence[float]) -> list[float]:
-    largest = max(logits)
-    powers = [math.exp(value - largest) for value in logits]
-    total = sum(powers)
-    return [power / total for power in powers]
+        return {"task": head.name, **KINDS[head.kind].answer(head, outputs, self.top, self.digits)}
 
 
 def to_json(answer: Mapping[str, Any], *, ascii_only: bool = False) -> str:

@@ -7,26 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graftwork.kinds.heads import TaskHead
-from graftwork.kinds.scores import score
+from graftwork.kinds.metrics import score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["class_figures", "figures_of", "number_figures"]
-
-
-def figures_of(head: TaskHead, predicted: NDArray[Any], expected: NDArray[Any]) -> dict[str, Any]:
-    """`class_figures` or `number_figures`, as the kind of the task is.
-
-    Args:
-        head: the task.
-        predicted: class indices, or scores in their own unit, shape [N].
-        expected: the same, shape [N].
-    """
-    if head.labels:
-        return class_figures(head.labels, predicted, expected)
-    return number_figures(predicted, expected)
+__all__ = ["class_figures", "number_figures"]
 
 
 def class_figures(labels: tuple[str, ...], predicted: NDArray[Any], expected: NDArray[Any]) -> dict[str, Any]:

@@ -1,66 +1,19 @@
-"""`TaskHead`: what a saved model knows of a task, and the names of its classes."""
+"""`TaskHead`: what a saved model knows of a task."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from graftwork.errors import CheckpointError
 from graftwork.files.later import LATER, settled
 from graftwork.files.reading import is_finite
-from graftwork.messages import listed, mended, shown
+from graftwork.kinds.kind import Metric
+from graftwork.kinds.registry import KINDS, KindName
+from graftwork.messages import listed, shown
 
-__all__ = ["METRICS", "Kind", "Metric", "TaskHead", "label_name", "plain_fields", "sort_labels"]
-
-Kind = Literal["classification", "regression"]
-Metric = Literal["accuracy", "macro_f1", "matthews", "pearson", "spearman"]
-
-METRICS: dict[str, tuple[Metric, ...]] = {
-    "classification": ("accuracy", "macro_f1", "matthews"),
-    "regression": ("spearman", "pearson"),
-}
-"""The metrics of each kind of task, the default first."""
-
-
-def label_name(value: object) -> str:
-    """Name a class label: strings are stripped, booleans are `true`/`false`, `1` and `1.0` are `"1"`.
-
-    Raises:
-        ValueError: The value is empty, not a number, a fraction, or not a scalar.
-    """
-    if isinstance(value, str):
-        name = value.strip()
-        if not name:
-            raise ValueError("an empty label")
-        return mended(name)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if math.isfinite(value) and value.is_integer():
-            return str(int(value))
-        raise ValueError(
-            f"the label {shown(value)}: classes are strings, integers or booleans; for scores set kind: "
-            "regression"
-        )
-    if value is None:
-        raise ValueError("no label (null)")
-    raise ValueError(f"a label of type {type(value).__name__}: classes are strings, integers or booleans")
-
-
-def sort_labels(names: Sequence[str] | set[str]) -> tuple[str, ...]:
-    """Sort distinct label names: by value if all are integers, else alphabetically.
-
-    The order is that of the names alone, never that of a set: of integers that are equal, such as `07` and
-    `7`, the one that comes first as text is first.
-    """
-    if all(re.fullmatch(r"-?[0-9]{1,4000}", name) for name in names):  # Python converts up to 4,300 digits
-        return tuple(sorted(set(names), key=lambda name: (int(name), name)))
-    return tuple(sorted(set(names)))
+__all__ = ["TaskHead", "plain_fields"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +23,7 @@ class TaskHead:
     name: str
     text: tuple[str, ...]
     label: str
-    kind: Kind
+    kind: KindName
     metric: Metric
     labels: tuple[str, ...] = ()
     mean: float = 0.0
@@ -82,8 +35,8 @@ class TaskHead:
 
     @property
     def size(self) -> int:
-        """Number of outputs: one per class, or one."""
-        return len(self.labels) or 1
+        """Number of outputs."""
+        return KINDS[self.kind].outputs(self.labels)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the head as JSON types."""
@@ -105,7 +58,7 @@ class TaskHead:
             odd = listed(sorted(map(str, (set(values) - known) | (needed - set(values)))))
             raise CheckpointError(f"the saved head of task {name} does not fit ({odd})")
         faults = [key for key, right in _RIGHT.items() if key in values and not right(values[key])]
-        if not faults and values["metric"] not in METRICS[values["kind"]]:
+        if not faults and values["metric"] not in KINDS[values["kind"]].metrics:
             faults = ["metric"]
         if not faults and len(values.get("class_weights", ())) not in (0, len(values["labels"])):
             faults = ["class_weights"]
@@ -126,7 +79,7 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: isinstance(value, str) and value != "",
     "text": lambda value: _distinct(value) and 1 <= len(value) <= 2,
     "label": lambda value: isinstance(value, str),
-    "kind": lambda value: isinstance(value, str) and value in METRICS,
+    "kind": lambda value: isinstance(value, str) and value in KINDS,
     "labels": _distinct,
     "mean": is_finite,
     "std": lambda value: is_finite(value) and value > 0,

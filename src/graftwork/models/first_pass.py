@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from graftwork.attached import attach, find_attached
 from graftwork.edges import library_errors
 from graftwork.errors import RecipeError
 from graftwork.messages import shown
@@ -19,13 +20,15 @@ __all__ = ["measure_width_", "measured_width", "vocabulary"]
 
 TEXT = "one row of text"
 """Text with which the first forward pass of a backbone is made."""
+WIDTH_NAME = "width"
+"""Name under which the width of a backbone is attached to it."""
 
 
 def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Note on a backbone how many features its last hidden state has, which its configuration may not say.
 
     Args:
-        backbone: as it was loaded; gets the note `graft_width`.
+        backbone: as it was loaded; its width is attached as `WIDTH_NAME`.
         tokenizer: its tokenizer.
         name: for messages.
 
@@ -58,16 +61,13 @@ def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             f"model {shown(name)} is a {kind}, and graftwork needs a last_hidden_state of [rows, tokens, "
             f"features]; for {ids.shape[1]} tokens it gives {found}. Choose an encoder or decoder of text."
         )
-    backbone.graft_width = int(hidden.shape[-1])  # type: ignore[assignment]
+    attach(backbone, WIDTH_NAME, int(hidden.shape[-1]))
 
 
 def measured_width(backbone: nn.Module) -> int | None:
-    """The width that `measure_width_` has stored on a backbone, at any depth; None if there is none."""
-    for module in backbone.modules():
-        width = module.__dict__.get("graft_width")
-        if width is not None:
-            return int(width)
-    return None
+    """The width that `measure_width_` has attached to a backbone, at any depth; None if there is none."""
+    found = find_attached(backbone, WIDTH_NAME)
+    return None if found is None else int(found.value)
 
 
 def vocabulary(backbone: PreTrainedModel) -> int | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftwork.attached import attach, find_attached
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -20,8 +22,8 @@ __all__ = ["CACHE", "Identity", "file_stamp", "identify_", "identity_of", "same_
 
 CACHE = Path("~/.cache/graftwork")
 """Folder of tokenised data and of checksums."""
-_ATTRIBUTE = "graftwork_identity"
-"""Attribute of a backbone that holds its identity."""
+_NAME = "identity"
+"""Name under which the identity of a backbone is attached to it."""
 _FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json")
 """Names of the files on which a backbone depends."""
 _FORMAT = 1  # of the checksum; part of the names in the cache
@@ -98,13 +100,16 @@ def identify_(model: nn.Module, missing: Collection[str], stamp: str | None) -> 
         digest = weights_digest(model.state_dict(), absent)
         if key is not None:
             _keep(key, digest)
-    setattr(model, _ATTRIBUTE, Identity(digest, absent))
+    attach(model, _NAME, Identity(digest, absent))
 
 
 def identity_of(backbone: nn.Module) -> Identity | None:
     """The identity of a backbone, also under adapters; None if `load_backbone` did not load it."""
-    found = getattr(backbone, _ATTRIBUTE, None)
-    return found if isinstance(found, Identity) else None
+    found = find_attached(backbone, _NAME)
+    if found is None:
+        return None
+    identity: Identity = found.value
+    return identity
 
 
 def same_weights(backbone: nn.Module, saved: Identity) -> bool:

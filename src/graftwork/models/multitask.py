@@ -13,6 +13,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from graftwork.errors import CheckpointError, ConfigError, DataError
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.losses import LOSSES
+from graftwork.kinds.registry import KINDS
 from graftwork.models.first_pass import measured_width
 from graftwork.models.pooling import Pooling, pool
 from graftwork.routing.router import find_router
@@ -48,10 +50,11 @@ class TaskHeads(nn.Module):
         self.bias = nn.Parameter(torch.zeros(valid.shape))
         self._distinct = sorted({head.size for head in heads})
         self.sizes: Tensor
-        self.regression: Tensor
+        self.kinds: Tensor
         self.register_buffer("sizes", sizes, persistent=False)
-        regression = torch.tensor([head.kind == "regression" for head in heads])
-        self.register_buffer("regression", regression, persistent=False)
+        self._kinds = [kind for kind in KINDS if any(head.kind == kind for head in heads)]
+        kinds = torch.tensor([self._kinds.index(head.kind) for head in heads])
+        self.register_buffer("kinds", kinds, persistent=False)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", _class_weights(self.heads, valid.shape[1]), persistent=False)
 
@@ -82,14 +85,14 @@ class TaskHeads(nn.Module):
         labels: Float[Tensor, " rows"],
         rows: Int[Tensor, " rows"],
     ) -> Float[Tensor, " rows"]:
-        """Loss of every row: cross-entropy times the weight of its class, or squared error of its score."""
-        numeric = self.regression[rows]
-        classes = labels.long().masked_fill(numeric, 0)
-        cross_entropy = F.cross_entropy(logits, classes, reduction="none")
-        if self.class_weights is not None:
-            cross_entropy = cross_entropy * self.class_weights[rows, classes]
-        squared = (logits[:, 0] - labels) ** 2
-        return torch.where(numeric, squared, cross_entropy)
+        """The loss of every row, as the kind of its task has it (`graftwork.kinds.losses`)."""
+        kinds = self.kinds[rows]
+        weights = None if self.class_weights is None else self.class_weights[rows]
+        losses = logits.new_zeros(len(rows))
+        for index, kind in enumerate(self._kinds):
+            mine = kinds == index
+            losses = torch.where(mine, LOSSES[kind](logits, labels, mine, weights), losses)
+        return losses
 
     def count(self) -> int:
         """Parameters of all heads, without the padding."""

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graftwork.data.task_data import Split
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.metrics import score
+from graftwork.kinds.registry import KINDS
+from graftwork.models.pooling import Embedder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-from graftwork.kinds.scores import score
-from graftwork.models.pooling import Embedder
 
 __all__ = ["fit_probe", "linear_probe"]
-
-STRENGTHS = (0.0001, 0.0003, 0.001, 0.01, 0.1, 1.0, 10.0)
-"""Values of C, the inverse regularisation of logistic regression, that are tried on validation."""
-
-ALPHAS = (1e5, 1e4, 1e3, 100.0, 10.0)
-"""Values of the regularisation of ridge regression that are tried on validation: on 1,536 standardised
-features of 1,500 pairs (STS-B) 1e4 is best and 10 useless."""
 
 
 def linear_probe(head: TaskHead, train: Split, validation: Split, test: Split, embed_fn: Embedder) -> float:
@@ -58,7 +51,7 @@ def fit_probe(
     features = [_features(split.texts, embed_fn) for split in (train, validation)]
     scaler = StandardScaler().fit(features[0])
     fitted, chosen = (scaler.transform(block) for block in features)
-    models = _models(head, fitted, train.targets)
+    models = KINDS[head.kind].probes(fitted, train.targets)
     # Of equals the first, that is the most regularised.
     best = max(models, key=lambda model: score(head.metric, model.predict(chosen), validation.targets))
 
@@ -67,20 +60,6 @@ def fit_probe(
         return score(head.metric, best.predict(tested), split.targets)
 
     return test
-
-
-def _models(head: TaskHead, features: NDArray[np.float32], targets: NDArray[np.float64]) -> list[Any]:
-    """Fit one model per regularisation, the strongest first."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    if head.kind == "regression":
-        return [Ridge(alpha=alpha).fit(features.astype(np.float64), targets) for alpha in ALPHAS]
-    with warnings.catch_warnings():
-        # A fit cut short is one more regularised candidate; validation judges it.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        models = [LogisticRegression(C=strength, max_iter=2000) for strength in STRENGTHS]
-        return [model.fit(features, targets.astype(np.int64)) for model in models]
 
 
 def _features(texts: tuple[list[str], ...], embed_fn: Embedder) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from graftwork.data.task_data import TaskData
 from graftwork.errors import ConfigError
+from graftwork.kinds.registry import KINDS
 from graftwork.noise.kinds import Noise, NoiseReport
 from graftwork.noise.model import Realised, embedding_noise, path_noise, weight_noise
 from graftwork.noise.rows import damage_split
@@ -70,9 +71,9 @@ def apply_to_task(data: TaskData, noise: Noise) -> tuple[TaskData, NoiseReport]:
         return data, report
     splits = {**data.splits, **{name: part.split for name, part in damaged.items()}}
     head = data.head
-    if noise.kind == "row_drop" and head.kind == "regression" and "train" in splits:
-        scores = splits["train"].targets
-        head = dataclasses.replace(head, mean=float(scores.mean()), std=float(scores.std()))
+    if noise.kind == "row_drop" and "train" in splits:
+        mean, std = KINDS[head.kind].scale(splits["train"].targets)
+        head = dataclasses.replace(head, mean=mean, std=std)
     return TaskData(head, splits), report
 
 

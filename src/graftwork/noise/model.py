@@ -6,7 +6,7 @@ Each context yields a `Realised`: how much noise there was.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,13 +184,10 @@ def _damaged_gates(
     values: Float[Tensor, "tasks adapters"],
     training_only: bool,
 ) -> Iterator[None]:
-    """Shadow two methods of one layer; its parameters and buffers stay as they are."""
-    gates: Callable[[str], Tensor] = layer.gates
-    refresh: Callable[[], None] = layer._refresh_decided
+    """Change the gates of one layer; its parameters and buffers stay as they are."""
 
-    def damaged_gates(adapter_name: str) -> Tensor:
-        found = gates(adapter_name)
-        if adapter_name != name or (training_only and not layer.training):
+    def damage(found: Tensor, training: bool) -> Tensor:
+        if training_only and not training:
             return found
         if found.shape != damaged.shape:
             raise StructureError(
@@ -198,23 +195,8 @@ def _damaged_gates(
             )
         return torch.where(damaged.to(found.device), values.to(found), found)
 
-    def refresh_decided() -> None:
-        refresh()
-        # A layer whose gates are all ones does not ask for them.
-        layer._masks[name] = layer._masks[name]._replace(all_open=False)
-
-    outer = {key: layer.__dict__.get(key) for key in ("gates", "_refresh_decided")}
-    layer.__dict__.update(gates=damaged_gates, _refresh_decided=refresh_decided)
-    try:
-        refresh_decided()
+    with layer.changing_gates(name, damage):
         yield
-    finally:
-        for key, method in outer.items():
-            if method is None:
-                del layer.__dict__[key]
-            else:
-                layer.__dict__[key] = method
-        layer._refresh_decided()
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graftwork.data.splits import _sha256
+from graftwork.data.splits import content_hash
 from graftwork.data.task_data import Split, TaskData
 from graftwork.errors import DataError
 from graftwork.files.hashing import stable_key
+from graftwork.kinds.registry import KINDS
 from graftwork.noise.text import TEXT_NOISE, edit_distance, moved_words
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: i
             counts += _measure(before, after, kind)
     texts = tuple(columns)
     return DamagedSplit(
-        Split(texts, split.targets, _sha256(texts, split.targets, data.head.labels)),
+        Split(texts, split.targets, content_hash(texts, split.targets, data.head.kind, data.head.labels)),
         _fraction(counts["changed"], counts["total"]),
         counts["total"],
         _fraction(counts["word_edits"], counts["words"]),
@@ -103,18 +104,15 @@ def _change_labels(data: TaskData, split: Split, ratio: float, seed: int) -> Dam
     """Another class, each equally likely; scores go round among the chosen rows, in their random order."""
     rows = _shuffled_rows(split, "labels", seed)
     chosen = rows[: round(ratio * len(rows))]
-    targets = split.targets.copy()
-    if data.head.kind == "regression":
-        targets[chosen] = np.roll(targets[chosen], 1)
-    else:
-        classes = data.head.size
-        for i in chosen:
-            texts = [column[i] for column in split.texts]
-            step = 1 + stable_key(seed, "class", *texts, float(targets[i])) % (classes - 1)
-            targets[i] = (targets[i] + step) % classes
+
+    def draw(row: int) -> int:
+        texts = [column[row] for column in split.texts]
+        return stable_key(seed, "class", *texts, float(split.targets[row]))
+
+    targets = KINDS[data.head.kind].damaged(data.head, split.targets, chosen, draw)
     changed = int((targets != split.targets).sum())
     return DamagedSplit(
-        Split(split.texts, targets, _sha256(split.texts, targets, data.head.labels)),
+        Split(split.texts, targets, content_hash(split.texts, targets, data.head.kind, data.head.labels)),
         _fraction(changed, len(rows)),
         len(rows),
     )
@@ -126,14 +124,14 @@ def _drop_rows(data: TaskData, split: Split, ratio: float, seed: int) -> Damaged
     keep = np.sort(rows[lost:])
     targets = split.targets[keep]
     if len(np.unique(targets)) < 2:
-        what = "classes" if data.head.kind == "classification" else "different scores"
+        what = KINDS[data.head.kind].several
         raise DataError(
             f"train of task {data.head.name!r}: row_drop noise of {ratio:g} leaves {len(keep)} of "
             f"{len(rows)} rows, without two {what}; use a smaller ratio"
         )
     texts = tuple([column[i] for i in keep] for column in split.texts)
     return DamagedSplit(
-        Split(texts, targets, _sha256(texts, targets, data.head.labels)),
+        Split(texts, targets, content_hash(texts, targets, data.head.kind, data.head.labels)),
         _fraction(lost, len(rows)),
         len(rows),
     )

@@ -28,14 +28,15 @@ class Extension:
     """
 
     gates: str = "hard_concrete"
-    """Gate family that learns the task's path: any but `fixed`."""
+    """Gate family that learns the task's path: any but `fixed`. experimental: all but `hard_concrete`."""
     limit: float | None = field(default=None, metadata=SHARE)
-    """Parameters of the stored adapters that the task may use, as a fraction of the backbone's (`0.2%` or
-    0.002); null: any."""
+    """experimental: parameters of the stored adapters that the task may use, as a fraction of the backbone's
+    (`0.2%` or 0.002); null: any."""
     private: int = 1
     """Fresh adapters at every site, for this task alone; 0: it has only what the others have learned."""
     private_budget: float | None = field(default=None, metadata=SHARE)
-    """Parameters of the fresh adapters that are kept, as a fraction of the backbone's; null: all are kept."""
+    """experimental: parameters of the fresh adapters that are kept, as a fraction of the backbone's; null:
+    all are kept."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -46,8 +46,8 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """Training loop."""
     budgets: tuple[float, ...] = field(default=(), metadata=SHARE)
-    """Several budgets such as [1%, 0.3%], in place of `graft.budget`: one search, at the largest, and a model
-    tuned for each."""
+    """experimental: several budgets such as [1%, 0.3%], in place of `graft.budget`: one search, at the
+    largest, and a model tuned for each."""
     noise: tuple[Noise, ...] = ()
     """Noise in training, in testing or in both: a list of mappings with kind, ratio, when and seed."""
     seed: int = 0

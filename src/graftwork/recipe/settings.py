@@ -51,14 +51,15 @@ class GraftSettings:
     )
     """Gate family: importance (sensitivity instead of learned gates), hard_concrete, sigmoid, gumbel,
     shifted_sigmoid or fixed; auto: importance, with a penalty hard_concrete. importance and shifted_sigmoid
-    need a budget, not a penalty."""
+    need a budget, not a penalty. experimental: gumbel, shifted_sigmoid."""
     gate_start: Literal["auto", "shared", "random", "private", "grouped"] = field(
         default="auto", metadata=LATER
     )
     """`shared`: every gate starts open. `random`: one in two, drawn with the seed of the run; the others
     start nearly closed, and may open (with importance they stay closed). `private`: likewise every adapter
     starts as that of one task, in turn. `grouped`: as that of one group of tasks whose inputs look alike to
-    the backbone. `auto`: random with importance and a pool_size of at least 16, else shared."""
+    the backbone. `auto`: random with importance and a pool_size of at least 16, else shared.
+    experimental: private, grouped."""
     groups: tuple[tuple[str, ...], ...] | None = field(default=None, metadata=LATER)
     """The groups of gate_start: grouped and of structure: grouped_paths, as lists of task names; null: found
     from the rows."""
@@ -73,19 +74,19 @@ class GraftSettings:
     penalty_reduction: Literal["mean", "sum"] = "mean"
     """Size as a fraction of the pool (mean) or in adapters (sum, the paper's)."""
     rank_by: Literal["prob_open", "strength", "product"] = field(default="prob_open", metadata=LATER)
-    """What the budget keeps first: by P(open), ties by the strength of the weights; by strength alone; or by
-    their product."""
+    """experimental: what the budget keeps first: by P(open), ties by the strength of the weights (the
+    default); by strength alone; or by their product."""
     task_budget: float | None = field(default=None, metadata=LATER | SHARE)
-    """Adapter parameters that one task may use: a fraction of the backbone's (`0.1%` or 0.001), or a count
-    from 1 on."""
+    """experimental: adapter parameters that one task may use: a fraction of the backbone's (`0.1%` or 0.001),
+    or a count from 1 on."""
     cost: str | dict[str, float] = field(default="parameters", metadata=LATER)
-    """What budgets count: `parameters`; `flops` per token, of which a budget is a fraction of the backbone's
-    linear maps; or the cost of one adapter at every site, as a mapping or `file:TABLE.json`, of which a
-    budget is a fraction of the whole pool."""
+    """experimental: what budgets count: `parameters` (the default); `flops` per token, of which a budget is a
+    fraction of the backbone's linear maps; or the cost of one adapter at every site, as a mapping or
+    `file:TABLE.json`, of which a budget is a fraction of the whole pool."""
     structure: str | None = field(default=None, metadata=LATER)
     """A structure instead of a search: random, random_paths, uniform, top_layers, shared_path, private_paths,
     grouped_paths, half_shared, `file:PATH` (of another run) or `task:NAME:PATH` (all tasks take the path of
-    one task of that run)."""
+    one task of that run). experimental: `file:PATH` to train what a search found from scratch."""
     placement: Literal["attention+ffn", "ffn", "attention", "block"] = "attention+ffn"
     """Sites by name. `target_modules` overrides it."""
     target_modules: str | tuple[str, ...] | None = None

@@ -25,10 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graftwork.attached import attach, find_attached
 from graftwork.errors import RoutingError
 from graftwork.routing.rows import ROWS_KEYWORD, Route, repeats_of
 
-__all__ = ["RoutedGenerate", "Router", "bind_checkpointing", "find_router"]
+__all__ = ["ROUTER_NAME", "RoutedGenerate", "Router", "bind_checkpointing", "find_router"]
+
+ROUTER_NAME = "router"
 
 _NO_ROUTES: Mapping[Router, Route] = MappingProxyType({})
 
@@ -180,7 +183,7 @@ class Router:
 
     def attach(self, backbone: nn.Module) -> None:
         """Let `backbone` accept `graft_rows` and survive gradient checkpointing."""
-        backbone._graft_router = self  # type: ignore[assignment]
+        attach(backbone, ROUTER_NAME, self)
         backbone.register_forward_pre_hook(self._before_forward, with_kwargs=True)
         backbone.register_forward_hook(self._after_forward, always_call=True)
         if hasattr(backbone, "generate"):
@@ -239,11 +242,11 @@ def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
 
 def find_router(model: nn.Module) -> Router | None:
     """The router of the graft model in `model`, or None if there is none."""
-    for module in model.modules():
-        router = module.__dict__.get("_graft_router")
-        if router is not None:
-            return router  # type: ignore[no-any-return]
-    return None
+    found = find_attached(model, ROUTER_NAME)
+    if found is None:
+        return None
+    router: Router = found.value
+    return router
 
 
 class RoutedGenerate:
@@ -285,6 +288,7 @@ class _InContext:
 def bind_checkpointing(backbone: nn.Module) -> None:
     """Let the checkpointed layers of `backbone` recompute in the context, so the route, of their forward."""
     for module in backbone.modules():
-        function = module.__dict__.get("_gradient_checkpointing_func")
+        # The name is that of Transformers.
+        function = vars(module).get("_gradient_checkpointing_func")
         if function is not None and not isinstance(function, _InContext):
             module._gradient_checkpointing_func = _InContext(function)  # type: ignore[assignment]

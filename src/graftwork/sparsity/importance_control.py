@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from graftwork.distributed.shards import whole
+from graftwork.gates.importance import ImportanceState
 from graftwork.sparsity.budget import site_prices
 from graftwork.sparsity.size import pool_cost
 from graftwork.sparsity.start import starting_paths
@@ -95,19 +96,19 @@ class ImportanceControl:
             gate = site.graft_gate_bias[view.adapter_name]
             if gate.grad is None:
                 continue
-            _, _, mean, uncertainty, signed = site.graft_state[view.adapter_name]
-            gradient = whole(gate.grad).to(mean)
+            state = ImportanceState.of(site.graft_state[view.adapter_name])
+            gradient = whole(gate.grad).to(state.mean)
             sensitivity = gradient.abs()
-            signed.lerp_(gradient, 1 - MEMORY)
-            mean.lerp_(sensitivity, 1 - MEMORY)
-            uncertainty.lerp_((sensitivity - mean).abs(), 1 - MEMORY)
+            state.signed.lerp_(gradient, 1 - MEMORY)
+            state.mean.lerp_(sensitivity, 1 - MEMORY)
+            state.uncertainty.lerp_((sensitivity - state.mean).abs(), 1 - MEMORY)
             gate.grad = None
 
     @torch.no_grad()
     def update(self, view: GraftView, ramped: float) -> None:
         """Score the adapters, and open those that fit the size of the moment."""
         name = view.adapter_name
-        states = [site.graft_state[name] for site in view.sites.values()]
+        states = [ImportanceState.of(site.graft_state[name]) for site in view.sites.values()]
         products = torch.cat([_importance(state) for state in states], dim=1)
         if view.config.gate_start != "shared" and self._own is None:
             self._own = torch.cat(starting_paths(view), dim=1).to(products.device)
@@ -115,13 +116,13 @@ class ImportanceControl:
         worth = scores.amax(dim=0)
         users = scores >= 0.5 * ramped * worth if self._own is None else self._own
         mask = users * self._stored(view, worth, ramped).to(products.device)
-        sizes = [state.shape[-1] for state in states]
+        sizes = [state.score.shape[-1] for state in states]
         for state, score, cells in zip(
             states, scores.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True
         ):
-            state[1].copy_(score)
+            state.score.copy_(score)
             if ramped > 0:
-                state[0].copy_(cells)
+                state.mask.copy_(cells)
 
     def _stored(self, view: GraftView, worth: Float[Tensor, " adapters"], ramped: float) -> Tensor:
         """1 for the adapters that are worth most, as many as fit into the size of the moment."""
@@ -154,8 +155,7 @@ class ImportanceControl:
         """Nothing to restore."""
 
 
-def _importance(state: Tensor) -> Tensor:
-    _, _, mean, uncertainty, signed = state.float()
+def _importance(state: ImportanceState) -> Float[Tensor, "tasks adapters"]:
     # Of a gradient that never changes its sign the difference is 0 up to rounding.
-    importance: Tensor = (mean - signed.clamp_min(0.0)).clamp_min(0.0) * uncertainty
-    return importance
+    suffered = (state.mean.float() - state.signed.float().clamp_min(0.0)).clamp_min(0.0)
+    return suffered * state.uncertainty.float()

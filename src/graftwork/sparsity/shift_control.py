@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graftwork.distributed.shards import whole
-from graftwork.gates.shifted_sigmoid import ShiftedSigmoid
+from graftwork.gates.shifted_sigmoid import ShiftedSigmoid, ShiftState
 from graftwork.sparsity.budget import site_prices
 from graftwork.sparsity.size import expected_size, gate_parameters, pool_cost
 from graftwork.tuner.view import GraftView
@@ -95,7 +95,7 @@ class ShiftControl:
             torch.cat([*keenest.values()]), torch.cat(costs), self.target(view, ramped), self.family.scale
         )
         for layer in view.sites.values():
-            layer.graft_state[name].fill_(shift)
+            ShiftState(layer.graft_state[name]).shift.fill_(shift)
 
     def target(self, view: GraftView, ramped: float) -> float:
         """Expected cost asked for, in the unit of the budget."""

@@ -73,7 +73,7 @@ class GraftConfig(PeftConfig):
         metadata={
             "help": "Gate family: `importance` (no learned gates; needs a budget), `hard_concrete`, "
             "`sigmoid`, `gumbel`, `shifted_sigmoid` (needs a budget) or `fixed`. `auto` becomes "
-            "`importance`, with a penalty `hard_concrete`."
+            "`importance`, with a penalty `hard_concrete`. experimental: `gumbel`, `shifted_sigmoid`."
         },
     )
     gate_start: str = field(
@@ -83,7 +83,7 @@ class GraftConfig(PeftConfig):
             "others start nearly closed, and may open (with importance they stay closed). `private`: "
             "likewise every adapter starts as that of one task, in turn. `grouped`: as that of one of the "
             f"`groups`. `auto` becomes `random` with importance and a `pool_size` of at least {ENOUGH}, else "
-            "`shared`."
+            "`shared`. experimental: `private`, `grouped`."
         },
     )
     start_seed: int = field(default=0, metadata={"help": "Of what `gate_start='random'` draws."})
@@ -122,20 +122,21 @@ class GraftConfig(PeftConfig):
     rank_by: str = field(
         default="prob_open",
         metadata={
-            "help": "What a budget keeps first: `prob_open` (ties by the strength of the weights), "
-            "`strength` alone, or `product` of both."
+            "help": "experimental: what a budget keeps first: `prob_open` (ties by the strength of the "
+            "weights), `strength` alone, or `product` of both."
         },
     )
     task_budget: float | None = field(
         default=None,
-        metadata={"help": "Adapter parameters that one task may use, given like `budget`."},
+        metadata={"help": "experimental: adapter parameters that one task may use, given like `budget`."},
     )
     cost: str | dict[str, float] = field(
         default="parameters",
         metadata={
-            "help": "What budgets count: `parameters`, `flops` per token, or a table of the cost of one "
-            "adapter at every site, as a mapping or `file:TABLE.json`. A budget below 1 is a fraction of the "
-            "backbone's parameters, of the FLOPs of its linear maps, or of the whole pool's cost."
+            "help": "experimental: what budgets count: `parameters`, `flops` per token, or a table of the "
+            "cost of one adapter at every site, as a mapping or `file:TABLE.json`. A budget below 1 is a "
+            "fraction of the backbone's parameters, of the FLOPs of its linear maps, or of the whole pool's "
+            "cost."
         },
     )
     placement: str = field(

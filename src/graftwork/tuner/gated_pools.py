@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,20 +18,12 @@ from torch import Tensor, nn
 from graftwork.distributed.shards import whole
 from graftwork.errors import SiteError, StructureError
 from graftwork.routing.router import Router
-from graftwork.tuner.pool import CONVOLUTIONS, Pool, check_pools, site_widths
+from graftwork.tuner.pool import CONVOLUTIONS, GateChange, Mask, Pool, check_pools, site_widths
 
 __all__ = ["UNDECIDED", "GatedPools"]
 
 UNDECIDED = -1.0
 """Value of every entry of a mask while its gates are learned."""
-
-
-class _Mask(NamedTuple):
-    """What is known of a mask. Reading its values again would make a GPU wait."""
-
-    values: Tensor
-    decided: bool
-    all_open: bool
 
 
 class GatedPools(nn.Module, BaseTunerLayer):
@@ -57,7 +50,8 @@ class GatedPools(nn.Module, BaseTunerLayer):
         self.graft_mask = BufferDict(persistent=True)
         self.graft_ratio = BufferDict(persistent=True)
         self.graft_state = BufferDict(persistent=True)
-        self._masks: dict[str, _Mask] = {}
+        self._masks: dict[str, Mask] = {}
+        self._gate_changes: dict[str, list[GateChange]] = {}
         self.merged_adapters = []
         # PEFT and models read these of adapter layers; those of a whole block mean nothing.
         if any(True for _ in base_layer.parameters(recurse=False)):
@@ -138,13 +132,12 @@ class GatedPools(nn.Module, BaseTunerLayer):
     def _refresh_decided(self) -> None:
         """Note, per pool, whether its mask is decided and whether it is all ones."""
         self._masks = {
-            name: _Mask(mask, False, False)
-            if mask.device.type == "meta"
-            else _Mask(mask, bool((mask >= 0).all()), bool((mask == 1).all()))
+            # A layer whose gates are all ones does not ask for them.
+            name: Mask.of(mask, changed=bool(self._gate_changes.get(name)))
             for name, mask in self.graft_mask.items()
         }
 
-    def _mask(self, adapter_name: str) -> _Mask:
+    def _mask(self, adapter_name: str) -> Mask:
         values = self.graft_mask[adapter_name]
         # Transformers' `load_adapter` and `.to()` put another tensor in the buffer's place.
         if self._masks[adapter_name].values is not values:
@@ -176,7 +169,25 @@ class GatedPools(nn.Module, BaseTunerLayer):
         return logits
 
     def gates(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
-        """Gates of all tasks: the mask once decided, else drawn (training) or deterministic (evaluation)."""
+        """Gates of a forward pass: the mask once decided, else drawn (training) or those of evaluation."""
+        gates = self._unchanged_gates(adapter_name)
+        for change in self._gate_changes.get(adapter_name, ()):
+            gates = change(gates, self.training)
+        return gates
+
+    @contextmanager
+    def changing_gates(self, adapter_name: str, change: GateChange) -> Iterator[None]:
+        """Inside the context, forward passes use what `change` makes of the gates; contexts may be nested."""
+        changes = self._gate_changes.setdefault(adapter_name, [])
+        changes.append(change)
+        try:
+            self._refresh_decided()
+            yield
+        finally:
+            changes.remove(change)
+            self._refresh_decided()
+
+    def _unchanged_gates(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
         if not self.training or self.is_decided(adapter_name):
             return self.evaluation_gates(adapter_name)
         logits = self.logits(adapter_name)

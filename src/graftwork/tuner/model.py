@@ -14,10 +14,11 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import AuxiliaryTrainingWrapper, register_peft_method
 from torch import Tensor, nn
 
+from graftwork.attached import find_attached
 from graftwork.errors import CheckpointError, RoutingError, SiteError
 from graftwork.gates.registry import gate_family
 from graftwork.messages import shown
-from graftwork.routing.router import Router
+from graftwork.routing.router import ROUTER_NAME, Router, find_router
 from graftwork.structure.costs import COSTS, read_cost
 from graftwork.tuner.config import GRAFT, GraftConfig
 from graftwork.tuner.layer import GraftLayer
@@ -58,7 +59,8 @@ class GraftModel(BaseTuner):
         The router comes first: a later adapter shares it, and a compact structure may have no site that could
         create it.
         """
-        if "_graft_router" not in model.__dict__:
+        found = find_attached(model, ROUTER_NAME)
+        if found is None or found.module is not model:
             Router().attach(model)
         config = _graft_config(self.peft_config[adapter_name])
         if not config.inference_mode:
@@ -223,7 +225,9 @@ class GraftModel(BaseTuner):
     @property
     def router(self) -> Router:
         """The router shared by all graft layers of the model."""
-        return self.model.__dict__["_graft_router"]  # type: ignore[no-any-return]
+        router = find_router(self.model)
+        assert router is not None  # `inject_adapter` attaches it first
+        return router
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """False: the adapters are nonlinear."""

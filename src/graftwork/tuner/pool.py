@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,16 @@ from graftwork.errors import CheckpointError, ConfigError, SiteError
 from graftwork.files.weights import _check_shape, check_values
 from graftwork.gates.family import GateFamily
 
-__all__ = ["ACTIVATIONS", "CONVOLUTIONS", "Pool", "check_pools", "check_size", "site_widths"]
+__all__ = [
+    "ACTIVATIONS",
+    "CONVOLUTIONS",
+    "GateChange",
+    "Mask",
+    "Pool",
+    "check_pools",
+    "check_size",
+    "site_widths",
+]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Modules whose features are the second axis, not the last."""
@@ -35,6 +44,32 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
 }
 """Nonlinearities of an adapter, by name."""
+
+
+GateChange = Callable[[Tensor, bool], Tensor]
+"""Other gates, [tasks, adapters], from those of a forward pass; the second argument: whether in training."""
+
+
+class Mask(NamedTuple):
+    """What is known of a mask without reading its values again, which on a GPU would wait for them."""
+
+    values: Tensor
+    decided: bool
+    """No gate is being learned."""
+    all_open: bool
+    """Every gate is 1, and nothing changes it on the way."""
+
+    @classmethod
+    def of(cls, values: Tensor, *, changed: bool) -> Mask:
+        """Read a mask, unless it has no values yet.
+
+        Args:
+            values: [tasks, adapters].
+            changed: forward passes use other gates than the mask (`GatedPools.changing_gates`).
+        """
+        if values.device.type == "meta":
+            return cls(values, False, False)
+        return cls(values, bool((values >= 0).all()), not changed and bool((values == 1).all()))
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from graftwork.attached import find_attached
 from graftwork.errors import ConfigError
+from graftwork.routing.router import ROUTER_NAME
 from graftwork.tuner.config import GraftConfig
 from graftwork.tuner.layer import GraftLayer
 
-__all__ = ["GraftView", "backbone_parameters", "graft_tensors", "graft_view"]
+__all__ = ["GraftView", "backbone_parameters", "graft_tensors", "graft_view", "peft_configs"]
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,17 @@ def graft_view(model: nn.Module, adapter_name: str | None = None) -> GraftView:
     Raises:
         ConfigError: the model has no such adapter.
     """
-    for backbone in model.modules():
-        if "_graft_router" in backbone.__dict__:
-            break
-    else:
+    found = find_attached(model, ROUTER_NAME)
+    if found is None:
         raise ConfigError(
             f"{type(model).__name__} has no graft adapter; wrap it with get_peft_model(model, "
             f"GraftConfig(...))."
         )
+    backbone = found.module
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, GraftLayer)}
-    found: Mapping[str, Any] = backbone.__dict__["peft_config"]
-    configs = {name: config for name, config in found.items() if isinstance(config, GraftConfig)}
+    configs = {
+        name: config for name, config in peft_configs(backbone).items() if isinstance(config, GraftConfig)
+    }
     if adapter_name is None:
         active = [name for layer in layers.values() for name in layer.active_adapters if name in configs]
         adapter_name = next(iter([*active, *configs]), None)
@@ -62,6 +63,11 @@ def graft_view(model: nn.Module, adapter_name: str | None = None) -> GraftView:
         raise ConfigError(f"no graft adapter {adapter_name!r}; the model has {', '.join(configs) or 'none'}.")
     sites = {name: layer for name, layer in layers.items() if adapter_name in layer.pools}
     return GraftView(backbone, adapter_name, configs[adapter_name], sites)
+
+
+def peft_configs(backbone: nn.Module) -> dict[str, Any]:
+    """The configurations of all adapters of a backbone, by name: the mapping that PEFT keeps on it."""
+    return backbone.peft_config  # type: ignore[return-value]
 
 
 def backbone_parameters(model: nn.Module) -> int:

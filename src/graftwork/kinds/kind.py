@@ -1,0 +1,190 @@
+"""`Kind`: all that the library asks of a kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Column", "Head", "Kind", "Metric", "TaskSettings"]
+
+Metric = Literal["accuracy", "macro_f1", "matthews", "pearson", "spearman"]
+"""Names of `graftwork.kinds.metrics`."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where values come from, for messages."""
+
+    field: str
+    """That they are in."""
+    what: str
+    """The split and its task."""
+    place: Callable[[int], str]
+    """Says where the row of a value is: the file and its line."""
+
+
+class TaskSettings(Protocol):
+    """What a recipe says of a task, as far as its kind asks for it (`graftwork.data.task.Task`)."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+
+    @property
+    def label(self) -> str:
+        """Field of the targets."""
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The classes, if they are given."""
+
+    @property
+    def class_weights(self) -> str | dict[str, float] | None:
+        """What a row counts by its class."""
+
+
+class Head(Protocol):
+    """What a model knows of a task (`graftwork.kinds.heads.TaskHead`)."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+
+    @property
+    def metric(self) -> str:
+        """How it is scored."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Its classes."""
+
+    @property
+    def mean(self) -> float:
+        """What is taken from a target before it is learned."""
+
+    @property
+    def std(self) -> float:
+        """By what that is divided."""
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        """What a row counts by its class; empty: 1 each."""
+
+
+class Kind(Protocol):
+    """One kind of task: its targets, its head, its scores, and how a prediction reads.
+
+    A kind holds nothing and imports neither torch nor, at its top, numpy: recipes ask it for its metrics. Its
+    loss is in `graftwork.kinds.losses`. Targets are one float64 number per row; models learn
+    `(target - mean) / std`.
+    """
+
+    name: str
+    """Name in recipes."""
+    metrics: tuple[Metric, ...]
+    """Metrics a task may have, the default first."""
+    several: str
+    """Of what the train rows must have two or more."""
+    answers: tuple[str, ...]
+    """Fields of its answers, beside `task`."""
+    dtype: str
+    """NumPy's name for the type of predictions."""
+
+    def faults(self, task: TaskSettings) -> list[str]:
+        """What is wrong with the settings of a task that only some kinds have."""
+
+    def read(self, values: Sequence[Any], column: Column) -> list[Any]:
+        """Values of the target field as the kind names them.
+
+        Raises:
+            DataError: a value is none of this kind.
+        """
+
+    def check(self, task: TaskSettings, values: Sequence[Any]) -> None:
+        """Refuse train rows whose values look like another kind of task.
+
+        Raises:
+            DataError: they do.
+        """
+
+    def classes(self, task: TaskSettings, values: Sequence[Any]) -> tuple[str, ...]:
+        """The classes, given or found in the values of the train rows; none if the kind has no classes."""
+
+    def targets(
+        self, values: Sequence[Any], labels: Sequence[str], column: Column, origin: str
+    ) -> NDArray[Any]:
+        """The targets, float64, shape [N].
+
+        Args:
+            values: as made by `read`.
+            labels: the classes of the task.
+            column: where the values come from.
+            origin: who says what the classes are.
+
+        Raises:
+            DataError: a value is no target of the task.
+        """
+
+    def fit(self, task: TaskSettings, labels: Sequence[str], targets: NDArray[Any]) -> dict[str, Any]:
+        """Fields of the head (`TaskHead`) that follow from classes and train targets.
+
+        Raises:
+            DataError: a setting does not fit them.
+        """
+
+    def scale(self, targets: NDArray[Any]) -> tuple[float, float]:
+        """`mean` and `std` of a head with these train targets."""
+
+    def outputs(self, labels: Sequence[str]) -> int:
+        """Outputs of a head."""
+
+    def named(self, targets: NDArray[Any], labels: Sequence[str]) -> list[Any]:
+        """The targets as rows have them, for the hash of their content."""
+
+    def value(self, target: float, labels: Sequence[str]) -> str:
+        """One target in words."""
+
+    def notes(self, head: Head, targets: NDArray[Any]) -> list[str]:
+        """Sentences on train targets that will be hard to learn, each with what to do about it."""
+
+    def predicted(self, outputs: NDArray[Any]) -> NDArray[Any]:
+        """Predictions [N] from the outputs of a head [N, outputs], in the unit that is learned."""
+
+    def expected(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Learned targets in the type that predictions are compared with."""
+
+    def in_units(self, head: Head, values: NDArray[Any]) -> NDArray[Any]:
+        """Predictions or learned targets in the unit of the rows."""
+
+    def says_little(self, head: Head, predicted: NDArray[Any], expected: NDArray[Any]) -> str | None:
+        """What to say of a score over rows, or predictions, that are all alike."""
+
+    def majority(self, head: Head, train: NDArray[Any], test: NDArray[Any]) -> float:
+        """Score of the best constant guess."""
+
+    def figures(self, head: Head, predicted: NDArray[Any], expected: NDArray[Any]) -> dict[str, Any]:
+        """Figures beyond the score, of predictions and targets in the unit of the rows."""
+
+    def answer(
+        self, head: Head, outputs: Sequence[float], top: int | None, digits: int | None
+    ) -> Mapping[str, Any]:
+        """How the outputs for one row read (`graftwork.kinds.answers.Answers`)."""
+
+    def damaged(
+        self, head: Head, targets: NDArray[Any], rows: NDArray[Any], draw: Callable[[int], int]
+    ) -> NDArray[Any]:
+        """The targets with noise in some rows.
+
+        Args:
+            head: the task.
+            targets: not changed.
+            rows: which, in random order.
+            draw: a random number for a row.
+        """
+
+    def probes(self, features: NDArray[Any], targets: NDArray[Any]) -> list[Any]:
+        """Linear models of scikit-learn on features [N, d], one per regularisation, the strongest first."""

@@ -1,0 +1,16 @@
+"""The kinds of task by name. Another kind is a file, its two lines here, and its loss in `losses.py`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from graftwork.kinds.classification import Classification
+from graftwork.kinds.kind import Kind
+from graftwork.kinds.regression import Regression
+
+__all__ = ["KINDS", "KindName"]
+
+KindName = Literal["classification", "regression"]
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression())}
+"""Name -> kind."""
