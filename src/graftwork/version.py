@@ -1,4 +1,4 @@
-"""The version of this package: a literal, since results are found by it and not by what is installed."""
+"""The version of this package, as a literal: to read what is installed would take time at every start."""
 
 from __future__ import annotations
 
