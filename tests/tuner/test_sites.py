@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import transformers
@@ -41,6 +43,48 @@ def test_default_sites_of_two_layers(kind, placement):
             layer.graft_up["default"].data.normal_()
             before, expected = expected, model(**inputs)[0]
             assert not torch.equal(before, expected), "a site without effect"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DEFAULT_SITES if kind != "xlm-roberta"])
+@torch.no_grad()
+def test_linear_is_every_linear_map_of_the_layers(kind):
+    backbone = tiny(kind)
+    inputs = {"pixel_values": torch.randn(2, 3, 8, 8)} if kind == "vit" else {"input_ids": tokens(2)}
+    if kind in ENCODER_DECODERS:
+        inputs["decoder_input_ids"] = tokens(2, 3)
+    linear = [
+        name
+        for name, part in backbone.named_modules()
+        if (isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D") and "pos_" not in name
+    ]
+    expected = [name for name in linear if re.search(r"\.\d+\.", name)]
+    assert sites_of(backbone, placement="linear") == expected
+    assert len(expected) >= len(linear) - 1, "only a pooler is left out"
+    config = gw.GraftConfig(
+        tasks=["a", "b"], placement="linear", position="parallel", activation="identity", budget=10**6
+    )
+    model = get_peft_model(backbone, config).eval()
+    outcome = model(**inputs, graft_rows=torch.tensor([0, 1]))[0]
+    for layer in graft_layers(model):
+        layer.graft_up["default"].data.normal_()
+        before, outcome = outcome, model(**inputs, graft_rows=torch.tensor([0, 1]))[0]
+        assert not torch.equal(before, outcome), "a site without effect"
+
+
+def test_linear_sites_of_a_model_with_a_head_and_of_torchs_own_layers():
+    base = sites_of(tiny("bert"), placement="linear")
+    assert sites_of(tiny("bert", "AutoModelForSequenceClassification"), placement="linear") == [
+        f"bert.{name}" for name in base
+    ]
+    generating = sites_of(tiny("llama", "AutoModelForCausalLM"), placement="linear")
+    assert len(generating) == 14
+    assert all("lm_head" not in name for name in generating)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    assert sites_of(encoder, placement="linear") == [
+        f"layers.{layer}.{name}" for layer in (0, 1) for name in ("linear1", "linear2")
+    ]
+    assert len(sites_of(tiny("bert"), placement="linear", layers_to_transform=1)) == 6
+    assert len(sites_of(tiny("bert"), placement="linear", exclude_modules=["query"])) == 10
 
 
 def test_defaults_hold_under_heads_and_prefixes():

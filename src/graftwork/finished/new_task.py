@@ -8,6 +8,7 @@ model = new.finish_()               # all tasks; those from before give the same
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -159,6 +160,8 @@ class NewTask:
         for site in sites:
             layer = self._layer(site)
             pool = replace(self._pool_like(site), tasks=(self.head.name,), size=size, added=())
+            if pool.scale != 1:  # 1 stands for none, whatever the size of the pool
+                pool = replace(pool, scale=pool.scale * math.sqrt(self.config.pool_size / size))
             layer.add_pool(PRIVATE, replace(pool, family=gate_family(self.extension.gates)), mask=mask)
 
     def _layer(self, site: str) -> GraftLayer:
@@ -191,6 +194,7 @@ class NewTask:
             family=gate_family(self.config.gates),
             width_in=width_in if parallel else width_out,
             width_out=width_out,
+            scale=float(self.config.scale),
         )
 
     def _activate(self, adapters: list[str], *, trainable: bool) -> None:
@@ -244,7 +248,9 @@ class NewTask:
         if PRIVATE in layer.pools:
             layer.shrink_(PRIVATE)
             kept = layer.pools[PRIVATE].size
-            parts.append(_weights(layer, PRIVATE))
+            down, bias, up = _weights(layer, PRIVATE)
+            scale = (old or self._pool_like(site)).scale
+            parts.append((down, bias, up * (layer.pools[PRIVATE].scale / scale)))
             own = torch.zeros(len(tasks) + 1, kept, dtype=torch.bool, device=parts[-1][0].device)
             own[-1] = True
             masks.append(own)
@@ -257,11 +263,11 @@ class NewTask:
             return
         added = (*pool.added, kept) if kept else pool.added
         pool = replace(pool, tasks=(*tasks, self.head.name), size=size, added=added)
-        down, biases, up = zip(*parts, strict=True)
-        mask = torch.cat([part.to(down[0].device) for part in masks], dim=1)
+        downs, biases, ups = zip(*parts, strict=True)
+        mask = torch.cat([part.to(downs[0].device) for part in masks], dim=1)
         # The adapters of a linear pool have no bias.
         bias = None if pool.linear else torch.cat([values for values in biases if values is not None])
-        layer.set_pool_(self.name, pool, (torch.cat(down), bias, torch.cat(up, dim=1)), mask)
+        layer.set_pool_(self.name, pool, (torch.cat(downs), bias, torch.cat(ups, dim=1)), mask)
 
 
 def _weights(layer: GraftLayer, adapter: str) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -136,6 +136,9 @@ class Kind(Protocol):
             DataError: a setting does not fit them.
         """
 
+    def guessed_loss(self, targets: NDArray[Any]) -> float:
+        """Mean loss if all rows get the one answer that fits these targets best, as models learn them."""
+
     def scale(self, targets: NDArray[Any]) -> tuple[float, float]:
         """`mean` and `std` of a head with these train targets."""
 

@@ -42,6 +42,9 @@ class GraftSettings:
     """K: adapters on offer at every site."""
     r: int = 1
     """Rank (bottleneck width) of one adapter."""
+    scale: float | Literal["auto"] = field(default=1.0, metadata=LATER)
+    """Factor of the sum over the open adapters of a site; auto: one for which the same learning rate suits
+    pools of any size and rank."""
     activation: Literal["gelu", "relu", "silu", "tanh", "identity"] = "gelu"
     """Nonlinearity of an adapter."""
     position: Literal["sequential", "parallel"] = "sequential"
@@ -87,8 +90,8 @@ class GraftSettings:
     """A structure instead of a search: random, random_paths, uniform, top_layers, shared_path, private_paths,
     grouped_paths, half_shared, `file:PATH` (of another run) or `task:NAME:PATH` (all tasks take the path of
     one task of that run). experimental: `file:PATH` to train what a search found from scratch."""
-    placement: Literal["attention+ffn", "ffn", "attention", "block"] = "attention+ffn"
-    """Sites by name. `target_modules` overrides it."""
+    placement: Literal["attention+ffn", "ffn", "attention", "block", "linear"] = "attention+ffn"
+    """Sites by name; linear: all linear maps of the layers. `target_modules` overrides it."""
     target_modules: str | tuple[str, ...] | None = None
     """Sites as in PEFT: name suffixes, or one regular expression."""
     exclude_modules: str | tuple[str, ...] | None = None

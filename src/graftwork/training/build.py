@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftwork.data.tokens import collate
+from graftwork.diagnosis.stalled import StalledCallback
+from graftwork.search.schedule import Schedule
 from graftwork.search.tracking import keep_events
 from graftwork.training.arguments import remove_default_output, training_arguments
 from graftwork.training.bars import TrainingBars
@@ -35,6 +37,8 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback],
     checkpoints: bool = False,
     bars: bool = False,
+    warmup: float = Schedule.warmup,
+    stop_stalled: bool = True,
     events: Path | None = None,
     changes: Mapping[str, Any] | None = None,
     extra_loss: Callable[[], Tensor | None] | None = None,
@@ -51,6 +55,8 @@ def build_trainer(
         callbacks: in the order in which they are called (`graftwork.training.order`).
         checkpoints: save one per evaluation, keep the last two and the best, and end with the best.
         bars: show how it goes if standard error is a terminal.
+        warmup: fraction of the run after which it must have learned something.
+        stop_stalled: end a run that has not; else say so (`graftwork.diagnosis.stalled`).
         events: where TensorBoard's files go; default below `folder`.
         changes: further arguments of Trainer, or others in place of these.
         extra_loss: see `MultiTaskTrainer`.
@@ -59,6 +65,14 @@ def build_trainer(
     Raises:
         ConfigError: the processes cannot share a batch evenly, or a tracker is not installed.
     """
+    stalled = StalledCallback(
+        model.heads.heads,
+        prepared.tokens["train"],
+        prepared.tokenizer,
+        warmup=warmup or Schedule.warmup,
+        stop=stop_stalled,
+        seed=seed,
+    )
     validation = prepared.tokens.get("validation")
     own: dict[str, Any] = {"save_strategy": "no"}
     if checkpoints:
@@ -87,7 +101,7 @@ def build_trainer(
         head_learning_rate=settings.head_learning_rate,
         extra_loss=extra_loss,
         rates=rates,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, stalled],
     )
     if events is not None:
         keep_events(trainer, events)

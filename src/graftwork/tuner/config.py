@@ -61,6 +61,14 @@ class GraftConfig(PeftConfig):
     )
     pool_size: int = field(default=32, metadata={"help": "K: adapters on offer at every site."})
     r: int = field(default=1, metadata={"help": "Rank (bottleneck width) of one adapter."})
+    scale: float | str = field(
+        default=1.0,
+        metadata={
+            "help": "Factor of the sum over the open adapters of a site, a constant of the pool. `auto` "
+            "becomes `SCALE / sqrt(pool_size r)` (`graftwork.tuner.config_checks`), for which "
+            "the same learning rate suits pools of any size and rank."
+        },
+    )
     activation: str = field(
         default="gelu", metadata={"help": "Nonlinearity f: gelu, relu, silu, tanh, identity."}
     )

@@ -5,6 +5,7 @@ Every check takes an object with the fields of `GraftConfig` that it is about, a
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -30,11 +31,12 @@ __all__ = [
     "check_saved",
     "check_sites",
     "check_tasks",
+    "pool_scale",
 ]
 
 ACTIVATION_NAMES = ("gelu", "relu", "silu", "tanh", "identity")
 """Names of `graftwork.tuner.pool.ACTIVATIONS`, which needs torch."""
-PLACEMENTS = ("attention+ffn", "ffn", "attention", "block")
+PLACEMENTS = ("attention+ffn", "ffn", "attention", "block", "linear")
 POSITIONS = ("sequential", "parallel")
 REDUCTIONS = ("mean", "sum")
 GATE_STARTS = ("auto", "shared", "random", "private", "grouped")
@@ -43,6 +45,9 @@ DEFAULT_BUDGET = 0.003
 ENOUGH = 16
 """Adapters at a site from which `gate_start: auto` becomes `random`: a task then finds what it needs in a
 random half of them."""
+SCALE = 4 / 3
+"""Numerator of `pool_scale`: a pool of 16 adapters of rank 1 has a scale of 1/3, with which a rate of 3e-3
+suits it."""
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[\w.-]+")
 
@@ -158,6 +163,7 @@ def check_adapters(config: Any) -> None:
     """Check the pool, its gates and what keeps it small."""
     _positive_int("pool_size", config.pool_size)
     _positive_int("r", config.r)
+    _scale(config)
     _choice("activation", config.activation, ACTIVATION_NAMES)
     _choice("position", config.position, POSITIONS)
     _choice("placement", config.placement, PLACEMENTS)
@@ -168,6 +174,32 @@ def check_adapters(config: Any) -> None:
     _choice("rank_by", config.rank_by, tuple(RANKINGS))
     check_cost(config.cost)
     _sparsity(config)
+
+
+def _scale(config: Any) -> None:
+    if config.scale == "auto":
+        config.scale = pool_scale(config.pool_size, config.r)
+    if not is_finite(config.scale) or config.scale <= 0:
+        raise ConfigError(f"scale={shown(config.scale)} must be a number above 0, such as 0.3, or 'auto'.")
+
+
+def pool_scale(adapters: int, r: int) -> float:
+    r"""The factor of the sum over the open adapters of a site that `scale: auto` stands for.
+
+    .. math:: c / \sqrt{K r}
+
+    Under Adam every hidden unit of a pool writes with steps of the same size, so that without a factor the
+    steps of a site grow with their number. rsLoRA's power of 1/2 fits: with `c / (K r)` a pool of 64 needs a
+    higher rate than one of 16 (`recipes/search/scale.yaml`).
+
+    Args:
+        adapters: K, adapters of the pool.
+        r: rank of one adapter.
+
+    Source: Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA"; `SCALE` is
+    ours.
+    """
+    return float(SCALE / math.sqrt(adapters * r))
 
 
 def _sparsity(config: Any) -> None:

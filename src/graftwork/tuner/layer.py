@@ -157,6 +157,8 @@ class GraftLayer(GatedPools):
     def _up(self, name: str) -> Tensor:
         """`W_up`, with the logits in its graph if DDP waits for their gradient though they are decided."""
         up: Tensor = self.graft_up[name]
+        if self.pools[name].scale != 1:
+            up = up * self.pools[name].scale
         if name in self.graft_gate_bias and several() and self._mask(name).decided:
             up = with_zero_gradient(up, self.graft_gate_bias[name])
         return up

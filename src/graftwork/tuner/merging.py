@@ -103,7 +103,7 @@ def linear_update(
             "they are (gw.compact_ makes them small), or train with activation='identity'."
         )
     base = linear_map(base, pool.parallel)
-    up = up.float() * gates.float().repeat_interleave(pool.rank)
+    up = pool.scale * up.float() * gates.float().repeat_interleave(pool.rank)
     down = down.float()
     if pool.parallel:
         return Update(up, down, None)

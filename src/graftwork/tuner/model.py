@@ -158,6 +158,7 @@ class GraftModel(BaseTuner):
             width_in=width_in if parallel else width_out,
             width_out=width_out,
             added=added,
+            scale=float(config.scale),
         )
         return pool, mask
 

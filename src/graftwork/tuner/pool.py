@@ -87,6 +87,8 @@ class Pool:
         width_out: features the adapters write.
         added: numbers of adapters that came later with tasks of their own, at the end of the pool, one number
             per addition. They are computed apart from the rest (`blocks`).
+        scale: the sum over the open adapters is multiplied by it. It is a constant of the pool: closing an
+            adapter changes nothing that the others write.
     """
 
     tasks: tuple[str, ...]
@@ -98,6 +100,7 @@ class Pool:
     width_in: int
     width_out: int
     added: tuple[int, ...] = ()
+    scale: float = 1.0
 
     @property
     def blocks(self) -> list[tuple[int, int]]:

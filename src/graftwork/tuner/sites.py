@@ -77,6 +77,10 @@ DEFAULT_SITES: dict[str, tuple[str, str, str]] = {
 name."""
 
 
+_POSITIONS = re.compile(r"\.pos_(q_|key_|query_)?proj$")
+"""Linear maps of DeBERTa that read the embeddings of positions, which belong to no row."""
+
+
 def resolve_sites(model: nn.Module, config: GraftConfig) -> list[str]:
     """Full names of the modules of `model` that become sites, in the model's order.
 
@@ -121,6 +125,12 @@ def _targets(model: nn.Module, config: GraftConfig, names: list[str], known: set
 
 
 def _by_placement(model: nn.Module, config: GraftConfig, names: list[str]) -> list[str]:
+    if config.placement == "linear":
+        linear = [
+            name for name in names if _is_linear(model.get_submodule(name)) and _in_a_layer(model, name)
+        ]
+        probe = _with_targets(config, set(linear))
+        return [name for name in linear if _allowed(probe, name, model) and _in_layers(config, name)]
     model_type = BaseTuner.get_model_config(model).get("model_type")
     if model_type not in DEFAULT_SITES:
         targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(str(model_type))
@@ -184,6 +194,15 @@ def _allowed(config: GraftConfig, name: str, model: nn.Module) -> bool:
     return (
         model.get_submodule(name) is not output and not _excluded(config, name) and _in_layers(config, name)
     )
+
+
+def _in_a_layer(model: nn.Module, name: str) -> bool:
+    """Whether a module reads the rows of a layer: it is not of the embeddings, the pooler or the head."""
+    if _POSITIONS.search(name):
+        return False
+    parts = name.split(".")
+    parents = (model.get_submodule(".".join(parts[:end])) for end in range(len(parts)))
+    return any(isinstance(parent, nn.ModuleList) for parent in parents)
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from peft.tuners.poly.layer import PolyLayer
 from rich.console import Console
 
@@ -139,6 +140,30 @@ def adapt(name: str, toy: Any, steps: int = 20, **options: Any) -> tuple[MultiTa
 
 IDS = torch.tensor([[2, 5, 6, 3], [2, 7, 8, 3]])
 BATCH = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "graft_rows": torch.tensor([0, 1])}
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("budget", [0.02, 0.2, 0.5])
+def test_a_lora_can_fill_its_budget(budget: float, rslora: bool, toy: Any) -> None:
+    options = {"target_modules": ("query", "key", "value", "dense"), "alpha": 4.0, "rslora": rslora}
+    model, _ = adapt("lora", toy, budget=budget, fill=True, **options)
+    layers = [module for module in model.backbone.modules() if isinstance(module, LoraLayer)]
+    smallest = 2 * HIDDEN
+    stored = sum(p.numel() for name, p in model.backbone.named_parameters() if ".lora_" in name)
+    assert budget * BACKBONE - smallest < stored <= budget * BACKBONE
+    ranks = [layer.r["default"] for layer in layers]
+    assert max(ranks) - min(ranks) <= 1 + (budget < 0.1)
+    for rank, layer in zip(ranks, layers, strict=True):
+        assert layer.scaling["default"] == pytest.approx(4.0 / (rank**0.5 if rslora else rank))
+
+
+def test_a_lora_without_a_budget_has_nothing_to_fill(toy: Any) -> None:
+    with pytest.raises(ConfigError, match="fill=true needs a budget"):
+        adapt("lora", toy, fill=True)
+    with pytest.raises(
+        ConfigError, match=r"budget=0.001 is less than one module of rank 1 \(64 parameters\)"
+    ):
+        adapt("lora", toy, fill=True, budget=0.001)
 
 
 def test_adalora_has_its_orthogonality_loss(toy: Any) -> None:

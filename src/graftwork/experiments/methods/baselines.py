@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,13 @@ from peft import (
     TaskType,
     get_peft_model,
 )
+from peft.tuners.lora import LoraLayer
 from peft.tuners.poly.layer import PolyLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
 from graftwork.errors import ConfigError
-from graftwork.experiments.methods.method import Adapted, Setup, described, rank_within
+from graftwork.experiments.methods.method import Adapted, Setup, count, described, rank_within
 from graftwork.files.later import LATER
 from graftwork.recipe.shares import SHARE
 
@@ -116,21 +119,73 @@ class Lora:
     """Modules as in PEFT; null: PEFT's default for the architecture (query and value)."""
     budget: float | None = field(default=None, metadata=SHARE)
     """Parameters as a fraction of the backbone's: sets the rank."""
+    rslora: bool = field(default=False, metadata=LATER)
+    """Scale is alpha / sqrt(r). Source: Kalajdzievski 2023."""
+    fill: bool = field(default=False, metadata=LATER)
+    """Use the whole budget: some modules have a rank of one more, spread over all of them; below rank 1
+    everywhere, some have none."""
 
-    def _build(self, backbone: PreTrainedModel, r: int) -> nn.Module:
-        alpha = 2 * r if self.alpha is None else self.alpha
+    def __post_init__(self) -> None:
+        """Check what is to be filled.
+
+        Raises:
+            ConfigError: there is no budget to fill.
+        """
+        if self.fill and self.budget is None:
+            raise ConfigError("fill=true needs a budget, which it fills; give one, or leave fill out.")
+
+    def _build(self, backbone: PreTrainedModel, r: int, ranks: Mapping[str, int] | None = None) -> nn.Module:
+        patterns = {re.escape(name): rank for name, rank in (ranks or {}).items()}
         config = LoraConfig(
             r=r,
-            lora_alpha=alpha,  # type: ignore[arg-type]
+            lora_alpha=self._alpha(r),  # type: ignore[arg-type]
             lora_dropout=self.dropout,
-            target_modules=targets_of(self.target_modules, backbone),
+            target_modules=targets_of(self.target_modules, backbone) if ranks is None else list(ranks),
+            rank_pattern=patterns,
+            alpha_pattern={name: self._alpha(rank) for name, rank in patterns.items()},
+            use_rslora=self.rslora,
             task_type=TaskType.FEATURE_EXTRACTION,
         )
         return wrap(config, backbone)
 
+    def _alpha(self, r: int) -> float:
+        return 2 * r if self.alpha is None else self.alpha
+
+    def _ranks(self, backbone: PreTrainedModel) -> dict[str, int]:
+        """A rank for every module, such that no further unit fits into the budget."""
+        assert self.budget is not None
+        one = self._build(copy.deepcopy(backbone), 1)
+        sizes = {
+            name.removeprefix("base_model.model."): count(module)
+            for name, module in one.named_modules()
+            if isinstance(module, LoraLayer) and isinstance(module, nn.Module)
+        }
+        left = int(self.budget * count(backbone, trainable=False))
+        ranks = dict.fromkeys(sizes, 0)
+        # Places far apart first, so that what does not suffice for all of them is spread over the layers.
+        order = sorted(sizes, key=lambda name: _reversed_bits(list(sizes).index(name)))
+        while any(size <= left for size in sizes.values()):
+            for name in order:
+                if sizes[name] <= left:
+                    ranks[name] += 1
+                    left -= sizes[name]
+        if not any(ranks.values()):
+            raise ConfigError(
+                f"budget={self.budget:g} is less than one module of rank 1 ({min(sizes.values()):,} "
+                "parameters); raise it."
+            )
+        return {name: rank for name, rank in ranks.items() if rank}
+
     def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
         """Wrapped by PEFT."""
+        if self.fill:
+            return Adapted(self._build(backbone, 1, self._ranks(backbone)))
         return Adapted(self._build(backbone, rank_within(self.budget, self.r, backbone, self._build)))
+
+
+def _reversed_bits(index: int) -> int:
+    """The number with its 16 bits in reverse: neighbours come far apart."""
+    return int(f"{index:016b}"[::-1], 2)
 
 
 @described("ia3", "(IA)3")

@@ -170,6 +170,8 @@ class Workbench:
             folder=folder,
             seed=run.seed,
             callbacks=callbacks,
+            warmup=run.schedule.warmup,
+            stop_stalled=False,
             events=Path(os.environ.get("TENSORBOARD_LOGGING_DIR", "runs")) / self.key,
             changes={"disable_tqdm": True, "run_name": run.name},
             extra_loss=adapted.extra_loss,
