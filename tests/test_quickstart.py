@@ -67,6 +67,13 @@ def test_scores_and_budget(folder: Path) -> None:
     assert report["parameters"]["stored"] <= report["parameters"]["budget"]
 
 
+def test_the_model_predicts_in_python_as_the_readme_says(folder: Path) -> None:
+    block = next(block for block in re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
+    code, _, printed = block.partition("\n# ")
+    (folder / "predict.py").write_text(code, encoding="utf-8")
+    assert shell("python predict.py", folder).strip() == printed.strip()
+
+
 def test_commands_of_the_readme(folder: Path) -> None:
     commands = [
         line

@@ -28,7 +28,7 @@ def test_recipe_with_hub_names(tmp_path: Path) -> None:
 
 def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    make, load = blocks("python")
+    _, make, load = blocks("python")  # the first needs the quick start: tests/test_quickstart.py
     names: dict[str, Any] = {}
     exec(compile(make, "README.md", "exec"), names)
     assert names["structure"].tasks == ("sentiment", "topics")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from graftwork.finished.new_task import NewTask
     from graftwork.finished.remove_task import remove_task
     from graftwork.models.multitask import MultiTaskModel
-    from graftwork.models.predictor import Predictor
+    from graftwork.models.predictor import Predictor, load
     from graftwork.recipe.extension import Extension
     from graftwork.recipe.task_recipe import TaskRecipe
     from graftwork.search.callback import StructureCallback
@@ -67,6 +67,7 @@ __all__ = [
     "group_tasks",
     "input_distances",
     "keep_tasks_",
+    "load",
     "remove_task",
     "route",
     "save_compact",
@@ -100,6 +101,7 @@ _HOME = {
     "group_tasks": "search.grouping",
     "input_distances": "search.grouping",
     "keep_tasks_": "training.task_collator",
+    "load": "models.predictor",
     "remove_task": "finished.remove_task",
     "route": "tuner.route",
     "save_compact": "export.compact",

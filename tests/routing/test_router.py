@@ -35,7 +35,7 @@ def test_contexts_nest_and_the_keyword_wins(model):
             assert torch.equal(outputs(model, graft_rows=rows), expected["birds"])
             assert torch.equal(outputs(model), expected["dogs"])
         assert torch.equal(outputs(model), expected["cats"])
-    with pytest.raises(RoutingError, match="no route says which one"):
+    with pytest.raises(RoutingError, match=r"no route says which one .* gw\.keep_tasks_\(trainer\)"):
         outputs(model)
 
 

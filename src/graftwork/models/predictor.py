@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
     from graftwork.models.multitask import MultiTaskModel
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "RowLike", "load"]
+
+RowLike = Mapping[str, Any] | str | Sequence[str]
+"""A row to predict: a mapping with the text fields of its task, or its text, or its pair of texts."""
 
 CHUNK = 64
 """Batches whose rows are read ahead and sorted by length together."""
 
 
 class Predictor:
-    """Predicts with a multi-task model. Rows are dictionaries with the text fields of their task.
+    """Predicts with a multi-task model. A row is a text, a pair of texts, or a mapping with its text fields.
 
     For classes the probabilities are the softmax of a row's logits, for numbers the score is
     `mean + std * logit`, in the unit of the training scores. A row's answer does not depend on other rows.
@@ -43,11 +46,11 @@ class Predictor:
 
     Raises:
         CheckpointError: in `load`: the folder is no complete model, or belongs to another backbone.
-        DataError: in `predict`: a row has no task, an unknown one, or lacks a text field.
+        DataError: in `predict`: a row has no task, an unknown one, or other texts than its task.
 
     Example:
-        >>> predictor = gw.Predictor.load("runs/colours")
-        >>> (answer,) = predictor.predict([{"text": "a red stone"}], task="colour")
+        >>> predictor = gw.load("runs/colours")
+        >>> (answer,) = predictor.predict(["a red stone"], task="colour")
         >>> answer["task"], sorted(answer["probabilities"])
         ('colour', ['blue', 'red'])
         >>> predictor.predict([{"text": "a red stone", "task": "length"}])
@@ -99,7 +102,7 @@ class Predictor:
 
     def predict(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[RowLike],
         task: str | None = None,
         *,
         keep: Sequence[str] = (),
@@ -109,7 +112,8 @@ class Predictor:
         """Predictions in the order of the rows.
 
         Args:
-            rows: text fields; with several tasks and no `task`, also the field `task`.
+            rows: texts, pairs of texts, or mappings with the text fields; with several tasks and no `task`,
+                mappings that also have the field `task`.
             task: the task of all rows.
             keep: fields of a row that its prediction begins with.
             top: only the `top` likeliest labels, in order of probability.
@@ -119,12 +123,15 @@ class Predictor:
             `{"task", "label", "probabilities": {label: p}}` for classes, `{"task", "score"}` for numbers.
 
         Raises:
-            DataError: a row has no task, an unknown one, or lacks a text field or one that is to be kept.
+            DataError: a row has no task, an unknown one, other texts than its task, or lacks a field that is
+                to be kept.
         """
+        if isinstance(rows, str | Mapping):
+            raise DataError(f"rows is {shown(rows)}, a single row; give a list of rows, such as [row].")
         return list(self.stream(rows, task, keep=keep, top=top, digits=digits))
 
     def stream(
-        self, rows: Iterable[Mapping[str, Any]], task: str | None = None, **options: Any
+        self, rows: Iterable[RowLike], task: str | None = None, **options: Any
     ) -> Iterator[dict[str, Any]]:
         """The same for any number of rows, in bounded memory: `ahead` rows are taken at a time."""
         remaining = iter(rows)
@@ -133,7 +140,7 @@ class Predictor:
             yield from answers
 
     def stream_lists(
-        self, lists: Iterable[Sequence[Mapping[str, Any]]], task: str | None = None, **options: Any
+        self, lists: Iterable[Sequence[RowLike]], task: str | None = None, **options: Any
     ) -> Iterator[list[dict[str, Any]]]:
         """The same for rows that come in lists, each of which is answered before the next one is taken.
 
@@ -180,18 +187,23 @@ class Predictor:
                 results[index] = row.kept | answers.describe(row.head, outputs[: row.head.size])
         return results
 
-    def _read(self, row: Mapping[str, Any], number: int, task: str | None, answers: Answers) -> _Row:
+    def _read(self, row: RowLike, number: int, task: str | None, answers: Answers) -> _Row:
         head = self.heads[self._task_of(row, number, task)]
+        if not isinstance(row, Mapping):
+            row = _with_fields(row, number, head)
         texts = tuple(_text(row, field, number, head.name) for field in head.text)
         return _Row(head, texts, answers.kept(row, number))
 
-    def _task_of(self, row: Mapping[str, Any], number: int, task: str | None) -> str:
-        if not isinstance(row, Mapping):
-            raise DataError(f"row {number} is {shown(row)}, not an object with text fields.")
-        name = task or row.get("task") or (next(iter(self.heads)) if len(self.heads) == 1 else None)
+    def _task_of(self, row: RowLike, number: int, task: str | None) -> str:
+        if not isinstance(row, Mapping | str | list | tuple):
+            raise DataError(
+                f"row {number} is {shown(row)}, not a text, a pair of texts or an object of fields."
+            )
+        own = row.get("task") if isinstance(row, Mapping) else None
+        name = task or own or (next(iter(self.heads)) if len(self.heads) == 1 else None)
         if name is None:
             raise DataError(
-                f"row {number} names no task; pass --task or give each row a field `task` "
+                f"row {number} names no task; pass --task (in Python task=) or give each row a field `task` "
                 f"({', '.join(self.heads)})."
             )
         if not isinstance(name, str) or name not in self.heads:
@@ -212,6 +224,39 @@ class Predictor:
             for place, index in enumerate(members):
                 tokens[index] = {name: values[place] for name, values in encoded.items()}
         return tokens
+
+
+def load(folder: str | Path, **options: Any) -> Predictor:
+    """A trained model, ready to predict: `Predictor.load`.
+
+    Args:
+        folder: written by `graftwork fit`.
+        **options: of `Predictor.load`, such as `backbone`, where the backbone is now.
+
+    Raises:
+        CheckpointError: the folder is no complete model, or belongs to another backbone.
+
+    Example:
+        >>> answers = gw.load("runs/colours").predict(["a red stone", "a blue bird"], task="colour")
+        >>> [sorted(answer["probabilities"]) for answer in answers]
+        [['blue', 'red'], ['blue', 'red']]
+    """
+    return Predictor.load(folder, **options)
+
+
+def _with_fields(row: str | Sequence[str], number: int, head: TaskHead) -> dict[str, Any]:
+    """The texts of a row under the names of its task's fields.
+
+    Raises:
+        DataError: they are more or fewer than the task has.
+    """
+    texts = [row] if isinstance(row, str) else list(row)
+    if len(texts) != len(head.text):
+        raise DataError(
+            f"row {number} has {len(texts)} texts, but task {head.name!r} reads "
+            f"{len(head.text)} ({', '.join(head.text)})."
+        )
+    return dict(zip(head.text, texts, strict=True))
 
 
 @dataclass(frozen=True)

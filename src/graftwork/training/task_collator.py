@@ -69,7 +69,8 @@ class TaskCollator:
 def keep_tasks_(trainer: Any, column: str = "task") -> None:
     """Let a trainer hand the tasks of its examples to a graft model of several tasks, in place.
 
-    For TRL's trainers, after they are made and before `train`; `graftwork.MultiTaskTrainer` needs nothing.
+    For Transformers' Trainer and those of TRL, after they are made and before `train`;
+    `graftwork.MultiTaskTrainer` needs nothing.
 
     Args:
         trainer: a `transformers.Trainer` of any kind.

@@ -191,7 +191,8 @@ class GraftLayer(GatedPools):
         if current is None:
             raise RoutingError(
                 f"the model has {len(pool.tasks)} tasks ({', '.join(pool.tasks)}), but no route says which "
-                "one the rows belong to; wrap the call in gw.route(model, task) or pass graft_rows=."
+                "one the rows belong to; wrap the call in gw.route(model, task) or pass graft_rows=. If a "
+                "trainer has dropped the column, gw.keep_tasks_(trainer) makes it keep the tasks."
             )
         positions = self.router.positions(x)
         return current.resolve(pool.tasks, x.shape[0] // positions, x.device, positions=positions)
