@@ -6,7 +6,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "listed", "mended", "near_misses", "shown"]
+__all__ = ["did_you_mean", "duration", "listed", "mended", "near_misses", "shown"]
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 4, 100, 100
@@ -50,3 +50,10 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: `; did you mean 'NEAR'?`, or a full stop."""
     near = near_misses(name, known)
     return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -241,6 +241,7 @@ class _Addition:
                 settings,
                 folder=Path(work),
                 seed=seed,
+                bars=True,
                 callbacks=[best, *searches, watch, Patience(settings.patience or 0, searches)],
             )
             try:

@@ -1,18 +1,25 @@
-"""Bars of a training, and of scoring, on the terminal."""
+"""How far a training is: bars on a terminal, lines in a log; and bars of scoring."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
+
+from graftwork.messages import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["TrainingBars", "closed_bars", "scoring_bar"]
+__all__ = ["TrainingBars", "TrainingLines", "closed_bars", "scoring_bar"]
+
+EVERY = 30.0
+"""Seconds between two lines."""
 
 
 class TrainingBars(ProgressCallback):
@@ -36,6 +43,48 @@ class TrainingBars(ProgressCallback):
             if bar is not None:
                 bar.close()
         self.prediction_bar = self.training_bar = None
+
+
+class TrainingLines(TrainerCallback):
+    """A line on standard error every half a minute, for a log, where a bar would be one endless line."""
+
+    def __init__(self) -> None:
+        self._begun = self._told = 0.0
+        self._first = 0
+        self._loss: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look at the clock."""
+        self._begun = self._told = time.monotonic()
+        self._first = state.global_step
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember the loss."""
+        self._loss = (logs or {}).get("loss", self._loss)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell step, loss and time left, if the last line is old."""
+        now = time.monotonic()
+        if now - self._told < EVERY or not state.is_world_process_zero:
+            return
+        self._told = now
+        done, steps = state.global_step, state.max_steps
+        left = (now - self._begun) / (done - self._first) * (steps - done)
+        loss = "" if self._loss is None else f", loss {self._loss:.3f}"
+        share = 100 * done // steps
+        told = f"step {done:,} of {steps:,} ({share} %){loss}, about {duration(left)} left"
+        print(f"training: {told}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from graftwork.diagnosis.stalled import StalledCallback
 from graftwork.search.schedule import Schedule
 from graftwork.search.tracking import keep_events
 from graftwork.training.arguments import remove_default_output, training_arguments
-from graftwork.training.bars import TrainingBars
+from graftwork.training.bars import TrainingBars, TrainingLines
 from graftwork.training.preparation import Prepared
 from graftwork.training.trainer import MultiTaskTrainer
 
@@ -54,7 +54,7 @@ def build_trainer(
         seed: of the order of rows and all else that Trainer draws.
         callbacks: in the order in which they are called (`graftwork.training.order`).
         checkpoints: save one per evaluation, keep the last two and the best, and end with the best.
-        bars: show how it goes if standard error is a terminal.
+        bars: show how it goes, with bars if standard error is a terminal, else with lines.
         warmup: fraction of the run after which it must have learned something.
         stop_stalled: end a run that has not; else say so (`graftwork.diagnosis.stalled`).
         events: where TensorBoard's files go; default below `folder`.
@@ -106,6 +106,6 @@ def build_trainer(
     if events is not None:
         keep_events(trainer, events)
     remove_default_output(trainer)
-    if bars and sys.stderr.isatty():  # in a file a bar is a line of thousands of characters
-        trainer.add_callback(TrainingBars())
+    if bars:
+        trainer.add_callback(TrainingBars() if sys.stderr.isatty() else TrainingLines())
     return trainer

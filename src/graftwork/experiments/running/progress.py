@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from graftwork.messages import duration
+
 if TYPE_CHECKING:
     from graftwork.experiments.grid.job import Job
 
-__all__ = ["Board", "Estimator", "duration"]
+__all__ = ["Board", "Estimator"]
 
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+EVERY = 30.0
+"""Seconds between two lines in a log, where there is no terminal to show a bar on."""
 
 
 class Estimator:
@@ -59,7 +57,7 @@ class Estimator:
 
 
 class Board:
-    """A progress bar over runs, with the time left.
+    """A progress bar over runs, with the time left; in a log a line every half a minute.
 
     Args:
         title: of the bar.
@@ -84,7 +82,9 @@ class Board:
             console=console,
         )
         self._bar = self._progress.add_task(title, total=len(self._waiting), left="", now="")
+        self._title, self._total = title, len(self._waiting)
         self._shown = 0.0
+        self._told = time.monotonic()
 
     def __enter__(self) -> Board:
         """Show the bar."""
@@ -121,13 +121,24 @@ class Board:
             )
 
     def _update(self, job: Job) -> None:
+        left = self._left()
+        shown = "" if left is None else f"{duration(left)} left"
+        # With nothing left the last run is over.
+        self._progress.update(self._bar, left=shown, now=job.run.name if left is None or left else "")
+        console, now = self._progress.console, time.monotonic()
+        if not console.is_terminal and now - self._told >= EVERY:
+            self._told = now
+            done = self._total - len(self._waiting)
+            at = f" ({100 * self._fractions[job.key]:.0f} %)" if job.key in self._fractions else ""
+            told = [f"{self._title}: {done} of {self._total} done", f"at {job.run.name}{at}", shown]
+            console.print("; ".join(filter(None, told)), highlight=False, markup=False, soft_wrap=True)
+
+    def _left(self) -> float | None:
+        """Seconds that are left, by the runs that are done; None if nothing is known of one."""
         left = 0.0
         for key, waiting in self._waiting.items():
             seconds = self._estimator.seconds(waiting)
             if seconds is None:
-                self._progress.update(self._bar, now=job.run.name)
-                return
+                return None
             left += seconds * (1 - self._fractions.get(key, 0.0))
-        self._progress.update(
-            self._bar, left=f"{duration(left / self._workers)} left", now=job.run.name if left else ""
-        )
+        return left / self._workers
