@@ -18,8 +18,9 @@ def test_a_log_has_a_line_every_half_a_minute(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = str(write_run(tmp_path))
+    monkeypatch.setattr("graftwork.training.bars.EVERY", 1e9)
     main(["fit", recipe])
-    assert "training: step" not in capsys.readouterr().err, "a run of seconds says nothing"
+    assert "training: step" not in capsys.readouterr().err
     monkeypatch.setattr("graftwork.training.bars.EVERY", 0.0)
     main(["fit", recipe, "--overwrite"])
     found = [

@@ -26,7 +26,10 @@ def test_a_log_has_lines_with_run_and_share(
     )
 
 
-def test_a_short_comparison_says_nothing_of_it(make_grid: Callable[..., Grid]) -> None:
+def test_a_short_comparison_says_nothing_of_it(
+    make_grid: Callable[..., Grid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftwork.experiments.running.progress.EVERY", 1e9)
     log = io.StringIO()
     compare(make_grid(methods=["bitfit"]), console=Console(file=log))
     assert " done; at " not in log.getvalue()
