@@ -242,6 +242,7 @@ class _Addition:
                 folder=Path(work),
                 seed=seed,
                 bars=True,
+                schedule=self.recipe.schedule,
                 callbacks=[best, *searches, watch, Patience(settings.patience or 0, searches)],
             )
             try:

@@ -179,7 +179,7 @@ class Session:
             callbacks=[structure, watch, draws, patience, *added, interrupt],
             checkpoints=True,
             bars=True,
-            warmup=recipe.schedule.warmup,
+            schedule=recipe.schedule,
             events=event_folder(user_path(recipe.output)),
         )
         return TrainingRun(

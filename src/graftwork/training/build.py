@@ -37,7 +37,7 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback],
     checkpoints: bool = False,
     bars: bool = False,
-    warmup: float = Schedule.warmup,
+    schedule: Schedule | None = None,
     stop_stalled: bool = True,
     events: Path | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -55,8 +55,8 @@ def build_trainer(
         callbacks: in the order in which they are called (`graftwork.training.order`).
         checkpoints: save one per evaluation, keep the last two and the best, and end with the best.
         bars: show how it goes, with bars if standard error is a terminal, else with lines.
-        warmup: fraction of the run after which it must have learned something.
-        stop_stalled: end a run that has not; else say so (`graftwork.diagnosis.stalled`).
+        schedule: phases of the run; after the warm-up and the ramp it must still tell rows apart.
+        stop_stalled: end a run that does not; else say so (`graftwork.diagnosis.stalled`).
         events: where TensorBoard's files go; default below `folder`.
         changes: further arguments of Trainer, or others in place of these.
         extra_loss: see `MultiTaskTrainer`.
@@ -65,11 +65,12 @@ def build_trainer(
     Raises:
         ConfigError: the processes cannot share a batch evenly, or a tracker is not installed.
     """
+    phases = schedule or Schedule()
     stalled = StalledCallback(
         model.heads.heads,
         prepared.tokens["train"],
         prepared.tokenizer,
-        warmup=warmup or Schedule.warmup,
+        at=(phases.warmup or Schedule.warmup, phases.ramp or Schedule.ramp),
         stop=stop_stalled,
         seed=seed,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from graftwork.advice import again
 from graftwork.diagnosis.diagnosis import DiagnosisCallback
+from graftwork.diagnosis.stalled import StalledCallback
 from graftwork.distributed.processes import on_all
 from graftwork.errors import DivergenceError, Interrupted, StorageError
 from graftwork.models.multitask import MultiTaskModel
@@ -101,6 +102,8 @@ def train(
         # The loader of a machine without a GPU has no use for pinned memory, and says so every epoch.
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         with noisy_model(_unwrapped(trainer), noise, "train", reports) as measures:
+            if measures:  # its passes would draw from the noise, and a resumed run would draw otherwise
+                trainer.remove_callback(StalledCallback)
             if draws is not None:
                 draws.measures = measures
             return float(trainer.train(resume_from_checkpoint=checkpoint).training_loss)

@@ -170,7 +170,7 @@ class Workbench:
             folder=folder,
             seed=run.seed,
             callbacks=callbacks,
-            warmup=run.schedule.warmup,
+            schedule=run.schedule,
             stop_stalled=False,
             events=Path(os.environ.get("TENSORBOARD_LOGGING_DIR", "runs")) / self.key,
             changes={"disable_tqdm": True, "run_name": run.name},
