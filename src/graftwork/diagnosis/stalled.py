@@ -39,7 +39,8 @@ class StalledCallback(TrainerCallback):
     get nearly the same outputs, the loss stays at that of guessing, and nothing brings it back. A run is
     ruined if more than half of its tasks have lost nine tenths of the spread of their outputs (`spreads`).
     Nothing random is drawn but by noise in the model, so that training goes on as it would without; under
-    such noise `graftwork.training.run.train` leaves the callback out.
+    such noise `graftwork.training.run.train` leaves the callback out. A run that goes on from a checkpoint is
+    compared with that checkpoint, so that one which was ruined before it is not noticed.
 
     Args:
         heads: the tasks.
