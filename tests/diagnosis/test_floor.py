@@ -79,3 +79,10 @@ def test_a_score_measured_again_is_judged_by_the_yardsticks_of_the_report() -> N
     assert evaluation_notes({"tasks": {"trec": TASK}}, "train", scored) == []
     assert evaluation_notes({}, "test", scored) == []
     assert evaluation_notes({"tasks": {"trec": 3}}, "test", scored) == []
+
+
+def test_a_probe_that_was_left_out_is_not_told_of() -> None:
+    bare = {name: value for name, value in TASK.items() if name != "linear_probe"}
+    (note,) = floor_notes({"trec": {**bare, "test": bare["majority"]}})
+    assert note.startswith("Task 'trec' ends at its majority class")
+    assert "probe" not in note

@@ -142,6 +142,8 @@ def add_task(
     seed: int | None = None,
     set: list[str] | None = None,
     overwrite: bool = False,
+    no_probe: bool = False,
+    no_diagnosis: bool = False,
 ) -> None:
     """Add a task to a saved model, whose adapters are frozen and whose tasks keep their outputs to the bit.
 
@@ -153,7 +155,12 @@ def add_task(
         seed: Seed, in place of the recipe's.
         set: KEY=VALUE in place of a recipe's value, such as extend.private=1; may be repeated.
         overwrite: Replace the output folder if it exists.
+        no_probe: Leave out the linear probe on the frozen backbone that the score is compared with.
+        no_diagnosis: Leave out the diagnosis of the search.
     """
+    from rich.console import Console
+
+    from graftwork.progress import phase
     from graftwork.recipe.task_recipe import load_task_recipe
 
     values = overrides(set or [])
@@ -161,13 +168,16 @@ def add_task(
         values["seed"] = seed
     loaded = load_task_recipe(recipe, values)
     # Imported here, as it loads torch: a fault of the recipe is reported at once.
-    from graftwork.finished.add_task import add_task as run
+    with phase(Console(), "start", "loading torch and transformers"):
+        from graftwork.finished.add_task import add_task as run
 
     run(
         folder,
         loaded,
         output,
         overwrite=overwrite,
+        probe=not no_probe,
+        diagnosis=not no_diagnosis,
         **opening,
     )
 

@@ -26,6 +26,8 @@ _RENAMED = {
     "as_json": "json",
     "backbone_unchecked": "backbone-unchecked",
     "dry_run": "dry-run",
+    "no_diagnosis": "no-diagnosis",
+    "no_probe": "no-probe",
     "per_class": "per-class",
     "retry_failed": "retry-failed",
 }

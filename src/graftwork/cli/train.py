@@ -17,6 +17,8 @@ def fit(
     set: list[str] | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    no_probe: bool = False,
+    no_diagnosis: bool = False,
 ) -> None:
     """Train the tasks of a recipe, learn the adapter structure, and write a compact model with a report.
 
@@ -28,8 +30,13 @@ def fit(
         set: KEY=VALUE in place of a recipe's value, such as training.epochs=2; may be repeated.
         overwrite: Replace the output folder if it exists.
         resume: Go on from the last checkpoint of an interrupted run.
+        no_probe: Leave out the linear probes on the frozen backbone that scores are compared with.
+        no_diagnosis: Leave out the diagnosis of the search.
     """
-    from graftwork.distributed.processes import join, on_all
+    from rich.console import Console
+
+    from graftwork.distributed.processes import is_main, join, on_all
+    from graftwork.progress import phase
     from graftwork.recipe.loading import load_recipe
 
     values = overrides(set or [])
@@ -39,10 +46,13 @@ def fit(
     join()
     loaded = on_all(lambda: load_recipe(recipe, values))
     # Imported here, as they load torch: a fault of the recipe is reported at once.
-    from graftwork.fitting.family import fit_family
-    from graftwork.fitting.fit import fit as run
+    with phase(Console(quiet=not is_main()), "start", "loading torch and transformers"):
+        from graftwork.fitting.family import fit_family
+        from graftwork.fitting.fit import fit as run
 
-    (fit_family if loaded.budgets else run)(loaded, overwrite=overwrite, resume=resume)
+    (fit_family if loaded.budgets else run)(
+        loaded, overwrite=overwrite, resume=resume, probe=not no_probe, diagnosis=not no_diagnosis
+    )
 
 
 def compare(

@@ -12,6 +12,7 @@ from graftwork.diagnosis.findings import NOTHING
 from graftwork.errors import StructureError
 from graftwork.files.hashing import stable_key
 from graftwork.models.outputs import RowSample
+from graftwork.progress import Phase
 from graftwork.tuner.view import GraftView, graft_view
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def ablate(
     adapters: int = ABLATION_ADAPTERS,
     seed: int = 0,
     adapter_name: str | None = None,
+    progress: Phase | None = None,
 ) -> dict[str, Any]:
     """Close open adapters one by one, for all tasks, and measure the loss.
 
@@ -44,6 +46,7 @@ def ablate(
         adapters: how many adapters to try at most, chosen by chance.
         seed: of the choice.
         adapter_name: PEFT's name for the graft adapter; default the active one.
+        progress: told of every adapter that was tried.
 
     Returns:
         `loss`, the mean over tasks; `adapters`: site, number in the pool, and `increase` of that loss; and
@@ -64,12 +67,17 @@ def ablate(
     ]
     draw = random.Random(stable_key(seed, "ablation"))
     chosen = sorted(draw.sample(range(len(used)), min(adapters, len(used))))
+    progress = progress or Phase("", "", None)
+    progress.expect(len(chosen))
     before = sample.run(model)
     assert before is not None
     losses = before.losses(model)
     loss = float(np.mean(list(losses.values())))
     closed = [used[index] for index in chosen]
-    increases = [_increase(model, view, sample, losses, [path]) for path in closed]
+    increases = []
+    for path in closed:
+        increases.append(_increase(model, view, sample, losses, [path]))
+        progress.advance()
     idle = [path for path, more in zip(closed, increases, strict=True) if more <= NOTHING * loss]
     return {
         "rows": len(sample),

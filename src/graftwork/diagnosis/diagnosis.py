@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
 
     from graftwork.models.multitask import MultiTaskModel
+    from graftwork.progress import Phase
     from graftwork.search.callback import StructureCallback
     from graftwork.structure.structure import Structure
 
@@ -81,6 +82,7 @@ class DiagnosisCallback(TrainerCallback, ExportableState):
         tokens: validation rows.
         tokenizer: pads them.
         seed: of the choice of rows.
+        gap: score the rows when the gates are decided.
     """
 
     def __init__(
@@ -90,12 +92,14 @@ class DiagnosisCallback(TrainerCallback, ExportableState):
         tokenizer: PreTrainedTokenizerBase,
         *,
         seed: int = 0,
+        gap: bool = True,
     ) -> None:
         self.structure = structure
         self.follows = (structure,)
         self.tokens = tokens
         self.tokenizer = tokenizer
         self.seed = seed
+        self.measures_gap = gap
         self.early: dict[str, float] | None = None
         self.gap: dict[str, float] | None = None
         self._searching = False
@@ -130,7 +134,8 @@ class DiagnosisCallback(TrainerCallback, ExportableState):
                 self.early = gate_statistics(_tables(search.view))
             return
         self._searching = False
-        self.measure(kwargs["model"])
+        if self.measures_gap:
+            self.measure(kwargs["model"])
 
     def measure(self, model: Any) -> None:
         """Score validation rows with the gates as they were before the structure, and with the structure."""
@@ -166,6 +171,7 @@ def diagnose(
     *,
     validation: Dataset,
     of: Literal["structure", "path"] = "structure",
+    progress: Phase | None = None,
 ) -> dict[str, Any]:
     """Everything known of a finished search, as JSON types, with `findings` as plain sentences.
 
@@ -176,6 +182,7 @@ def diagnose(
         validation: rows for the ablation.
         of: what was searched: a structure, or a path of one task through a stored pool, which nothing has to
             keep small.
+        progress: told how far the ablation is.
     """
     from graftwork.diagnosis.findings import find
 
@@ -193,7 +200,7 @@ def diagnose(
     }
     if view.sites:
         sample = RowSample(validation, watch.tokenizer, most=ABLATION_ROWS, seed=watch.seed)
-        ablation = ablate(model, sample, seed=watch.seed, adapter_name=view.adapter_name)
+        ablation = ablate(model, sample, seed=watch.seed, adapter_name=view.adapter_name, progress=progress)
         diagnosis["ablation"] = with_ranks(ablation, view, structure, scores)
     return {**diagnosis, "findings": find(diagnosis)}
 

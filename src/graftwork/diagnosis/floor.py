@@ -39,9 +39,16 @@ def floor_notes(tasks: Mapping[str, Any], *, split: str = "test") -> list[str]:
             continue
         rows = task.get("rows")
         count = rows.get(split) if isinstance(rows, Mapping) else rows
-        figures: list[Any] = [task.get(split), task.get("linear_probe"), task.get("majority"), count]
-        if all(map(is_finite, figures)):
-            note = floor_note(name, str(task.get("metric")), *(float(figure) for figure in figures))
+        score: Any = task.get(split)
+        probe: Any = task.get("linear_probe")
+        majority: Any = task.get("majority")
+        known: list[Any] = [score, majority, count]
+        left_out = "linear_probe" not in task
+        if all(map(is_finite, known)) and (left_out or is_finite(probe)):
+            against = None if left_out else float(probe)
+            note = floor_note(
+                name, str(task.get("metric")), float(score), against, float(majority), float(count)
+            )
             notes += [] if note is None else [note]
     return notes
 
@@ -72,7 +79,7 @@ def evaluation_notes(report: Mapping[str, Any], split: str, tasks: Mapping[str, 
 
 
 def floor_note(
-    task: str, metric: str, score: float, probe: float, majority: float, rows: float
+    task: str, metric: str, score: float, probe: float | None, majority: float, rows: float
 ) -> str | None:
     """A sentence for a task that is at its majority class, or below its probe by more than noise; else None.
 
@@ -80,13 +87,18 @@ def floor_note(
         task: its name.
         metric: of the scores.
         score: of the trained model.
-        probe: of a linear probe on the frozen backbone.
+        probe: of a linear probe on the frozen backbone; None if it was left out.
         majority: of always guessing the most frequent train class; 0 for numbers.
         rows: that were scored.
     """
     figures = f"{metric} {score:.3f} on {rows:,.0f} rows"
     if score <= majority + ROUNDING:
         guess = "a constant guess" if metric in _CORRELATIONS else "always guessing the most frequent class"
+        if probe is None:
+            return (
+                f"Task {shown(task)} ends at its majority class: {figures}, {guess} has {majority:.3f}; try "
+                f"{ADVICE}."
+            )
         if probe <= majority + ROUNDING:
             return (
                 f"Task {shown(task)} has learned nothing that shows: {figures}, {guess} has {majority:.3f}, "
@@ -97,6 +109,8 @@ def floor_note(
             f"Task {shown(task)} ends at its majority class: {figures}, {guess} has {majority:.3f}, the "
             f"linear probe on the frozen backbone {probe:.3f}; try {ADVICE}."
         )
+    if probe is None:
+        return None
     noise = noise_of(metric, score, probe, rows)
     if probe - score <= max(noise, ROUNDING):
         return None

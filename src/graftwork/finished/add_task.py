@@ -27,6 +27,7 @@ from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
 from graftwork.models.outputs import forward_rows
 from graftwork.noise.applying import noisy_model
+from graftwork.progress import phase
 from graftwork.recipe.length import described_length, settle_length
 from graftwork.recipe.loading import load_recipe, recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
@@ -34,10 +35,11 @@ from graftwork.recipe.task_recipe import TaskRecipe, load_task_recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import structure_of
 from graftwork.sparsity.budget import pool_note
+from graftwork.training.bars import PhaseLines
 from graftwork.training.best import KeepBest
 from graftwork.training.build import build_trainer
 from graftwork.training.patience import Patience
-from graftwork.training.preparation import baselines, prepare
+from graftwork.training.preparation import baselines, prepare, probe_texts
 from graftwork.training.run import train
 from graftwork.tuner.route import route
 from graftwork.tuner.view import graft_view
@@ -59,6 +61,8 @@ def add_task(
     output: str | Path,
     *,
     overwrite: bool = False,
+    probe: bool = True,
+    diagnosis: bool = True,
     console: Console | None = None,
     **loading: Unpack[Loading],
 ) -> dict[str, Any]:
@@ -72,6 +76,8 @@ def add_task(
         recipe: the new task and how to train it, or the path of its YAML file.
         output: folder to write, a model like any other.
         overwrite: replace the output folder if it exists.
+        probe: fit a linear probe on the frozen backbone, to compare with.
+        diagnosis: measure what the search has decided, and what each adapter is worth.
         console: where to print; default standard output.
         **loading: where the parts of the trained model are now (`graftwork.models.folder.Loading`).
 
@@ -92,33 +98,39 @@ def add_task(
     """
     output = Path(output)
     recipe = recipe if isinstance(recipe, TaskRecipe) else load_task_recipe(recipe)
-    given = called("add_task", "folder", "recipe", "output", **loading, overwrite=overwrite)
+    skipped = ["probe=False"] * (not probe) + ["diagnosis=False"] * (not diagnosis)
+    given = called("add_task", "folder", "recipe", "output", *skipped, **loading, overwrite=overwrite)
     with given, output_lock(output):
         check_target(output, overwrite=overwrite)
-        return _add_task(Path(folder), recipe, output, loading, overwrite, console or Console())
+        run = _Addition(Path(folder), recipe, loading, console or Console(), diagnosis=diagnosis)
+        return _add_task(run, Path(folder), output, overwrite, probe=probe)
 
 
-def _add_task(
-    folder: Path, recipe: TaskRecipe, output: Path, loading: Loading, overwrite: bool, console: Console
-) -> dict[str, Any]:
-    start = time.perf_counter()
-    run = _Addition(folder, recipe, loading, console)
-    before = run.older_outputs(run.model)
-    set_seed(run.recipe.seed)
-    new = NewTask(run.model, run.data.head, recipe.extend, sites=list(read_structure(folder).sites))
-    run.say(new)
-    for note in run.prepared.preflight(new.learner):
-        console.print(f"note: {note}", highlight=False, markup=False)
+def _add_task(run: _Addition, folder: Path, output: Path, overwrite: bool, *, probe: bool) -> dict[str, Any]:
+    recipe, console = run.recipe, run.console
+    with phase(console, "build", "passing a few rows through the model and back"):
+        before = run.older_outputs(run.model)
+        set_seed(run.recipe.seed)
+        new = NewTask(run.model, run.data.head, recipe.extend, sites=list(read_structure(folder).sites))
+        run.say(new)
+        for note in run.prepared.preflight(new.learner):
+            console.print(f"note: {note}", highlight=False, markup=False)
     trainable = sum(p.numel() for p in new.learner.parameters() if p.requires_grad)
-    floor = run.baselines(new)
-    with console.status(f"learning the path of task {run.data.head.name}"):
-        loss, watch = run.train(new)
+    floor = run.baselines(new, probe)
+    loss, watch = run.train(new)
     found = watch.structure.structure or structure_of(new.learner)
-    diagnosis = diagnose(new.learner, found, watch, validation=run.prepared.tokens["validation"], of="path")
+    diagnosis = {}
+    if run.diagnosis:
+        with phase(console, "diagnosis", "closing adapters one by one on validation rows") as now:
+            validation = run.prepared.tokens["validation"]
+            diagnosis["diagnosis"] = diagnose(
+                new.learner, found, watch, validation=validation, of="path", progress=now
+            )
     model = new.finish_()
-    scores = run.scores(model)
-    model.cpu()
-    after = run.older_outputs(model)[:, : before.shape[1]]
+    with phase(console, "test", "scoring the task, and comparing the outputs of the older ones"):
+        scores = run.scores(model)
+        model.cpu()
+        after = run.older_outputs(model)[:, : before.shape[1]]
     structure = structure_of(model)
     addition = {
         "task": run.data.head.name,
@@ -129,9 +141,9 @@ def _add_task(
         "trainable": trainable,
         "older_tasks_change": float(torch.where(before == after, 0.0, before - after).abs().max()),
         "phases": watch.structure.phases,
-        "seconds": round(time.perf_counter() - start, 2),
+        "seconds": round(time.perf_counter() - run.start, 2),
         "train_loss": loss,
-        "diagnosis": diagnosis,
+        **diagnosis,
         "noise": run.reports,
         "seed": recipe.seed,
         "versions": versions(),
@@ -147,7 +159,7 @@ def _add_task(
         recipe=merged,
         addition=addition,
     )
-    with staged_folder(output, overwrite=overwrite) as staged:
+    with phase(console, "write", "weights and report"), staged_folder(output, overwrite=overwrite) as staged:
         report = write_model(
             model,
             run.prepared.tokenizer,
@@ -165,13 +177,16 @@ def _add_task(
 class _Addition:
     """The parts of one `add_task`: what is read, and what is done with it."""
 
-    def __init__(self, folder: Path, recipe: TaskRecipe, loading: Loading, console: Console) -> None:
+    def __init__(
+        self, folder: Path, recipe: TaskRecipe, loading: Loading, console: Console, *, diagnosis: bool
+    ) -> None:
+        self.start, self.diagnosis = time.perf_counter(), diagnosis
         self.name = saved_backbone(folder, loading.get("backbone"))
         file = folder / FILES.recipe
         self.old = load_recipe(file, saved=True, places=False) if file.is_file() else None
         self.noise = () if self.old is None else self.old.noise
         seed = recipe.seed if self.old is None else self.old.seed
-        with console.status("reading and tokenising the task"):
+        with phase(console, "prepare", "reading model and task") as now:
             self.model, tokenizer = load_model(folder, **loading)
             backbone = cast("PreTrainedModel", graft_view(self.model).backbone)
             with route(self.model, self.model.heads.heads[0].name):
@@ -182,7 +197,9 @@ class _Addition:
                     seed,
                     max_length=self.model.max_length,
                     loaded=(backbone, tokenizer),
+                    at=now.at,
                 )
+            now.found_out(f"task {recipe.task.name}, {self.prepared.rows:,} training rows")
         (self.data,) = self.prepared.datas
         self.reports = list(self.prepared.noise)
         training = dataclasses.replace(
@@ -218,10 +235,19 @@ class _Addition:
         with torch.no_grad():
             return torch.cat([model(**batch, graft_rows=rows).logits for rows in routes])
 
-    def baselines(self, new: NewTask) -> dict[str, float]:
-        """Majority class and linear probe on the frozen backbone."""
-        with new.learner.backbone.disable_adapter():  # type: ignore[operator]
-            return baselines(self.prepared, self.recipe.training.pooling)[self.data.head.name]
+    def baselines(self, new: NewTask, probe: bool) -> dict[str, float]:
+        """Majority class, and linear probe on the frozen backbone if asked for."""
+        prepared, pooling = self.prepared, self.recipe.training.pooling
+        total = probe_texts(prepared) if probe else None
+        doing = "linear probe on the frozen backbone, texts"
+        with (
+            phase(self.console, "baselines", doing, total) as now,
+            new.learner.backbone.disable_adapter(),  # type: ignore[operator]
+        ):
+            found = baselines(prepared, pooling, texts=now.advance, probe=probe)[self.data.head.name]
+            told = ", ".join(f"{name.replace('_', ' ')} {score:.3f}" for name, score in found.items())
+            now.found_out(f"test scores without training: {told}")
+        return found
 
     def train(self, new: NewTask) -> tuple[float, DiagnosisCallback]:
         """Learn path, private adapters and head; returns the mean loss, and what watched the search."""
@@ -232,7 +258,10 @@ class _Addition:
             kind(**phases, compact=False, adapter_name=name)
             for kind, name in zip(kinds, new.searched, strict=False)
         ]
-        watch = DiagnosisCallback(searches[0], prepared.tokens["validation"], prepared.tokenizer, seed=seed)
+        watch = DiagnosisCallback(
+            searches[0], prepared.tokens["validation"], prepared.tokenizer, seed=seed, gap=self.diagnosis
+        )
+        lines = PhaseLines(self.console, searches, watch)
         best = KeepBest(lambda state: all(_decided(item) for item in searches))
         with tempfile.TemporaryDirectory(prefix="graftwork-") as work:
             trainer = build_trainer(
@@ -241,9 +270,9 @@ class _Addition:
                 settings,
                 folder=Path(work),
                 seed=seed,
-                bars=True,
+                bars=not self.console.quiet,
                 schedule=self.recipe.schedule,
-                callbacks=[best, *searches, watch, Patience(settings.patience or 0, searches)],
+                callbacks=[best, *searches, watch, Patience(settings.patience or 0, searches), lines],
             )
             try:
                 loss = train(trainer, self.noise, self.reports)

@@ -67,7 +67,8 @@ def read_diagnoses(folder: Path) -> dict[str, dict[str, Any]]:
     report = read_report(folder)
     found = {"search": report["diagnosis"]} if "diagnosis" in report else {}
     try:
-        added = {addition["task"]: addition["diagnosis"] for addition in report.get("additions", [])}
+        additions = report.get("additions", [])
+        added = {each["task"]: each["diagnosis"] for each in additions if "diagnosis" in each}
         found |= {f"addition of {task}": diagnosis for task, diagnosis in added.items()}
         for what, diagnosis in found.items():
             if not all(isinstance(sentence, str) for sentence in diagnosis["findings"]):
@@ -86,7 +87,7 @@ def read_diagnoses(folder: Path) -> dict[str, dict[str, Any]]:
     if not found:
         raise CheckpointError(
             f"{folder} has no diagnosis: no {FILES.report}, or one without; it is written by `graftwork fit` "
-            "and `graftwork add-task`."
+            "and `graftwork add-task` without --no-diagnosis."
         )
     return found
 
@@ -165,8 +166,9 @@ def _changed(old: Mapping[str, Any], model: MultiTaskModel, structure: Structure
 def print_addition(report: Mapping[str, Any], task: str, console: Console, folder: Path) -> None:
     """Scores of the new task, what it uses, and the diagnosis of its search."""
     scores, addition = report["tasks"][task], report["additions"][-1]
+    probe = f"linear probe {scores['linear_probe']:.3f}, " if "linear_probe" in scores else ""
     console.print(
-        f"{task}: test {scores['metric']} {scores['test']:.3f} (linear probe {scores['linear_probe']:.3f}, "
+        f"{task}: test {scores['metric']} {scores['test']:.3f} ({probe}"
         f"majority {scores['majority']:.3f}); {scores['open_paths']} open adapters, "
         f"{report['parameters']['active'][task]:,} active parameters; "
         f"{addition['trainable']:,} were trainable"
@@ -176,6 +178,10 @@ def print_addition(report: Mapping[str, Any], task: str, console: Console, folde
         "outputs of the older tasks: "
         + (f"changed by up to {change:.2g}" if change else "unchanged to the bit")
     )
-    diagnosis = _with_floor(addition["diagnosis"], {task: scores})
-    print_diagnosis(diagnosis, console, f"search for the path of {task}")
+    if "diagnosis" in addition:
+        diagnosis = _with_floor(addition["diagnosis"], {task: scores})
+        print_diagnosis(diagnosis, console, f"search for the path of {task}")
+    else:
+        for note in floor_notes({task: scores}):
+            console.print(f"note: {note}", highlight=False, markup=False)
     console.print(f"written to {folder}", markup=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from graftwork.diagnosis.floor import floor_notes
 from graftwork.distributed.processes import is_main, join, on_all, on_main
 from graftwork.errors import TrainingError
 from graftwork.files.writing import check_target, staged_folder, storage_errors, write_text
-from graftwork.fitting.fit import interruptible, only_writer, open_work_folder, resumed_from
+from graftwork.fitting.fit import interruptible, left_out, only_writer, open_work_folder, resumed_from
 from graftwork.fitting.session import Session
 from graftwork.fitting.work_folder import WorkFolder
 from graftwork.models.files import FILES
@@ -41,7 +43,13 @@ SEARCH, TUNE, DONE = "search", "tune", "done"
 
 
 def fit_family(
-    recipe: Recipe, *, overwrite: bool = False, resume: bool = False, console: Console | None = None
+    recipe: Recipe,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    probe: bool = True,
+    diagnosis: bool = True,
+    console: Console | None = None,
 ) -> dict[float, dict[str, Any]]:
     """Search once, then tune a model for every budget of the recipe.
 
@@ -54,6 +62,8 @@ def fit_family(
         recipe: what to train, with `budgets`; model `i` is written into the folder OUTPUT/BUDGET.
         overwrite: replace the output folder if it exists.
         resume: go on with an interrupted run.
+        probe: as for `fit`.
+        diagnosis: as for `fit`.
         console: where to print; default standard output.
 
     Returns:
@@ -67,12 +77,20 @@ def fit_family(
         raise TrainingError("the recipe has no budgets; give budgets such as [0.01, 0.003], or use fit.")
     join()
     console, work = console or Console(quiet=not is_main()), WorkFolder(recipe)
-    with called("fit_family", "recipe", overwrite=overwrite), interruptible(work):
-        return _fit_family(recipe, work, console, overwrite=overwrite, resume=resume)
+    given = called("fit_family", "recipe", *left_out(probe, diagnosis), overwrite=overwrite)
+    with given, interruptible(work):
+        make = partial(_Family, recipe, work, console, probe=probe, diagnosis=diagnosis)
+        return _fit_family(make, recipe, work, console, overwrite=overwrite, resume=resume)
 
 
 def _fit_family(
-    recipe: Recipe, work: WorkFolder, console: Console, *, overwrite: bool, resume: bool
+    make: Callable[[], _Family],
+    recipe: Recipe,
+    work: WorkFolder,
+    console: Console,
+    *,
+    overwrite: bool,
+    resume: bool,
 ) -> dict[float, dict[str, Any]]:
     budgets = sorted(recipe.budgets, reverse=True)
 
@@ -96,7 +114,7 @@ def _fit_family(
         if on_main(check):
             reports = on_main(lambda: {budget: _report(work.output, budget) for budget in budgets})
         else:
-            family = on_all(lambda: _Family(recipe, work, console))
+            family = on_all(make)
             on_main(lambda: open_work_folder(work, family.session, resume=resume))
             snapshot = family.search()
             reports = {budget: family.tune(budget, snapshot) for budget in family.budgets}
@@ -125,10 +143,12 @@ class _Snapshot:
 class _Family:
     """The runs of one recipe with several budgets."""
 
-    def __init__(self, recipe: Recipe, work: WorkFolder, console: Console) -> None:
+    def __init__(
+        self, recipe: Recipe, work: WorkFolder, console: Console, *, probe: bool, diagnosis: bool
+    ) -> None:
         self.folders, self.work = work, work.path
         self.budgets = sorted(recipe.budgets, reverse=True)
-        self.session = Session(recipe, console)
+        self.session = Session(recipe, console, probe=probe, diagnosis=diagnosis)
 
     def search(self) -> _Snapshot:
         """Warm-up and search, up to the step that decides, unless they are done already."""
@@ -254,7 +274,7 @@ class _TakeStructure(TrainerCallback):
             search.soft_size = None  # the search expected the size of the largest budget
         if self.first:
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
-            if not self.searched:
+            if not self.searched and self.watch.measures_gap:
                 self.watch.measure(kwargs["model"])
 
 

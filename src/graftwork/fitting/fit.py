@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,25 @@ from graftwork.fitting.work_folder import WorkFolder
 from graftwork.recipe.recipe import Recipe
 from graftwork.structure.structure import Structure
 
-__all__ = ["Interrupted", "fit", "interruptible", "only_writer", "open_work_folder", "resumed_from"]
+__all__ = [
+    "Interrupted",
+    "fit",
+    "interruptible",
+    "left_out",
+    "only_writer",
+    "open_work_folder",
+    "resumed_from",
+]
 
 
 def fit(
-    recipe: Recipe, *, overwrite: bool = False, resume: bool = False, console: Console | None = None
+    recipe: Recipe,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    probe: bool = True,
+    diagnosis: bool = True,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Train the recipe's tasks on its backbone, learn the structure, and write a compact model.
 
@@ -36,6 +51,8 @@ def fit(
         resume: go on from the last whole checkpoint of an unfinished run, whatever ended it, or from its
             first step if it has none. The recipe must be the same, but for the settings in
             `graftwork.fitting.work_folder.MENDABLE`.
+        probe: fit a linear probe on the frozen backbone for every task, to compare with.
+        diagnosis: measure what the search has decided, and what each adapter is worth.
         console: where to print; default standard output.
 
     Returns:
@@ -53,12 +70,19 @@ def fit(
         )
     join()
     console, work = console or Console(quiet=not is_main()), WorkFolder(recipe)
-    with called("fit", "recipe", overwrite=overwrite), interruptible(work):
-        return _fit(recipe, work, console, overwrite=overwrite, resume=resume)
+    given = called("fit", "recipe", *left_out(probe, diagnosis), overwrite=overwrite)
+    with given, interruptible(work):
+        session = partial(Session, recipe, console, probe=probe, diagnosis=diagnosis)
+        return _fit(session, work, console, overwrite=overwrite, resume=resume)
+
+
+def left_out(probe: bool, diagnosis: bool) -> list[str]:
+    """The arguments of a call that leave something out, to be told in an advice."""
+    return ["probe=False"] * (not probe) + ["diagnosis=False"] * (not diagnosis)
 
 
 def _fit(
-    recipe: Recipe, work: WorkFolder, console: Console, *, overwrite: bool, resume: bool
+    make: Callable[[], Session], work: WorkFolder, console: Console, *, overwrite: bool, resume: bool
 ) -> dict[str, Any]:
     with only_writer(work.output):
         finished = on_main(lambda: work.finished_reports() if resume else [])
@@ -73,7 +97,7 @@ def _fit(
             return resumed_from(work, console) if resume else None
 
         checkpoint = on_main(check)
-        session = on_all(lambda: Session(recipe, console))
+        session = on_all(make)
         run = on_all(lambda: session.trainer(session.build(), work.path))
         on_main(lambda: open_work_folder(work, session, resume=resume))
         run.train(checkpoint, work.path)

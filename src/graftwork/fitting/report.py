@@ -42,13 +42,13 @@ def build_report(
     seconds: Mapping[str, float],
     train_loss: float,
     noise: Sequence[Mapping[str, Any]],
-    diagnosis: Mapping[str, Any],
+    diagnosis: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The report of a run, as JSON types.
 
     Parameters are numbers of scalars: `stored` counts every kept adapter once, `active` those on one task's
     path, `heads` all heads, `peak_trainable` what was trained at most (the whole pool with its gates, and the
-    heads).
+    heads). There is no `linear_probe` or `diagnosis` if they were left out.
     """
     view = graft_view(model)
     backbone = backbone_parameters(model)
@@ -82,7 +82,7 @@ def build_report(
         "phases": phases,
         "structure": structure.to_dict(),
         "soft_size_at_discretise": None if callback.search is None else callback.search.soft_size,
-        "diagnosis": dict(diagnosis),
+        **({} if diagnosis is None else {"diagnosis": dict(diagnosis)}),
         "train_loss": train_loss,
         "noise": list(noise),
         "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -120,7 +120,9 @@ def cost_figures(model: MultiTaskModel, structure: Structure, budget: float | No
 def print_report(report: Mapping[str, Any], structure: Structure, console: Console, folder: Path) -> None:
     """Scores beside majority and probe, parameters, the structure, and where the time went."""
     table = Table(title="test scores; active: adapter parameters on the task's path")
-    for column in ("task", "metric", "graftwork", "linear probe", "majority", "active"):
+    probed = all("linear_probe" in task for task in report["tasks"].values())
+    yardsticks = ("linear probe", "majority") if probed else ("majority",)
+    for column in ("task", "metric", "graftwork", *yardsticks, "active"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
     active = report["parameters"]["active"]
     for name, task in report["tasks"].items():
@@ -128,7 +130,7 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
             name,
             task["metric"],
             f"{task['test']:.3f}",
-            f"{task['linear_probe']:.3f}",
+            *([f"{task['linear_probe']:.3f}"] if probed else []),
             f"{task['majority']:.3f}",
             f"{active[name]:,}",
         )
@@ -142,7 +144,8 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
         + f"); heads: {parameters['heads']:,}"
     )
     console.print(structure_table(structure))
-    for finding in (*floor_notes(report["tasks"]), *report["diagnosis"]["findings"]):
+    findings = report["diagnosis"]["findings"] if "diagnosis" in report else []
+    for finding in (*floor_notes(report["tasks"]), *findings):
         console.print(f"note: {finding}", highlight=False, markup=False)
     spent = ", ".join(f"{name} {phase['seconds']:.0f} s" for name, phase in report["phases"].items())
     console.print(f"time: {spent}")

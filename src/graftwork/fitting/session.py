@@ -18,7 +18,6 @@ from typing import Any
 
 from peft import get_peft_model
 from rich.console import Console
-from rich.progress import Progress
 from transformers import TrainerCallback, set_seed
 
 from graftwork.data.classes import class_notes
@@ -27,11 +26,19 @@ from graftwork.distributed.processes import on_main
 from graftwork.files.reading import user_path
 from graftwork.files.writing import staged_folder
 from graftwork.fitting.report import build_report, cost_figures
+from graftwork.fitting.words import (
+    baselines_in_words,
+    diagnosis_in_words,
+    rows_in_words,
+    scores_in_words,
+    size_in_words,
+)
 from graftwork.models.backbone import load_backbone
 from graftwork.models.folder import write_model
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.applying import noisy_model
 from graftwork.noise.state import NoiseState
+from graftwork.progress import Phase, phase
 from graftwork.recipe.length import described_length, settle_length
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
@@ -42,11 +49,20 @@ from graftwork.sparsity.budget import budget_cost, check_budgets, pool_note
 from graftwork.structure.file import named_file, read_structure_file
 from graftwork.structure.structure import Structure
 from graftwork.training.arguments import trackers
+from graftwork.training.bars import PhaseLines, counted
 from graftwork.training.build import build_trainer
 from graftwork.training.interrupt import InterruptCallback
 from graftwork.training.patience import Patience
-from graftwork.training.preparation import Grouping, baselines, find_groups, prepare, split_scores
+from graftwork.training.preparation import (
+    Grouping,
+    baselines,
+    find_groups,
+    prepare,
+    probe_texts,
+    split_scores,
+)
 from graftwork.training.run import TrainingRun
+from graftwork.training.trainer import MultiTaskTrainer
 from graftwork.tuner.config import GraftConfig
 
 __all__ = ["Session"]
@@ -58,13 +74,18 @@ class Session:
     Args:
         recipe: what to train.
         console: where to show how it goes.
+        probe: fit a linear probe on the frozen backbone for every task.
+        diagnosis: measure what the search has decided.
 
     Raises:
         GraftworkError: the data or a file that the recipe names cannot be read.
     """
 
-    def __init__(self, recipe: Recipe, console: Console) -> None:
+    def __init__(
+        self, recipe: Recipe, console: Console, *, probe: bool = True, diagnosis: bool = True
+    ) -> None:
         self.recipe, self.console = recipe, console
+        self.probe, self.diagnosis = probe, diagnosis
         self.seconds: dict[str, float] = {}
         self.given: Structure | None = None
         """The structure of `graft.structure`."""
@@ -80,14 +101,19 @@ class Session:
         source = named_file(recipe.graft.structure)
         if source is not None:
             read_structure_file(user_path(source[1]))  # before the tasks are read, which takes longer
-        with _timed(self.seconds, "prepare"), console.status("reading and tokenising the tasks"):
+        with (
+            _timed(self.seconds, "prepare"),
+            phase(console, "prepare", "reading and tokenising the tasks") as now,
+        ):
             self.prepared = prepare(
                 recipe.model,
                 recipe.tasks,
                 recipe.noise,
                 recipe.seed,
                 max_length=recipe.training.max_length,
+                at=now.at,
             )
+            now.found_out(rows_in_words(self.prepared))
         training = dataclasses.replace(recipe.training, max_length=self.prepared.max_length)
         # What is trained, scored and saved: with the length that the backbone allows.
         self.recipe = dataclasses.replace(recipe, training=training)
@@ -113,6 +139,16 @@ class Session:
         Args:
             budget: in place of that of the recipe.
         """
+        first = not self.baselines
+        with phase(self.console, "build", "putting adapters into the backbone") as now:
+            model = self._build(budget, now)
+            now.found_out(size_in_words(model))
+        if first:
+            with _timed(self.seconds, "baselines"), model.backbone.disable_adapter():  # type: ignore[operator]
+                self.baselines = on_main(self._baselines)
+        return model
+
+    def _build(self, budget: float | None, now: Phase) -> MultiTaskModel:
         recipe, prepared = self.recipe, self.prepared
         backbone = load_backbone(recipe.model)[0] if self.baselines else prepared.backbone
         set_seed(recipe.seed)
@@ -135,16 +171,18 @@ class Session:
         if recipe.graft.structure is not None:
             self.given = set_fixed_structure_(model, recipe.graft.structure, seed=recipe.seed)
         if not self.baselines:
+            now.at("passing a few rows through the model and back")
             self._say(prepared.preflight(model))
-            with _timed(self.seconds, "baselines"), adapted.disable_adapter():
-                self.baselines = on_main(self._baselines)
         return model
 
     def _baselines(self) -> dict[str, dict[str, float]]:
         """Majority class and linear probe on the frozen backbone, for every task."""
-        with Progress(console=self.console, transient=True) as progress:
-            bar = progress.add_task("linear probes on the frozen backbone", total=len(self.prepared.datas))
-            return baselines(self.prepared, self.recipe.training.pooling, lambda: progress.advance(bar))
+        prepared, pooling = self.prepared, self.recipe.training.pooling
+        doing = "linear probes on the frozen backbone, texts"
+        with phase(self.console, "baselines", doing, probe_texts(prepared) if self.probe else None) as now:
+            found = baselines(prepared, pooling, texts=now.advance, probe=self.probe)
+            now.found_out(baselines_in_words(found))
+        return found
 
     def trainer(
         self,
@@ -165,20 +203,25 @@ class Session:
         recipe, settings, prepared = self.recipe, self.settings, self.prepared
         structure = StructureCallback(**dataclasses.asdict(recipe.schedule), compact=compact)
         watch = DiagnosisCallback(
-            structure, prepared.tokens["validation"], prepared.tokenizer, seed=recipe.seed
+            structure,
+            prepared.tokens["validation"],
+            prepared.tokenizer,
+            seed=recipe.seed,
+            gap=self.diagnosis,
         )
         draws, interrupt = NoiseState(), InterruptCallback()
         patience = Patience(settings.patience or 0, [structure])
         added = [] if further is None else [further(structure, watch)]
+        lines = PhaseLines(self.console, [structure], watch)
         trainer = build_trainer(
             model,
             prepared,
             settings,
             folder=folder,
             seed=recipe.seed,
-            callbacks=[structure, watch, draws, patience, *added, interrupt],
+            callbacks=[structure, watch, draws, patience, *added, lines, interrupt],
             checkpoints=True,
-            bars=True,
+            bars=not self.console.quiet,
             schedule=recipe.schedule,
             events=event_folder(user_path(recipe.output)),
         )
@@ -189,7 +232,19 @@ class Session:
     def _test_scores(self, run: TrainingRun) -> dict[str, dict[str, float]]:
         """Scores of the final, compact model on validation, and on test with the noise asked for there."""
         trainer, tokens = run.trainer, self.prepared.tokens
-        names = self.prepared.names
+        batches = sum(
+            -(-len(tokens[split]) // trainer.args.eval_batch_size) for split in ("validation", "test")
+        )
+        with (
+            phase(self.console, "test", "scoring the model on validation and test, batches", batches) as now,
+            counted(trainer, now.advance),
+        ):
+            found = self._scores(trainer, run)
+            now.found_out(scores_in_words(found))
+        return found
+
+    def _scores(self, trainer: MultiTaskTrainer, run: TrainingRun) -> dict[str, dict[str, float]]:
+        tokens, names = self.prepared.tokens, self.prepared.names
         scores = {"validation": split_scores(trainer, tokens["validation"], "validation", names)}
         with noisy_model(run.model, self.recipe.noise, "test", run.noise):
             scores["test"] = split_scores(trainer, tokens["test"], "test", names)
@@ -231,8 +286,13 @@ class Session:
     ) -> tuple[dict[str, Any], Structure]:
         model = run.model
         structure = run.structure.structure or self.given or structure_of(model)
-        with _timed(run.seconds, "diagnosis"):
-            diagnosis = diagnose(model, structure, run.watch, validation=self.prepared.tokens["validation"])
+        diagnosis = None
+        if self.diagnosis:
+            doing = "closing adapters one by one on validation rows"
+            with _timed(run.seconds, "diagnosis"), phase(self.console, "diagnosis", doing) as now:
+                validation = self.prepared.tokens["validation"]
+                diagnosis = diagnose(model, structure, run.watch, validation=validation, progress=now)
+                now.found_out(diagnosis_in_words(diagnosis))
         report = build_report(
             recipe,
             model,
@@ -251,7 +311,10 @@ class Session:
         report |= cost_figures(model, structure, self.budget)
         report |= further
         place = user_path(recipe.output)
-        with staged_folder(output, overwrite=overwrite) as folder:
+        with (
+            phase(self.console, "write", "weights, report and picture"),
+            staged_folder(output, overwrite=overwrite) as folder,
+        ):
             report = write_model(
                 model,
                 self.prepared.tokenizer,

@@ -50,10 +50,12 @@ def embed(
     max_length: int,
     batch_size: int = 64,
     pooling: Pooling = "mean",
+    advance: Callable[[int], None] = lambda count: None,
 ) -> NDArray[np.float32]:
     """Embed texts with a frozen backbone; rows are sorted by length and padded per batch.
 
-    Of an encoder-decoder the encoder is used. Equal texts are embedded once.
+    Of an encoder-decoder the encoder is used. Equal texts are embedded once. `advance` is told how many texts
+    were done since the last time.
 
     Returns:
         Pooled last hidden states, shape [len(texts), D].
@@ -77,9 +79,11 @@ def embed(
                 with forward_errors(batch):
                     hidden = model(**batch).last_hidden_state
                 parts.append(pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy())
+                advance(len(rows))
     finally:
         backbone.train(training)
     pooled = np.concatenate(parts)
     result = np.empty_like(pooled)
     result[order] = pooled
+    advance(len(texts) - len(distinct))
     return result[[distinct[text] for text in texts]]

@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.noise.kinds import Noise
 
-__all__ = ["Grouping", "Prepared", "baselines", "cache_folder", "find_groups", "prepare", "split_scores"]
+__all__ = [
+    "Grouping",
+    "Prepared",
+    "baselines",
+    "cache_folder",
+    "find_groups",
+    "prepare",
+    "probe_texts",
+    "split_scores",
+]
 
 
 @dataclass
@@ -67,10 +76,15 @@ class Prepared:
         """Training rows of all tasks together."""
         return len(self.tokens["train"])
 
-    def embedder(self, pooling: Pooling) -> Embedder:
-        """Texts to vectors of the backbone as it is when called, shape [texts, d]."""
+    def embedder(self, pooling: Pooling, advance: Callable[[int], None] = lambda count: None) -> Embedder:
+        """Texts to vectors of the backbone as it is when called, shape [texts, d]; see `embed`."""
         return functools.partial(
-            embed, self.backbone, self.tokenizer, max_length=self.max_length, pooling=pooling
+            embed,
+            self.backbone,
+            self.tokenizer,
+            max_length=self.max_length,
+            pooling=pooling,
+            advance=advance,
         )
 
     def preflight(self, model: MultiTaskModel) -> list[str]:
@@ -91,6 +105,7 @@ def prepare(
     *,
     max_length: int,
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+    at: Callable[[str], None] = lambda doing: None,
 ) -> Prepared:
     """Load the tasks, put noise into their rows, load the backbone, and tokenise.
 
@@ -101,18 +116,24 @@ def prepare(
         seed: of the splits and sub-samples that are drawn.
         max_length: tokens of a row; no more are used than the backbone has positions for.
         loaded: backbone and tokenizer of a model that was trained before, in place of those of `model`.
+        at: told in words what is done from now on.
 
     Raises:
         DataError: a task cannot be read.
         RecipeError: the backbone cannot be loaded, or its outputs for a row depend on the rows beside it.
     """
-    clean = [load_task(task, seed) for task in tasks]
+    clean = []
+    for task in tasks:
+        at(f"reading task {task.name}")
+        clean.append(load_task(task, seed))
     datas, reports = damage_tasks(clean, noise)
     if loaded is None:
+        at("loading the backbone")
         backbone, tokenizer = load_backbone(model)
         check_neighbours(backbone, tokenizer, model, max_length)
     else:  # its rows were checked when it was trained
         backbone, tokenizer = loaded
+    at("tokenising")
     # The main process makes the cache, the others find it.
     found = main_first(lambda: fitting_tokens(datas, backbone, tokenizer, max_length, cache_folder()))
     return Prepared(
@@ -129,7 +150,12 @@ def prepare(
 
 
 def baselines(
-    prepared: Prepared, pooling: Pooling, advance: Callable[[], None] = lambda: None
+    prepared: Prepared,
+    pooling: Pooling,
+    advance: Callable[[], None] = lambda: None,
+    *,
+    texts: Callable[[int], None] = lambda count: None,
+    probe: bool = True,
 ) -> dict[str, dict[str, float]]:
     """Test scores of every task without any training: the majority class, and a linear probe.
 
@@ -137,20 +163,29 @@ def baselines(
         prepared: with the backbone frozen, its adapters disabled.
         pooling: how the vectors of a row's tokens become one.
         advance: called after every task.
+        texts: told how many texts were embedded since the last time (`probe_texts` has their number).
+        probe: fit the linear probes, too.
 
     Returns:
-        Task -> `{"majority", "linear_probe"}`.
+        Task -> `{"majority", "linear_probe"}`, or only the first of them.
     """
-    embedder = prepared.embedder(pooling)
+    embedder = prepared.embedder(pooling, texts)
     found = {}
     for data in prepared.datas:
         train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
-        found[data.head.name] = {
-            "majority": majority_score(data.head, train.targets, test.targets),
-            "linear_probe": linear_probe(data.head, train, validation, test, embedder),
-        }
+        own = {"majority": majority_score(data.head, train.targets, test.targets)}
+        if probe:
+            own["linear_probe"] = linear_probe(data.head, train, validation, test, embedder)
+        found[data.head.name] = own
         advance()
     return found
+
+
+def probe_texts(prepared: Prepared) -> int:
+    """How many texts the linear probes of all tasks embed."""
+    return sum(
+        len(column) for data in prepared.datas for split in data.splits.values() for column in split.texts
+    )
 
 
 @dataclass(frozen=True)
