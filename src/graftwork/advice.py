@@ -16,7 +16,7 @@ from pathlib import Path
 
 from graftwork.launcher import launched
 
-__all__ = ["again", "called", "commanded", "option"]
+__all__ = ["again", "called", "command", "commanded", "option"]
 
 RESUMED = ("fit", "fit_family")
 """Commands and functions that go on with `resume`; `compare` always goes on, and any other starts anew."""
@@ -98,6 +98,11 @@ def again(*flags: str, changes: Mapping[str, object] | None = None, resume: bool
         words = _without(words, key)
     settings = (word for key, value in changes.items() for word in (SET, f"{key}={value}"))
     return _in_launcher(shlex.join((*_program(), *words, *options, *settings)))
+
+
+def command(*words: str) -> str:
+    """Another command line of graftwork, for the shell."""
+    return shlex.join((*_program(), *words))
 
 
 def _in_the_recipe(changes: Mapping[str, object]) -> str:

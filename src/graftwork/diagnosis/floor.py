@@ -47,7 +47,7 @@ def floor_notes(tasks: Mapping[str, Any], *, split: str = "test") -> list[str]:
         if all(map(is_finite, known)) and (left_out or is_finite(probe)):
             against = None if left_out else float(probe)
             note = floor_note(
-                name, str(task.get("metric")), float(score), against, float(majority), float(count)
+                name, str(task.get("metric")), float(score), against, float(majority), float(known[2])
             )
             notes += [] if note is None else [note]
     return notes

@@ -17,6 +17,7 @@ from graftwork.experiments.grid.plan import Plan, describe
 from graftwork.experiments.results.store import Store
 from graftwork.experiments.running.pool import grouped, run_jobs
 from graftwork.experiments.running.progress import Board, Estimator
+from graftwork.experiments.running.summary import print_summary
 
 __all__ = ["Summary", "compare"]
 
@@ -79,24 +80,41 @@ def _compare(
     _print_rates(grid, console)
     if dry_run:
         return _dry_run(plan, tuning, estimator, retry_failed, jobs, console)
-    started = _stage("tuning", tuning, store, estimator, execute, retry_failed, jobs, console)
-    if tuning:
-        _print_choices(plan, console)
-    finals, unknown = plan.finals()
-    started += _stage("final runs", finals, store, estimator, execute, retry_failed, jobs, console)
-    failed, done = [], 0
+    known = list(tuning)
+    try:
+        started = _stage("tuning", tuning, store, estimator, execute, retry_failed, jobs, console)
+        if tuning:
+            _print_choices(plan, console)
+        finals, unknown = plan.finals()
+        known += finals
+        started += _stage("final runs", finals, store, estimator, execute, retry_failed, jobs, console)
+    except Interrupted:
+        print_summary(store, [job.key for job in known], console)
+        for line in _failures(known, store):
+            console.print(f"failed: {line}", style="red", highlight=False)
+        raise
+    failed, done = _failures(known, store), 0
     for job in (*tuning, *finals):
         result = store.read(job.key)
-        if result is not None and result["status"] == "failed":
-            failed.append(f"{job.run.name}: {result['error']}")
         done += result is not None and result["status"] == "done"
     failed += [f"{name}: no learning rate, since no tuning run succeeded" for name in unknown]
+    print_summary(store, [job.key for job in known], console)
     console.print(
         f"{done} of {len(tuning) + len(finals)} runs have a result in {store.folder}", highlight=False
     )
     for line in failed:
         console.print(f"failed: {line}", style="red", highlight=False)
     return Summary(len(tuning) + len(finals), done, tuple(failed), started)
+
+
+def _failures(jobs: Sequence[Job], store: Store) -> list[str]:
+    """The runs that have failed, and why."""
+    found = ((job, store.read(job.key)) for job in jobs)
+    return [
+        f"{job.run.name}: {result['error']}"
+        for job, result in found
+        if result is not None and result["status"] == "failed"
+    ]
 
 
 def _engine(name: str, jobs: int) -> Engine:
