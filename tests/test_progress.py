@@ -65,7 +65,9 @@ def test_the_weights_do_not_depend_on_it(bare: tuple[Path, str], tmp_path: Path)
 
 
 def test_a_quiet_run_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(load_recipe(write_run(tmp_path)), console=Console(quiet=True))
+    recipe = load_recipe(write_run(tmp_path))
+    capsys.readouterr()
+    fit(recipe, console=Console(quiet=True))
     assert capsys.readouterr() == ("", "")
 
 

@@ -81,17 +81,60 @@ def test_png(tmp_path: Path, structure: Structure) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_png_shows_open_adapters_in_the_colour_of_their_sharing(tmp_path: Path) -> None:
+def test_png_shows_what_is_open_what_is_closed_and_what_is_shared(tmp_path: Path) -> None:
     from matplotlib.colors import to_hex
     from matplotlib.image import imread
 
-    from graftwork.structure.drawing import _sharing_colours
+    from graftwork.structure.drawing import _column, _shade
 
     structure_png(bert(), tmp_path / "structure.png")
     pixels = imread(tmp_path / "structure.png")[..., :3].reshape(-1, 3)
     shown = {to_hex(pixel) for pixel in {tuple(pixel) for pixel in pixels}}
-    private, shared = (to_hex(colour) for colour in _sharing_colours(2))
-    assert {private, shared, "#efefef"} <= shown
+    expected = set()
+    for name, site in bert().sites.items():
+        *tasks, stored, shared = _column(bert(), name)
+        assert [count for count, _ in tasks] == [sum(row) for row in site.open]
+        assert stored[0] == sum(site.used)
+        assert shared[0] == sum(sum(column) > 1 for column in zip(*site.open, strict=True))
+        expected |= {_shade(count, most, total=False)[0] for count, most in tasks}
+        expected |= {_shade(count, most, total=True)[0] for count, most in (stored, shared)}
+    assert len(expected) > 2
+    assert expected <= shown
+
+
+BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+BERT += ("intermediate.dense", "output.dense")
+LLAMA = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "layers", "prefix", "kinds"),
+    [(2, 6, "encoder.layer", BERT[3::2]), (8, 6, "encoder.layer", BERT), (32, 25, "model.layers", LLAMA)],
+)
+def test_png_can_be_read(tasks: int, layers: int, prefix: str, kinds: tuple[str, ...]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from graftwork.structure.drawing import _draw
+
+    site = SiteStructure(32, 1, 65, tuple(tuple(k <= t % 12 for k in range(32)) for t in range(tasks)))
+    names = [f"{prefix}.{layer}.{kind}" for layer in range(layers) for kind in kinds]
+    figure = Figure(dpi=120)
+    canvas = FigureCanvasAgg(figure)
+    _draw(figure, Structure(tuple(f"a_task_{t}" for t in range(tasks)), dict.fromkeys(names, site)))
+    canvas.draw()
+    texts = figure.axes[0].texts
+    assert min(text.get_fontsize() for text in texts) >= 8
+    assert figure.get_figwidth() <= 11
+    boxes = sorted((text.get_window_extent() for text in texts), key=lambda box: box.y0)
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        for other in boxes[i + 1 :]:
+            if other.y0 >= box.y1:
+                break
+            assert not (box.x0 < other.x1 and other.x0 < box.x1), (box, other)
 
 
 def test_png_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:

@@ -33,13 +33,19 @@ def find(diagnosis: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _budget(diagnosis: Mapping[str, Any], times: float) -> str:
+    """The setting of another budget, in parentheses, so many times what it is."""
+    key = "graft.budget" if diagnosis["of"] == "structure" else "extend.limit"
+    return f" (--set {key}=SHARE, {times:.2g} times what it is)"
+
+
 def _gap(diagnosis: Mapping[str, Any]) -> Iterator[str]:
     gap = diagnosis["gap"]
     if gap is not None and gap["points"] < -GAP_POINTS:
         yield (
             f"Deciding the gates cost {-gap['points']:.1f} points of the mean validation score "
             f"({gap['soft']:.3f} with soft gates, {gap['hard']:.3f} with hard ones); search longer "
-            "(schedule.discretise) or raise the budget."
+            f"(--set schedule.discretise=0.75) or raise the budget{_budget(diagnosis, 1.5)}."
         )
 
 
@@ -50,14 +56,15 @@ def _size(diagnosis: Mapping[str, Any]) -> Iterator[str]:
     if size["pool"] is not None and size["pool"] <= size["target"]:
         yield (
             f"The budget of {size['target']:,} parameters cannot be reached: the whole pool has "
-            f"{size['pool']:,}, so nothing had to be closed; raise pool_size or lower the budget."
+            f"{size['pool']:,}, so nothing had to be closed; raise pool_size or lower the budget"
+            f"{_budget(diagnosis, size['pool'] / (2 * size['target']))}."
         )
     elif size["expected"] is not None and size["expected"] > OVERSHOOT * size["target"]:
         yield (
             f"The search did not come down to the budget: {size['expected']:,.0f} {size['unit']} were "
             f"expected open when the structure was decided, {size['target']:,.10g} are allowed, so the "
-            "ranking closed adapters whose gates were open; train longer, raise the learning rate, or raise "
-            "the budget."
+            "ranking closed adapters whose gates were open; train longer (--set training.epochs=N), raise the "
+            f"learning rate (--set training.learning_rate=R), or raise the budget{_budget(diagnosis, 1.5)}."
         )
 
 
@@ -71,21 +78,24 @@ def _gates(diagnosis: Mapping[str, Any]) -> Iterator[str]:
     if early is not None and early["closed"] >= MOST:
         yield (
             f"The gates saturated early: {100 * early['closed']:.0f} % were closed after a quarter of the "
-            "search, before the adapters had learned much; lower the learning rate, or lengthen "
-            "schedule.warmup or schedule.ramp."
+            "search, before the adapters had learned much; lower the learning rate "
+            "(--set training.learning_rate=R), or lengthen schedule.warmup or schedule.ramp "
+            "(--set schedule.warmup=0.25)."
         )
     if decided is None:
         return
     if decided["open"] >= MOST and selective:
         yield (
             f"{100 * decided['open']:.0f} % of the gates were open when the structure was decided, so it was "
-            "chosen by the strength of the weights and not by the gates; train longer, or raise the learning "
-            "rate or the penalty."
+            "chosen by the strength of the weights and not by the gates; train longer "
+            "(--set training.epochs=N), or raise the learning rate (--set training.learning_rate=R) or the "
+            "penalty (--set graft.penalty=P)."
         )
     if decided["undecided"] >= 0.5:
         yield (
             f"{100 * decided['undecided']:.0f} % of the gates were undecided (P(open) between 0.1 and 0.9) "
-            "when the structure was decided; search longer (schedule.discretise) or raise the learning rate."
+            "when the structure was decided; search longer (--set schedule.discretise=0.75) or raise the "
+            "learning rate (--set training.learning_rate=R)."
         )
 
 
@@ -94,7 +104,8 @@ def _paths(diagnosis: Mapping[str, Any]) -> Iterator[str]:
         if not count:
             yield (
                 f"Task {task!r} has no path: it uses no adapter and gets the bare backbone; raise the "
-                "budget, give the task more weight (training.temperature), or check that it can be learned."
+                f"budget{_budget(diagnosis, 1.5)}, give the task more weight (--set training.temperature=2), or "
+                "check that it can be learned."
             )
 
 
@@ -108,14 +119,16 @@ def _ablation(diagnosis: Mapping[str, Any]) -> Iterator[str]:
         if idle["increase"] <= NOTHING * ablation["loss"]:
             yield (
                 f"{idle['adapters']} of {len(tried)} open adapters do nothing: without them, one by one or "
-                "all at once, the validation loss does not rise; a smaller budget may do as well."
+                "all at once, the validation loss does not rise; a smaller budget may do as well"
+                f"{_budget(diagnosis, 0.5)}."
             )
         return
     correlation = ablation["rank_correlation_gate"]
     if correlation is not None and len(tried) >= FEW and correlation < 0:
         yield (
             "The gates rank the open adapters no better than chance: the rank correlation with what closing "
-            f"each one costs is {correlation:.2f}."
+            f"each one costs is {correlation:.2f}; run other seeds (--seed N) and compare the structures "
+            "(graftwork show A B --diagnose)."
         )
 
 
@@ -125,7 +138,11 @@ def print_diagnosis(diagnosis: Mapping[str, Any], console: Console, title: str) 
     from rich.table import Table
 
     findings = diagnosis["findings"]
-    console.print(escape(f"{title}: {f'{len(findings)} finding(s)' if findings else 'nothing is off'}"))
+    console.print(
+        escape(
+            f"{title}: {f'{len(findings)} finding(s)' if findings else 'nothing is off, nothing to change'}"
+        )
+    )
     for sentence in findings:
         console.print(f"  - {sentence}", highlight=False, markup=False)
     table = Table(show_header=False)

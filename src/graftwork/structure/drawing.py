@@ -7,12 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graftwork.errors import GraftworkError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from rich.table import Table
     from rich.text import Text
@@ -27,6 +26,12 @@ _SHADES = ("#c6dbef", "#9ecae1", "#6baed6", "#3182bd", "#08519c")
 """Colours of the cells, from few open adapters to many."""
 _NARROW = 78
 """Width of the terminal table in characters; a wider one stacks the kinds of sites."""
+_WIDTH = 10.0
+"""Width of the picture in inches, from which on layers stand below each other."""
+_CELL = 0.25
+"""Side of a cell of the picture, in inches: room for three digits of 8 points."""
+_LETTER = 0.078
+"""Width of a letter of the picture, in inches, at most 9 points high."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,10 @@ def structure_table(structure: Structure) -> Table:
 def structure_png(structure: Structure, path: str | Path) -> None:
     """Write a heat map of the structure as a PNG file.
 
-    A panel per kind of site, a row per task, a column per layer; a column has a slot for every adapter of the
-    pool. A filled slot is an open adapter, coloured by the number of tasks that share it. Bars beside a panel
-    are the parameters a task uses there.
+    A row per task, a column per site, the sites of a layer side by side under short names; a cell has the
+    number of open adapters, darker for more of the pool. Two rows below count what is stored and what two or
+    more tasks share. As many layers stand side by side as a page is wide, the others below them. No letter is
+    smaller than 8 points.
 
     Raises:
         GraftworkError: matplotlib is not installed.
@@ -96,7 +102,7 @@ def structure_png(structure: Structure, path: str | Path) -> None:
         raise GraftworkError(
             f"{path} needs matplotlib, which is not installed; run `pip install 'graftwork[report]'`"
         ) from error
-    figure = Figure(layout="constrained", dpi=150, facecolor="white")
+    figure = Figure(dpi=120, facecolor="white")
     FigureCanvasAgg(figure)
     _draw(figure, structure)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -183,83 +189,162 @@ def _used(structure: Structure, kind: _Kind, task: int) -> int:
 
 
 def _draw(figure: Figure, structure: Structure) -> None:
-    kinds, tasks = _kinds(structure), range(len(structure.tasks))
-    figure.suptitle(_caption(structure), fontsize=10, x=0.01, ha="left")
-    if not kinds:
-        figure.set_size_inches(6, 0.8)
-        return
-    slots = max(sum(structure.sites[name].pool_size for _, name in kind.sites) for kind in kinds)
-    width = min(max(0.14 * slots, 4.0), 24.0)
-    row = 0.3 if len(tasks) <= 20 else 0.18
-    figure.set_size_inches(width + 3.4, len(kinds) * (max(len(tasks), 2) * row + 0.75) + 1.0)
-    grid = figure.add_gridspec(len(kinds), 2, width_ratios=[width, 1.6])
-    colours = _sharing_colours(len(tasks))
-    used = [[_used(structure, kind, t) for t in tasks] for kind in kinds]
-    maps = []
-    for i, kind in enumerate(kinds):
-        axes = figure.add_subplot(grid[i, 0])
-        bars = figure.add_subplot(grid[i, 1], sharey=axes)
-        _draw_map(axes, structure, kind, colours)
-        _draw_bars(bars, used[i], limit=max(map(max, used)) or 1)
-        for each in (axes, bars):
-            each.tick_params(length=0)
-            each.spines[:].set_visible(False)
-        maps.append(axes)
-    maps[-1].set_xlabel("layer (one slot per adapter of the pool)", fontsize=8)
-    bars.set_xlabel("active parameters", fontsize=8)
-    if len(tasks) > 1:
-        _draw_key(figure, maps, colours)
-
-
-def _draw_map(axes: Axes, structure: Structure, kind: _Kind, colours: Sequence[Any]) -> None:
+    """Bands of layers below each other; one unit of the axes is an inch."""
     from matplotlib.patches import Rectangle
 
-    for x, (_, name) in enumerate(kind.sites):
-        site = structure.sites[name]
-        for k in range(site.pool_size):
-            sharing = sum(gates[k] for gates in site.open)
-            left, right = (x + 0.06 + 0.88 * (k + side) / site.pool_size for side in (0, 0.86))
-            for t, gates in enumerate(site.open):
-                colour = colours[sharing - 1] if gates[k] else "#efefef"
-                axes.add_patch(Rectangle((left, t - 0.42), right - left, 0.84, facecolor=colour, linewidth=0))
-    axes.set(xlim=(0, len(kind.sites)), ylim=(len(structure.tasks) - 0.5, -0.5))
-    axes.set_title(kind.label, loc="left", fontsize=9)
-    layers = ["" if layer is None else str(layer) for layer, _ in kind.sites]
-    axes.set_xticks([x + 0.5 for x in range(len(layers))], layers, fontsize=7)
-    axes.set_yticks(range(len(structure.tasks)), structure.tasks, fontsize=8)
+    layers = _layers(structure)
+    tasks = [*map(_cut, structure.tasks), "stored", *(["shared"] if len(structure.tasks) > 1 else [])]
+    left = 0.3 + _LETTER * max(max(map(len, tasks), default=0), len("layer"))
+    right = 1.0
+    bands = _bands([len(sites) for _, sites in layers], max(1, int((_WIDTH - left - right) / _CELL)))
+    heads = [
+        _LETTER * max((len(label) for i in band for label, _ in layers[i][1]), default=0) for band in bands
+    ]
+    body = _CELL * (len(tasks) + 0.3)
+    widest = max((_CELL * sum(len(layers[i][1]) + 0.4 for i in band) for band in bands), default=0)
+    width = max(left + widest + right, 0.2 + _LETTER * len(_caption(structure)))
+    height = 0.5 + sum(head + body + 0.6 for head in heads) + (0.4 if layers else 0.0)
+    figure.set_size_inches(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    axes.text(0.1, 0.25, _caption(structure), fontsize=10, va="center")
+    y = 0.5
+    for number, (band, head) in enumerate(zip(bands, heads, strict=True)):
+        axes.text(left - 0.08, y + 0.15, "layer", fontsize=9, ha="right", va="center")
+        y += 0.3 + head
+        for row, name in enumerate(tasks):
+            slant = "italic" if row >= len(structure.tasks) else "normal"
+            place = y + _row(structure, row)
+            axes.text(left - 0.08, place, name, fontsize=9, ha="right", va="center", style=slant)
+        x = left
+        for i in band:
+            title, sites = layers[i]
+            middle = x + _CELL * len(sites) / 2
+            axes.text(middle, y - head - 0.15, title, fontsize=9, ha="center", va="center", weight="bold")
+            for label, name in sites:
+                axes.text(x + _CELL / 2, y - 0.04, label, fontsize=8, rotation=90, ha="center", va="bottom")
+                for row, (count, most) in enumerate(_column(structure, name)):
+                    place = y + _row(structure, row)
+                    colour, ink = _shade(count, most, total=row >= len(structure.tasks))
+                    corner = (x + 0.01, place - _CELL / 2 + 0.01)
+                    axes.add_patch(
+                        Rectangle(corner, _CELL - 0.02, _CELL - 0.02, facecolor=colour, linewidth=0)
+                    )
+                    if count:
+                        text = str(count) if count < 1000 else "+"
+                        axes.text(x + _CELL / 2, place, text, fontsize=8, color=ink, ha="center", va="center")
+                x += _CELL
+            x += 0.4 * _CELL
+        if number == 0:
+            axes.text(x + right - 0.2, y - 0.04, "active\nparameters", fontsize=8, ha="right", va="bottom")
+            for row, task in enumerate(structure.tasks):
+                used = f"{structure.parameters(task):,}"
+                axes.text(
+                    x + right - 0.2, y + _row(structure, row), used, fontsize=8, ha="right", va="center"
+                )
+        y += body + 0.3
+    if layers:
+        note = "numbers: open adapters of the pool of a site"
+        axes.text(
+            0.1, y + 0.1, note + "; shared: by two or more tasks" * (len(structure.tasks) > 1), fontsize=8
+        )
 
 
-def _draw_bars(axes: Axes, used: Sequence[int], limit: int) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.barh(range(len(used)), used, height=0.7, color="#8c96a6")
-    axes.set_xlim(0, limit * 1.05)
-    axes.tick_params(axis="y", labelleft=False)
-    axes.tick_params(axis="x", labelsize=7)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+def _row(structure: Structure, row: int) -> float:
+    """Middle of a row, in inches; the totals stand a little apart."""
+    return _CELL * (row + 0.5 + (0.3 if row >= len(structure.tasks) else 0))
 
 
-def _draw_key(figure: Figure, maps: list[Axes], colours: Sequence[Any]) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import BoundaryNorm, ListedColormap
-
-    edges = [n + 0.5 for n in range(len(colours) + 1)]
-    scale = ScalarMappable(BoundaryNorm(edges, len(colours)), ListedColormap(colours))
-    key = figure.colorbar(scale, ax=maps, location="bottom", shrink=0.5, anchor=(0, 0), aspect=30, pad=0.02)
-    key.set_ticks(list(range(1, len(colours) + 1, 1 + len(colours) // 12)))
-    key.minorticks_off()
-    key.ax.tick_params(labelsize=7, length=0)
-    key.set_label("tasks that share the adapter", fontsize=8, loc="left")
-    key.outline.set_visible(False)
+def _column(structure: Structure, name: str) -> list[tuple[int, int]]:
+    """Open adapters and pool size of one site: for every task, what is stored, and what is shared."""
+    site = structure.sites[name]
+    counts = [sum(gates) for gates in site.open]
+    users = [sum(column) for column in zip(*site.open, strict=True)]
+    counts.append(sum(many > 0 for many in users))
+    counts += [sum(many > 1 for many in users)] if len(structure.tasks) > 1 else []
+    return [(count, site.pool_size) for count in counts]
 
 
-def _sharing_colours(tasks: int) -> list[Any]:
-    """A colour for an adapter used by 1, 2, ... tasks: from light to dark."""
-    from matplotlib import colormaps
+def _shade(count: int, most: int, *, total: bool) -> tuple[str, str]:
+    """Colours of a cell and of its number."""
+    if not count:
+        return "#f2f2f2", "black"
+    if total:
+        return "#d9d9d9", "black"
+    shade = round((len(_SHADES) - 1) * (count - 1) / max(most - 1, 1))
+    return _SHADES[shade], "black" if shade < 3 else "white"
 
-    return [colormaps["YlGnBu"](0.35 + 0.65 * n / max(tasks - 1, 1)) for n in range(tasks)]
+
+def _layers(structure: Structure) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Layers with their sites, as (short label, full name), in the order of the model."""
+    kinds = _kinds(structure)
+    endings = [_ending(kind) for kind in kinds]
+    labels = dict(zip(kinds, _short_labels(endings), strict=True))
+    place = {name: (kind, layer) for kind in kinds for layer, name in kind.sites}
+    stacks = list(dict.fromkeys(_stack(name) for name in structure.sites if place[name][1] is not None))
+    groups: dict[tuple[str, int | None], list[tuple[str, str]]] = {}
+    for name in structure.sites:
+        kind, layer = place[name]
+        groups.setdefault((_stack(name), layer), []).append((labels[kind], name))
+    order = {stack: i for i, stack in enumerate(stacks)}
+    ordered = sorted(
+        groups, key=lambda key: (order.get(key[0], len(order)), -1 if key[1] is None else key[1])
+    )
+    shown = {}
+    for stack, layer in ordered:
+        own = "" if layer is None else str(layer)
+        # Stacks, such as encoder and decoder, are told apart by their first letters.
+        shown[stack, layer] = f"{stack.split('.')[0][:3]} {own}" if len(stacks) > 1 and own else own
+    return [(shown[key], groups[key]) for key in ordered]
 
 
-def _short(value: float) -> str:
-    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
+def _stack(name: str) -> str:
+    """What stands before the index of the layer."""
+    match = _LAYER.search(name)
+    return name[: match.start()] if match else ""
+
+
+def _ending(kind: _Kind) -> str:
+    """What stands behind the index of the layer, or the whole name."""
+    name = kind.sites[0][1]
+    match = _LAYER.search(name)
+    return name[match.end() :] or name if match else name
+
+
+def _short_labels(endings: Sequence[str]) -> list[str]:
+    """Of every name the shortest end that no other one has, without a last part that tells nothing."""
+    distinct = set(endings)
+    short = {}
+    for ending in distinct:
+        parts = ending.split(".")
+        ends = [".".join(parts[-size:]) for size in range(1, len(parts) + 1)]
+        short[ending] = next(
+            (
+                end
+                for end in ends
+                if not any(f".{other}".endswith(f".{end}") for other in distinct - {ending})
+            ),
+            ending,
+        )
+    less = {ending: label.removesuffix(".dense") for ending, label in short.items()}
+    short = less if len(set(less.values())) == len(less) else short
+    labels = [short[ending].replace("attention", "attn") for ending in endings]
+    return [label if len(label) <= 20 else f"…{label[-19:]}" for label in labels]
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
+
+def _bands(widths: Sequence[int], most: int) -> list[list[int]]:
+    """Layers side by side, as many as fit into `most` cells."""
+    bands: list[list[int]] = []
+    room = 0.0
+    for i, width in enumerate(widths):
+        if not bands or room < width:
+            bands.append([])
+            room = most
+        bands[-1].append(i)
+        room -= width + 0.4
+    return bands
