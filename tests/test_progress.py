@@ -112,7 +112,7 @@ def test_a_task_is_added_without_them(
     assert "words: test accuracy" in told
     assert "linear probe" not in told
     report = json.loads((tmp_path / "four/report.json").read_text())
-    assert "diagnosis" not in report["additions"][0]
+    assert report["additions"][0]["diagnosis"] is None
     assert "linear_probe" not in report["tasks"]["words"]
     add_task(bare[0] / "out", path, tmp_path / "whole", console=Console(quiet=True))
     assert capsys.readouterr() == ("", "")

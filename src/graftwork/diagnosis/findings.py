@@ -63,8 +63,8 @@ def _size(diagnosis: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"The search did not come down to the budget: {size['expected']:,.0f} {size['unit']} were "
             f"expected open when the structure was decided, {size['target']:,.10g} are allowed, so the "
-            "ranking closed adapters whose gates were open; train longer (--set training.epochs=N), raise the "
-            f"learning rate (--set training.learning_rate=R), or raise the budget{_budget(diagnosis, 1.5)}."
+            "ranking closed adapters whose gates were open; train longer (--set training.epochs=N), raise "
+            f"the learning rate (--set training.learning_rate=R), or raise the budget{_budget(diagnosis, 1.5)}."
         )
 
 
@@ -104,8 +104,8 @@ def _paths(diagnosis: Mapping[str, Any]) -> Iterator[str]:
         if not count:
             yield (
                 f"Task {task!r} has no path: it uses no adapter and gets the bare backbone; raise the "
-                f"budget{_budget(diagnosis, 1.5)}, give the task more weight (--set training.temperature=2), or "
-                "check that it can be learned."
+                f"budget{_budget(diagnosis, 1.5)}, give the task more weight (--set training.temperature=2), "
+                "or check that it can be learned."
             )
 
 

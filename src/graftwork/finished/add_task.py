@@ -119,13 +119,11 @@ def _add_task(run: _Addition, folder: Path, output: Path, overwrite: bool, *, pr
     floor = run.baselines(new, probe)
     loss, watch = run.train(new)
     found = watch.structure.structure or structure_of(new.learner)
-    diagnosis = {}
+    diagnosis = None
     if run.diagnosis:
         with phase(console, "diagnosis", "closing adapters one by one on validation rows") as now:
             validation = run.prepared.tokens["validation"]
-            diagnosis["diagnosis"] = diagnose(
-                new.learner, found, watch, validation=validation, of="path", progress=now
-            )
+            diagnosis = diagnose(new.learner, found, watch, validation=validation, of="path", progress=now)
     model = new.finish_()
     with phase(console, "test", "scoring the task, and comparing the outputs of the older ones"):
         scores = run.scores(model)
@@ -143,7 +141,7 @@ def _add_task(run: _Addition, folder: Path, output: Path, overwrite: bool, *, pr
         "phases": watch.structure.phases,
         "seconds": round(time.perf_counter() - run.start, 2),
         "train_loss": loss,
-        **diagnosis,
+        "diagnosis": diagnosis,
         "noise": run.reports,
         "seed": recipe.seed,
         "versions": versions(),

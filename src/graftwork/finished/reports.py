@@ -68,7 +68,8 @@ def read_diagnoses(folder: Path) -> dict[str, dict[str, Any]]:
     found = {"search": report["diagnosis"]} if "diagnosis" in report else {}
     try:
         additions = report.get("additions", [])
-        added = {each["task"]: each["diagnosis"] for each in additions if "diagnosis" in each}
+        added = {each["task"]: each["diagnosis"] for each in additions}
+        added = {task: diagnosis for task, diagnosis in added.items() if diagnosis is not None}
         found |= {f"addition of {task}": diagnosis for task, diagnosis in added.items()}
         for what, diagnosis in found.items():
             if not all(isinstance(sentence, str) for sentence in diagnosis["findings"]):
@@ -178,7 +179,7 @@ def print_addition(report: Mapping[str, Any], task: str, console: Console, folde
         "outputs of the older tasks: "
         + (f"changed by up to {change:.2g}" if change else "unchanged to the bit")
     )
-    if "diagnosis" in addition:
+    if addition["diagnosis"] is not None:
         diagnosis = _with_floor(addition["diagnosis"], {task: scores})
         print_diagnosis(diagnosis, console, f"search for the path of {task}")
     else:
