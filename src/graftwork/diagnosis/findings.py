@@ -64,7 +64,8 @@ def _size(diagnosis: Mapping[str, Any]) -> Iterator[str]:
             f"The search did not come down to the budget: {size['expected']:,.0f} {size['unit']} were "
             f"expected open when the structure was decided, {size['target']:,.10g} are allowed, so the "
             "ranking closed adapters whose gates were open; train longer (--set training.epochs=N), raise "
-            f"the learning rate (--set training.learning_rate=R), or raise the budget{_budget(diagnosis, 1.5)}."
+            "the learning rate (--set training.learning_rate=R), or raise the budget"
+            f"{_budget(diagnosis, 1.5)}."
         )
 
 
