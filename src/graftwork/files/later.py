@@ -6,17 +6,27 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["LATER", "is_later_default", "settled", "without_later"]
+__all__ = ["LATER", "is_later_default", "later", "settled", "with_earlier", "without_later"]
 
-LATER: dict[str, bool] = {"later": True}
+LATER: dict[str, Any] = {"later": True}
 """Metadata of a field that files and keys leave out at its default, as older ones do not have it."""
 
 
+def later(before: object) -> dict[str, Any]:
+    """Metadata like `LATER` for a field whose default is not what was done before there was the field.
+
+    Args:
+        before: the value that says what was done then: files and keys leave it out, not the default.
+    """
+    return {**LATER, "before": before}
+
+
 def is_later_default(entry: dataclasses.Field[Any], value: object) -> bool:
-    """Whether a field has the metadata `LATER` and its default; files hold lists in place of tuples."""
+    """Whether a field has the value that `LATER` or `later` leaves out; files hold lists for tuples."""
     if not entry.metadata.get("later"):
         return False
     default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+    default = entry.metadata.get("before", default)
     return value == (list(default) if isinstance(value, list) and isinstance(default, tuple) else default)
 
 
@@ -42,3 +52,13 @@ def without_later(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
         for key, value in values.items()
         if key not in fields or not is_later_default(fields[key], value)
     }
+
+
+def with_earlier(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """A file's values for the dataclass `cls`, and for fields of `later` that it lacks the value of before."""
+    earlier = {
+        entry.name: entry.metadata["before"]
+        for entry in dataclasses.fields(cls)
+        if "before" in entry.metadata
+    }
+    return {**earlier, **values}

@@ -8,7 +8,7 @@ from typing import Any
 
 from graftwork.data.task import Task
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
-from graftwork.files.later import settled
+from graftwork.files.later import settled, with_earlier
 from graftwork.files.places import Given, expand
 from graftwork.files.yaml_file import read_yaml, values_to_yaml
 from graftwork.messages import shown
@@ -40,7 +40,8 @@ def load_recipe(
         path: The YAML file.
         overrides: Values that replace those of the file, by dotted key: `training.epochs`, `seed`, or
             `tasks.NAME.max_train`.
-        saved: The file is that of a saved model, so that no budget of a tenth or more is a slip.
+        saved: The file is that of a saved model, so that no budget of a tenth or more is a slip, and a setting
+            that it lacks has the value of before there was the setting.
         places: Refuse environment variables that are not set; False: backbone and data are not needed.
 
     Raises:
@@ -56,7 +57,10 @@ def load_recipe(
     for name in ("model", "output"):
         if isinstance(raw.get(name), str):
             raw[name] = expand(raw[name], folder if name == "model" else None, name, unset)
-    if not saved:
+    if saved:
+        if isinstance(raw.get("graft", {}), dict):
+            raw["graft"] = with_earlier(raw.get("graft", {}), GraftSettings)
+    else:
         faults += share_slips(Recipe, raw, "") + share_slips(GraftSettings, raw.get("graft"), "graft.")
     find_files(raw.get("graft"), folder, unset)
     tasks = read_tasks(raw.pop("tasks", None), folder, faults, unset)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from graftwork.errors import ConfigError, RecipeError
-from graftwork.files.later import LATER
+from graftwork.files.later import LATER, later
 from graftwork.messages import shown
 from graftwork.recipe.shares import SHARE
 from graftwork.structure.fixed import FIXED_STRUCTURES, check_fixed_structure
@@ -42,12 +42,12 @@ class GraftSettings:
     """K: adapters on offer at every site."""
     r: int = 1
     """Rank (bottleneck width) of one adapter."""
-    scale: float | Literal["auto"] = field(default=1.0, metadata=LATER)
+    scale: float | Literal["auto"] = field(default="auto", metadata=later(before=1.0))
     """Factor of the sum over the open adapters of a site; auto: one for which the same learning rate suits
     pools of any size and rank."""
-    activation: Literal["gelu", "relu", "silu", "tanh", "identity"] = "gelu"
-    """Nonlinearity of an adapter."""
-    position: Literal["sequential", "parallel"] = "sequential"
+    activation: Literal["gelu", "relu", "silu", "tanh", "identity"] = "identity"
+    """Nonlinearity of an adapter; with identity it merges into a linear map, as LoRA does."""
+    position: Literal["sequential", "parallel"] = "parallel"
     """Sequential adapters read the output of their site, parallel ones its input."""
     gates: Literal["auto", "importance", "hard_concrete", "sigmoid", "gumbel", "shifted_sigmoid", "fixed"] = (
         "auto"
@@ -90,7 +90,7 @@ class GraftSettings:
     """A structure instead of a search: random, random_paths, uniform, top_layers, shared_path, private_paths,
     grouped_paths, half_shared, `file:PATH` (of another run) or `task:NAME:PATH` (all tasks take the path of
     one task of that run). experimental: `file:PATH` to train what a search found from scratch."""
-    placement: Literal["attention+ffn", "ffn", "attention", "block", "linear"] = "attention+ffn"
+    placement: Literal["attention+ffn", "ffn", "attention", "block", "linear"] = "linear"
     """Sites by name; linear: all linear maps of the layers. `target_modules` overrides it."""
     target_modules: str | tuple[str, ...] | None = None
     """Sites as in PEFT: name suffixes, or one regular expression."""

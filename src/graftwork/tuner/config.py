@@ -62,7 +62,7 @@ class GraftConfig(PeftConfig):
     pool_size: int = field(default=32, metadata={"help": "K: adapters on offer at every site."})
     r: int = field(default=1, metadata={"help": "Rank (bottleneck width) of one adapter."})
     scale: float | str = field(
-        default=1.0,
+        default="auto",
         metadata={
             "help": "Factor of the sum over the open adapters of a site, a constant of the pool. `auto` "
             "becomes `SCALE / sqrt(pool_size r)` (`graftwork.tuner.config_checks`), for which "
@@ -70,10 +70,10 @@ class GraftConfig(PeftConfig):
         },
     )
     activation: str = field(
-        default="gelu", metadata={"help": "Nonlinearity f: gelu, relu, silu, tanh, identity."}
+        default="identity", metadata={"help": "Nonlinearity f: gelu, relu, silu, tanh, identity."}
     )
     position: str = field(
-        default="sequential",
+        default="parallel",
         metadata={"help": "`sequential` adapters read the output of the site, `parallel` ones its input."},
     )
     gates: str = field(
@@ -148,7 +148,7 @@ class GraftConfig(PeftConfig):
         },
     )
     placement: str = field(
-        default="attention+ffn",
+        default="linear",
         metadata={"help": f"Sites by name, one of {PLACEMENTS}. `target_modules` overrides it."},
     )
     target_modules: list[str] | set[str] | str | None = field(
@@ -186,6 +186,9 @@ class GraftConfig(PeftConfig):
             super().__post_init__()  # type: ignore[no-untyped-call]
         except (ValueError, TypeError) as error:
             raise ConfigError(f"task_type={shown(self.task_type)} is not known: {error}") from error
+        if self.peft_type is not None and self.scale == "auto":
+            # A file names the type, and the number that `auto` stood for; older ones have no scale.
+            self.scale = 1.0
         self.peft_type = GRAFT
         # The sites that `target_modules` or `placement` select in this model: no field, so it is never saved.
         self.resolved_sites: frozenset[str] = frozenset()

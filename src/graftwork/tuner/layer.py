@@ -134,20 +134,20 @@ class GraftLayer(GatedPools):
         down, up = self.graft_down[name], self._up(name)
         bias = None if pool.linear else self.graft_bias[name]
         if not pool.added:
-            return hidden + self._bottleneck(pool, x, gates, down, bias, up).to(hidden.dtype)
+            return self._bottleneck(pool, x, gates, down, bias, up, hidden)
         for start, stop in pool.blocks:
             if start == stop:
                 continue
             units = slice(start * pool.rank, stop * pool.rank)
-            part = self._bottleneck(
+            changed = self._bottleneck(
                 pool,
                 x,
                 None if gates is None else gates[..., units],
                 down[units].clone(),
                 None if bias is None else bias[units].clone(),
                 up[:, units].clone(memory_format=torch.contiguous_format),
+                hidden,
             )
-            changed = hidden + part.to(hidden.dtype)
             if start > 0 or pool.size == sum(pool.added):
                 used = (self._mask(name).values[:, start:stop] != 0).any(dim=1)[rows]
                 changed = torch.where(used.view(-1, *(1,) * (x.dim() - 1)), changed, hidden)
@@ -165,12 +165,18 @@ class GraftLayer(GatedPools):
 
     @staticmethod
     def _bottleneck(
-        pool: Pool, x: Tensor, gates: Tensor | None, down: Tensor, bias: Tensor | None, up: Tensor
+        pool: Pool, x: Tensor, gates: Tensor | None, down: Tensor, bias: Tensor | None, up: Tensor, hidden: Tensor
     ) -> Tensor:
+        """`hidden` plus what the adapters write: one product, which needs no memory for their sum."""
         units = ACTIVATIONS[pool.activation](F.linear(x.to(down.dtype), down, bias))
         if gates is not None:
             units = units * gates.to(units.dtype)
-        return F.linear(units, up)
+        if units.dtype != hidden.dtype:
+            return hidden + F.linear(units, up).to(hidden.dtype)
+        factors = hidden.flatten(0, -2), units.flatten(0, -2), up.t()
+        if not torch.is_grad_enabled():
+            return factors[0].addmm_(*factors[1:]).view(hidden.shape)
+        return torch.addmm(*factors).view(hidden.shape)
 
     def _row_gates(self, name: str, rows: int | Tensor, dimensions: int) -> Tensor:
         """Gates of the hidden units: [K r], or [rows, 1..., K r] if the rows have different tasks."""
