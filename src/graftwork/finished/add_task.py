@@ -22,7 +22,7 @@ from graftwork.files.provenance import git_commits, versions
 from graftwork.files.writing import check_target, output_lock, staged_folder
 from graftwork.finished.new_task import PRIVATE, NewTask
 from graftwork.finished.reports import extended_report, print_addition, read_report
-from graftwork.models.files import FILES, read_structure
+from graftwork.models.files import FILES, Parts, local_parts, read_structure
 from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
 from graftwork.models.outputs import forward_rows
@@ -68,7 +68,7 @@ def add_task(
     head tuned as in `fit`; of the evaluations after the discretisation the best is kept.
 
     Args:
-        folder: the trained model, written by `fit`, `extract` or this function.
+        folder: the trained model, written by `fit`, `extract` or this function; or `user/model` on the hub.
         recipe: the new task and how to train it, or the path of its YAML file.
         output: folder to write, a model like any other.
         overwrite: replace the output folder if it exists.
@@ -95,14 +95,20 @@ def add_task(
     given = called("add_task", "folder", "recipe", "output", **loading, overwrite=overwrite)
     with given, output_lock(output):
         check_target(output, overwrite=overwrite)
-        return _add_task(Path(folder), recipe, output, loading, overwrite, console or Console())
+        return _add_task(folder, recipe, output, loading, overwrite, console or Console())
 
 
 def _add_task(
-    folder: Path, recipe: TaskRecipe, output: Path, loading: Loading, overwrite: bool, console: Console
+    given: str | Path,
+    recipe: TaskRecipe,
+    output: Path,
+    loading: Loading,
+    overwrite: bool,
+    console: Console,
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    run = _Addition(folder, recipe, loading, console)
+    folder, parts = local_parts(given, loading)
+    run = _Addition(folder, recipe, parts, console)
     before = run.older_outputs(run.model)
     set_seed(run.recipe.seed)
     new = NewTask(run.model, run.data.head, recipe.extend, sites=list(read_structure(folder).sites))
@@ -122,7 +128,7 @@ def _add_task(
     structure = structure_of(model)
     addition = {
         "task": run.data.head.name,
-        "from": str(folder),
+        "from": str(given),
         **{
             name: dataclasses.asdict(getattr(run.recipe, name)) for name in ("extend", "training", "schedule")
         },
@@ -165,7 +171,7 @@ def _add_task(
 class _Addition:
     """The parts of one `add_task`: what is read, and what is done with it."""
 
-    def __init__(self, folder: Path, recipe: TaskRecipe, loading: Loading, console: Console) -> None:
+    def __init__(self, folder: Path, recipe: TaskRecipe, loading: Parts, console: Console) -> None:
         self.name = saved_backbone(folder, loading.get("backbone"))
         file = folder / FILES.recipe
         self.old = load_recipe(file, saved=True, places=False) if file.is_file() else None
