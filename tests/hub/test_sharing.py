@@ -175,7 +175,7 @@ def test_what_is_not_there_is_one_line(hub: FakeHub, shell: Shell, trained: Path
     said = shell.refusal("show", "bob/none", HF_HUB_OFFLINE="1")
     assert "bob/none is no folder here" in said
     assert "HF_HUB_OFFLINE is set" in said
-    assert "there is no such model" in shell.refusal("evaluate", "bob/none")
+    assert "there is no such model" in shell.refusal("show", "bob/none")
     said = shell.refusal("show", "bob/none", HF_ENDPOINT="http://127.0.0.1:9")
     assert "http://127.0.0.1:9 cannot be reached" in said
 

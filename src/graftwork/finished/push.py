@@ -23,7 +23,7 @@ __all__ = ["push"]
 
 MODEL = (*NEEDED, FILES.picture)
 """Patterns of the files of a model that go to the hub, beside its card and licence."""
-FURTHER = (FILES.card, "README.own.md", "LICENSE*", "LICENCE*", "NOTICE*")
+FURTHER = (FILES.card, "LICENSE*", "LICENCE*", "NOTICE*")
 """Patterns of the files that people write; on the hub they stay if the folder has none."""
 REQUIRED = (FILES.tasks, FILES.adapter_config, FILES.adapter_weights, FILES.heads, FILES.structure)
 """Files without which a folder is no finished model."""
