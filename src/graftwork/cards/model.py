@@ -118,8 +118,10 @@ def _scores(facts: ModelFacts) -> str:
         "the same test rows."
     )
     if below:
-        verb = "is" if len(below) == 1 else "are"
-        text += f" **Not better than one of the two {verb} {', '.join(below)}: adapters do not pay there.**"
+        text += (
+            f" **The adapters do not pay on {', '.join(below)}: the probe or the majority class is as good "
+            "or better.**"
+        )
     if facts.report.get("noise"):
         text += " The run added noise on purpose; `report.json` says which."
     return text
@@ -227,7 +229,7 @@ def _data(facts: ModelFacts) -> str:
 
 def _limits(facts: ModelFacts) -> str:
     length = facts.described.get("max_length")
-    cut = f" longer ones were cut at {length} tokens, and are." if length else ""
+    cut = f" longer ones are cut at {length} tokens, as in training." if length else ""
     scored = " One run with one seed: how much other seeds differ was not measured." if facts.report else ""
     return (
         "## Limits\n\n"
