@@ -132,7 +132,8 @@ def test_the_model_card(tmp_path, method):
     model.save_pretrained(str(tmp_path / "adapter"))
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert "library_name: peft" in card
-    assert f"base_model: {tmp_path / 'base'}" in card
+    # Ours never names a path of this machine (tests/cards/test_cards.py).
+    assert (f"base_model: {tmp_path / 'base'}" in card) is (method == "lora")
 
 
 @BOTH

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graftwork.export.program import export_program
     from graftwork.finished.add_task import add_task
     from graftwork.finished.new_task import NewTask
+    from graftwork.finished.push import push
     from graftwork.finished.remove_task import remove_task
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.models.predictor import Predictor, load
@@ -68,6 +69,7 @@ __all__ = [
     "input_distances",
     "keep_tasks_",
     "load",
+    "push",
     "remove_task",
     "route",
     "save_compact",
@@ -102,6 +104,7 @@ _HOME = {
     "input_distances": "search.grouping",
     "keep_tasks_": "training.task_collator",
     "load": "models.predictor",
+    "push": "finished.push",
     "remove_task": "finished.remove_task",
     "route": "tuner.route",
     "save_compact": "export.compact",

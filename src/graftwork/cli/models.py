@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from graftwork.cli.opening import Opening
@@ -11,26 +12,36 @@ from graftwork.cli.train import overrides
 __all__ = ["add_task", "export", "extract", "remove_task", "show"]
 
 
-def show(folders: list[Path], png: Path | None = None, as_json: bool = False, diagnose: bool = False) -> None:
+def show(
+    folders: list[Path],
+    png: Path | None = None,
+    as_json: bool = False,
+    diagnose: bool = False,
+    revision: str | None = None,
+) -> None:
     """Show the structure of saved models: a map of tasks and sites; or what is known of their search.
 
     Args:
-        folders: Written by `graftwork fit`; several are shown one after the other.
+        folders: Written by `graftwork fit`, or USER/MODEL on the hub; several are shown one after the other.
         png: Draw the map into this file as well; for one model.
         as_json: Print JSON instead of tables.
         diagnose: Show the diagnosis of the search instead, and how alike the structures of several runs are.
+        revision: Branch, tag or commit of a model of the hub.
     """
     from graftwork.errors import DataError
 
     if png is not None and (diagnose or len(folders) > 1):
         raise DataError("--png draws the map of one model; leave it out with --diagnose or several folders.")
+    from graftwork.models.files import FILES, model_folder, read_structure
+
+    wanted = (FILES.structure, FILES.report) if diagnose else (FILES.structure,)
+    places = {folder: model_folder(folder, revision, needed=wanted) for folder in folders}
     if diagnose:
-        _show_diagnoses(folders, as_json)
+        _show_diagnoses(places, as_json)
         return
-    from graftwork.models.files import read_structure
     from graftwork.structure.drawing import structure_png, structure_table
 
-    structures = [read_structure(folder) for folder in folders]
+    structures = [read_structure(places[folder]) for folder in folders]
     if png is not None:
         structure_png(structures[0], png)
     if as_json:
@@ -44,15 +55,16 @@ def show(folders: list[Path], png: Path | None = None, as_json: bool = False, di
         Console().print(structure_table(structure))
 
 
-def _show_diagnoses(folders: list[Path], as_json: bool) -> None:
+def _show_diagnoses(folders: Mapping[Path, Path], as_json: bool) -> None:
+    """Diagnoses of models by their names, given with the folders they are in."""
     from graftwork.finished.reports import read_diagnoses
     from graftwork.models.files import read_structure
     from graftwork.structure.stability import stability
 
-    found = {str(folder): read_diagnoses(folder) for folder in folders}
+    found = {str(name): read_diagnoses(folder) for name, folder in folders.items()}
     alike = None
     if len(folders) > 1:
-        alike = stability({str(folder): read_structure(folder) for folder in folders})
+        alike = stability({str(name): read_structure(folder) for name, folder in folders.items()})
     if as_json:
         print(json.dumps({"runs": found, "stability": alike}))
         return
@@ -80,7 +92,7 @@ def extract(
     """Write the small model of one task, without the adapters only other tasks use.
 
     Args:
-        folder: Written by `graftwork fit`.
+        folder: Written by `graftwork fit`, or USER/MODEL on the hub.
         task: The task to keep.
         output: Folder to write.
         opening: Where its parts are now.
@@ -110,7 +122,7 @@ def export(
     """Write a saved model in a form that needs no graftwork: ONNX, torch.export, or a LoRA of PEFT.
 
     Args:
-        folder: Written by `graftwork fit`.
+        folder: Written by `graftwork fit`, or USER/MODEL on the hub.
         output: Folder to write: the model with its heads, the tokenizer, and export.json.
         format: onnx, pt2 (read by torch.export.load), or lora (of linear adapters).
         task: Only this task; a LoRA holds no more.
@@ -148,7 +160,7 @@ def add_task(
     """Add a task to a saved model, whose adapters are frozen and whose tasks keep their outputs to the bit.
 
     Args:
-        folder: Written by `graftwork fit`.
+        folder: Written by `graftwork fit`, or USER/MODEL on the hub.
         recipe: YAML file with the new task and perhaps the sections extend, schedule, training and seed.
         output: Folder to write.
         opening: Where its parts are now.
@@ -193,7 +205,7 @@ def remove_task(
     """Remove a task from a saved model, with the adapters that no other task uses.
 
     Args:
-        folder: Written by `graftwork fit`.
+        folder: Written by `graftwork fit`, or USER/MODEL on the hub.
         task: The task to remove.
         output: Folder to write.
         opening: Where its parts are now.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from graftwork.cli.models import add_task, export, extract, remove_task, show
 from graftwork.cli.opening import opening
+from graftwork.cli.sharing import push
 from graftwork.cli.train import compare, fit, report
 from graftwork.cli.use import evaluate, predict
 
@@ -19,7 +20,19 @@ __all__ = ["COMMANDS", "build_parser", "run_command"]
 
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.replace("_", "-"): command
-    for command in (fit, evaluate, predict, show, extract, export, add_task, remove_task, compare, report)
+    for command in (
+        fit,
+        evaluate,
+        predict,
+        show,
+        extract,
+        export,
+        add_task,
+        remove_task,
+        push,
+        compare,
+        report,
+    )
 }
 """Name of a command -> its function."""
 _RENAMED = {

@@ -32,7 +32,7 @@ def evaluate(
     """Score a saved model again on the data of its recipe, or on new rows with labels.
 
     Args:
-        folder: Written by `graftwork fit`.
+        folder: Written by `graftwork fit`, or USER/MODEL on the hub.
         opening: Where its parts are now.
         split: train, validation or test.
         data: Score these rows instead: a source as in a recipe, with the fields of the task.
@@ -45,16 +45,18 @@ def evaluate(
     from graftwork.diagnosis.floor import evaluation_notes
     from graftwork.finished.evaluate import rescore
     from graftwork.finished.reports import read_report
+    from graftwork.models.files import Loading, local_parts
 
     console = Console(stderr=True)
+    place, parts = local_parts(folder, Loading(**opening))
     scores = rescore(
-        folder,
+        place,
         split=split,
         data=data,
         task=task,
         details=per_class,
         console=console,
-        **opening,
+        **parts,
     )
     for note in scores["notes"]:
         print(f"note: {note}", file=sys.stderr)
@@ -65,7 +67,7 @@ def evaluate(
 
     print_scores(scores, folder, Console())
     if data is None:
-        for note in evaluation_notes(read_report(folder), split, scores["tasks"]):
+        for note in evaluation_notes(read_report(place), split, scores["tasks"]):
             Console().print(f"note: {note}", highlight=False, markup=False)
 
 
@@ -85,7 +87,7 @@ def predict(
     """Predict rows: text fields in, label and probabilities (or score) out as JSON lines, in the same order.
 
     Args:
-        folder: Written by `graftwork fit`.
+        folder: Written by `graftwork fit`, or USER/MODEL on the hub.
         task: Task of all rows; else each row names its own in a field `task`.
         input: JSONL, JSON, CSV, TSV or Parquet file, also with .gz; default JSON lines on standard input.
         output: JSON lines file to write; default standard output, where each row is answered as it comes.

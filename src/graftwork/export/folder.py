@@ -20,7 +20,7 @@ from graftwork.export.program import describe, save_program
 from graftwork.files.places import moved
 from graftwork.files.writing import check_target, staged_folder
 from graftwork.messages import did_you_mean
-from graftwork.models.files import FILES
+from graftwork.models.files import FILES, local_parts
 from graftwork.models.folder import Loading, load_model
 from graftwork.models.manifest import name_backbone, read_tasks_file, saved_backbone
 from graftwork.models.multitask import select_tasks_
@@ -55,7 +55,7 @@ def export_folder(
     """Write a saved model in another format.
 
     Args:
-        folder: written by `graftwork fit`.
+        folder: written by `graftwork fit`, or `user/model` on the hub.
         output: folder to write: `model.onnx` or `model.pt2` with the heads inside, or a LoRA with
             `heads.safetensors` beside it.
         format: `onnx`, `pt2` (`torch.export.load`) or `lora`.
@@ -73,18 +73,19 @@ def export_folder(
         MergeError: as a LoRA, adapters are nonlinear.
         DataError: the output exists.
     """
-    folder, output = Path(folder), Path(output)
+    output = Path(output)
     if format not in FORMATS:
         hint = did_you_mean(format, FORMATS)
         raise ExportError(f"unknown format {format!r}{hint} Allowed: {', '.join(FORMATS)}.")
     if format == "onnx":
         check_onnx_packages()
     check_target(output, overwrite=overwrite)
+    folder, parts = local_parts(folder, loading)
     names = [head.name for head in read_tasks_file(folder)["tasks"]]
     if format == "lora" and task is None and len(names) > 1:
         raise ExportError(f"a LoRA holds one task; pass --task with one of {', '.join(names)}.")
-    name = moved(saved_backbone(folder, loading.get("backbone")), output)
-    model, tokenizer = load_model(folder, **loading)
+    name = moved(saved_backbone(folder, parts.get("backbone")), output)
+    model, tokenizer = load_model(folder, **parts)
     if task is not None:
         model, _ = select_tasks_(model, [task])
     facts = {"model": name, "pooling": model.pooling, "max_length": model.max_length}

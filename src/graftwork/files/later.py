@@ -55,7 +55,7 @@ def without_later(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
 
 
 def with_earlier(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """A file's values for the dataclass `cls`, and for fields of `later` that it lacks the value of before."""
+    """A file's values for `cls`, with the value of before for fields of `later` that the file lacks."""
     earlier = {
         entry.name: entry.metadata["before"]
         for entry in dataclasses.fields(cls)

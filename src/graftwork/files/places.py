@@ -86,6 +86,13 @@ def _relative(target: Path, folder: Path) -> str:
     return path if path.startswith(os.pardir) else os.path.join(os.curdir, path)
 
 
+def _is_downloaded(folder: Path) -> bool:
+    """Whether a folder is in the cache of the hub, where others have written what it holds."""
+    from huggingface_hub import constants
+
+    return Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(constants.HF_HUB_CACHE))
+
+
 def expand(given: str, folder: Path | None, where: str, faults: list[str]) -> Given:
     """Fill in environment variables and find a relative path beside the recipe.
 
@@ -93,11 +100,16 @@ def expand(given: str, folder: Path | None, where: str, faults: list[str]) -> Gi
         given: A path, or a name with one of the prefixes `package:` and `hub:`.
         folder: The folder of the recipe; None: leave relative paths as they are.
         where: What the value is, for messages.
-        faults: A variable that is not set and has no default is appended.
+        faults: A variable that is not set and has no default is appended, and any of a model of the hub.
     """
+    foreign = VARIABLE.search(given) is not None and folder is not None and _is_downloaded(folder)
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"] or match["bare"]
+        if foreign:
+            # It would become part of a name that is asked for, or of a message.
+            faults.append(f"{where} uses the environment variable {name}, which a model of the hub may not")
+            return ""
         if name not in os.environ and match["default"] is None:
             faults.append(
                 f"{where} uses the environment variable {name}, which is not set; set it, or give a default "

@@ -22,7 +22,7 @@ from graftwork.files.provenance import git_commits, versions
 from graftwork.files.writing import check_target, output_lock, staged_folder
 from graftwork.finished.new_task import PRIVATE, NewTask
 from graftwork.finished.reports import extended_report, print_addition, read_report
-from graftwork.models.files import FILES, read_structure
+from graftwork.models.files import FILES, Parts, local_parts, read_structure
 from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
 from graftwork.models.outputs import forward_rows
@@ -72,7 +72,7 @@ def add_task(
     head tuned as in `fit`; of the evaluations after the discretisation the best is kept.
 
     Args:
-        folder: the trained model, written by `fit`, `extract` or this function.
+        folder: the trained model, written by `fit`, `extract` or this function; or `user/model` on the hub.
         recipe: the new task and how to train it, or the path of its YAML file.
         output: folder to write, a model like any other.
         overwrite: replace the output folder if it exists.
@@ -102,11 +102,14 @@ def add_task(
     given = called("add_task", "folder", "recipe", "output", *skipped, **loading, overwrite=overwrite)
     with given, output_lock(output):
         check_target(output, overwrite=overwrite)
-        run = _Addition(Path(folder), recipe, loading, console or Console(), diagnosis=diagnosis)
-        return _add_task(run, Path(folder), output, overwrite, probe=probe)
+        local, parts = local_parts(folder, loading)
+        run = _Addition(local, recipe, parts, console or Console(), diagnosis=diagnosis)
+        return _add_task(run, local, str(folder), output, overwrite, probe=probe)
 
 
-def _add_task(run: _Addition, folder: Path, output: Path, overwrite: bool, *, probe: bool) -> dict[str, Any]:
+def _add_task(
+    run: _Addition, folder: Path, origin: str, output: Path, overwrite: bool, *, probe: bool
+) -> dict[str, Any]:
     recipe, console = run.recipe, run.console
     with phase(console, "build", "passing a few rows through the model and back"):
         before = run.older_outputs(run.model)
@@ -132,7 +135,7 @@ def _add_task(run: _Addition, folder: Path, output: Path, overwrite: bool, *, pr
     structure = structure_of(model)
     addition = {
         "task": run.data.head.name,
-        "from": str(folder),
+        "from": origin,
         **{
             name: dataclasses.asdict(getattr(run.recipe, name)) for name in ("extend", "training", "schedule")
         },
@@ -176,7 +179,7 @@ class _Addition:
     """The parts of one `add_task`: what is read, and what is done with it."""
 
     def __init__(
-        self, folder: Path, recipe: TaskRecipe, loading: Loading, console: Console, *, diagnosis: bool
+        self, folder: Path, recipe: TaskRecipe, loading: Parts, console: Console, *, diagnosis: bool
     ) -> None:
         self.start, self.diagnosis = time.perf_counter(), diagnosis
         self.name = saved_backbone(folder, loading.get("backbone"))

@@ -12,6 +12,7 @@ from graftwork.finished.scored_rows import SavedData, note_of_score
 from graftwork.finished.scoring import predictions
 from graftwork.kinds.scores import figures_of
 from graftwork.messages import did_you_mean
+from graftwork.models.files import local_parts
 from graftwork.models.folder import Loading, load_model
 from graftwork.models.manifest import read_tasks_file
 from graftwork.noise.applying import noisy_model
@@ -39,7 +40,7 @@ def rescore(
     the digests in the report: a split that was carved out of a train source that has changed is refused.
 
     Args:
-        folder: written by `graftwork fit`.
+        folder: written by `graftwork fit`, or `user/model` on the hub.
         split: train, validation or test.
         data: a source as in a recipe, in place of the recipe's; of a folder, the file of `split`.
         task: score this task alone; needed with `data` if there are several.
@@ -58,9 +59,9 @@ def rescore(
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}.")
-    folder = Path(folder)
+    folder, parts = local_parts(folder, loading)
     names = _wanted([head.name for head in read_tasks_file(folder)["tasks"]], task, data)
-    model, tokenizer = load_model(folder, **loading)
+    model, tokenizer = load_model(folder, **parts)
     saved = SavedData(folder)
     heads = [head for head in model.heads.heads if head.name in names]
     found = [saved.split(head, split) if data is None else saved.file(head, data, split) for head in heads]

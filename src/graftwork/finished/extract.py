@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from graftwork.files.writing import staged_folder
 from graftwork.files.yaml_file import read_yaml, values_to_yaml
 from graftwork.finished.reports import extracted_report, read_report
-from graftwork.models.files import FILES
+from graftwork.models.files import FILES, local_parts
 from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
 from graftwork.models.multitask import MultiTaskModel, select_tasks_
@@ -39,7 +39,7 @@ def extract(
     """Write the model of one task of a multi-task model.
 
     Args:
-        folder: the whole model.
+        folder: the whole model, or `user/model` on the hub.
         task: what to keep.
         output: folder to write.
         overwrite: replace the output folder if it exists.
@@ -72,7 +72,7 @@ def write_tasks(
     """Write the model of some tasks of a multi-task model, without the adapters only others use.
 
     Args:
-        folder: the whole model.
+        folder: the whole model, or `user/model` on the hub.
         tasks: what to keep, in this order.
         output: folder to write.
         report: gives the report of the new model; an empty one is not written.
@@ -83,9 +83,10 @@ def write_tasks(
         StructureError: a task is unknown.
         DataError: the output exists.
     """
+    folder, parts = local_parts(folder, loading)
     with staged_folder(output, overwrite=overwrite) as staged:
-        name = saved_backbone(folder, loading.get("backbone"))
-        model, tokenizer = load_model(folder, **loading)
+        name = saved_backbone(folder, parts.get("backbone"))
+        model, tokenizer = load_model(folder, **parts)
         before = structure_of(model).parameters()
         cut = Cut(*select_tasks_(model, tasks), before, read_report(folder))
         recipe, values = folder / FILES.recipe, report(cut)

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from graftwork.errors import StructureError
 from graftwork.finished.extract import Cut, write_tasks
 from graftwork.finished.reports import reduced_report
+from graftwork.models.files import local_parts
 from graftwork.models.folder import Loading
 from graftwork.models.manifest import read_tasks_file
 
@@ -30,7 +31,7 @@ def remove_task(
     The outputs of the other tasks stay equal up to rounding, not to the bit.
 
     Args:
-        folder: the trained model.
+        folder: the trained model, or `user/model` on the hub.
         task: the task to remove.
         output: folder to write, a model like any other.
         overwrite: replace the output folder if it exists.
@@ -49,7 +50,7 @@ def remove_task(
         >>> summary["task"], summary["tasks"]
         ('length', ['colour', 'same'])
     """
-    folder, output = Path(folder), Path(output)
+    (folder, parts), output = local_parts(folder, loading), Path(output)
     names = [head.name for head in read_tasks_file(folder)["tasks"]]
     if task not in names:
         raise StructureError(f"unknown task {task!r}; the model has {', '.join(names)}.")
@@ -69,4 +70,4 @@ def remove_task(
         return reduced_report(cut.report, cut.model, cut.structure, summary(cut))
 
     left = [name for name in names if name != task]
-    return summary(write_tasks(folder, left, output, report, overwrite=overwrite, **loading))
+    return summary(write_tasks(folder, left, output, report, overwrite=overwrite, **parts))

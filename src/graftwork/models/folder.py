@@ -15,8 +15,9 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
+from graftwork.cards.writing import keep_own_card, model_name, write_card
 from graftwork.distributed.notes import note
 from graftwork.errors import CheckpointError, DivergenceError, RecipeError
 from graftwork.files.places import moved
@@ -24,7 +25,7 @@ from graftwork.files.weights import as_checkpoint_error, check_values, read_shap
 from graftwork.files.writing import read_whole
 from graftwork.messages import listed, shown
 from graftwork.models.backbone import load_backbone, load_encoder, saved_tokenizer
-from graftwork.models.files import FILES, read_structure
+from graftwork.models.files import FILES, Loading, card_of, local_parts, read_structure
 from graftwork.models.first_pass import measure_width_
 from graftwork.models.identity import same_weights
 from graftwork.models.manifest import (
@@ -59,17 +60,6 @@ __all__ = [
 ]
 
 
-class Loading(TypedDict, total=False):
-    """Where the parts of a saved model are now, for `load_model`."""
-
-    backbone: str | None
-    """The backbone's weights, if they have moved."""
-    tokenizer: str | None
-    """A hub id, folder or `package:NAME/folder`, in place of the tokenizer saved with the model."""
-    backbone_unchecked: bool
-    """Take a backbone of the same shape though its weights are not those of the training."""
-
-
 def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str, place: Path | None = None) -> None:
     """Write adapter, heads and tasks into an existing folder.
 
@@ -97,7 +87,7 @@ def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str, place
         )
     name = moved(backbone_name, place or folder)
     model.backbone.save_pretrained(str(folder))  # type: ignore[operator]
-    name_backbone(folder, name, str(getattr(model.backbone.config, "_name_or_path", "")))
+    name_backbone(folder, name)
     save_file(heads, folder / FILES.heads, metadata={"format": "pt"})
     write_tasks_file(model, folder, name)
 
@@ -114,7 +104,7 @@ def write_model(
     report: Mapping[str, Any],
     picture: bool = False,
 ) -> dict[str, Any]:
-    """Write a whole model folder: what `save_model` writes, tokenizer, structure, recipe and report.
+    """Write a whole model folder: what `save_model` writes, tokenizer, structure, recipe, report and card.
 
     Args:
         model: the finished model.
@@ -142,11 +132,13 @@ def write_model(
         from graftwork.structure.drawing import structure_png
 
         structure_png(structure, staged / FILES.picture)
-    if not report:
-        return {}
-    sizes = {path.name: path.stat().st_size for path in sorted(staged.glob("*.safetensors"))}
-    written = {**report, "bytes_on_disk": sizes}
-    (staged / FILES.report).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    written: dict[str, Any] = {}
+    if report:
+        sizes = {path.name: path.stat().st_size for path in sorted(staged.glob("*.safetensors"))}
+        written = {**report, "bytes_on_disk": sizes}
+        (staged / FILES.report).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    write_card(staged, card_of(staged, model_name(place)))
+    keep_own_card(place, staged)
     return written
 
 
@@ -158,14 +150,16 @@ def load_model(
     A folder that another process replaces meanwhile is read again: the model is the old one or the new one.
 
     Args:
-        folder: written by `graftwork fit` or `save_model`.
-        **loading: where its parts are now (`Loading`): `backbone`, `tokenizer`, `backbone_unchecked`.
+        folder: written by `graftwork fit` or `save_model`; or `user/model` on the hub.
+        **loading: where its parts are now (`Loading`): `backbone`, `tokenizer`, `backbone_unchecked`,
+            `revision`.
 
     Raises:
         CheckpointError: files are missing, damaged, or belong to another backbone.
         RecipeError: the backbone or the tokenizer cannot be found or read.
     """
-    return read_whole(Path(folder), lambda: _load_model(Path(folder), **loading))
+    place, parts = local_parts(folder, loading)
+    return read_whole(place, lambda: _load_model(place, **parts))
 
 
 def _load_model(

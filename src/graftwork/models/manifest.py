@@ -166,18 +166,13 @@ def saved_backbone(folder: Path, backbone: str | None = None) -> Given:
     return Given(place, name, folder)
 
 
-def name_backbone(folder: Path, backbone_name: str, loaded: str = "") -> None:
+def name_backbone(folder: Path, backbone_name: str) -> None:
     """Put the backbone's name, as it is stored, into the files that PEFT has written: it writes paths.
 
     Args:
         folder: the model folder.
         backbone_name: as it is to be written.
-        loaded: the path from which Transformers has loaded the backbone, which PEFT puts into the model card.
     """
     for path in folder.rglob(FILES.adapter_config):
         config = {**read_json(path), "base_model_name_or_path": backbone_name or None}
         path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-    card = folder / "README.md"
-    if loaded and card.is_file():
-        text = card.read_text(encoding="utf-8").replace(loaded, backbone_name)
-        card.write_text(text, encoding="utf-8")

@@ -79,24 +79,28 @@ class Predictor:
         backbone: str | None = None,
         tokenizer: str | None = None,
         backbone_unchecked: bool = False,
+        revision: str | None = None,
         **options: Any,
     ) -> Predictor:
         """A predictor for the model in `folder`.
 
         Args:
-            folder: written by `graftwork fit`.
+            folder: written by `graftwork fit`; or `user/model` on the hub, if no folder has that name.
             backbone: where the backbone is now, if it has moved.
             tokenizer: in place of the tokenizer saved with the model.
             backbone_unchecked: take a backbone of the same shape though its weights are others.
+            revision: of a model of the hub: a branch, a tag or a commit.
             **options: of the predictor.
 
         Raises:
-            CheckpointError: the folder is no complete model, or belongs to another backbone.
+            CheckpointError: the folder is no complete model, or belongs to another backbone; or it is neither
+                here nor on the hub, or the hub cannot be reached.
         """
         loading: Loading = {
             "backbone": backbone,
             "tokenizer": tokenizer,
             "backbone_unchecked": backbone_unchecked,
+            "revision": revision,
         }
         return cls(*load_model(folder, **loading), **options)
 
@@ -230,11 +234,13 @@ def load(folder: str | Path, **options: Any) -> Predictor:
     """A trained model, ready to predict: `Predictor.load`.
 
     Args:
-        folder: written by `graftwork fit`.
-        **options: of `Predictor.load`, such as `backbone`, where the backbone is now.
+        folder: written by `graftwork fit`; or `user/model` on the hub, if no folder has that name.
+        **options: of `Predictor.load`, such as `backbone`, where the backbone is now, or `revision` of a
+            model of the hub.
 
     Raises:
-        CheckpointError: the folder is no complete model, or belongs to another backbone.
+        CheckpointError: the folder is no complete model, or belongs to another backbone; or the hub cannot be
+            reached and the model is not in its cache.
 
     Example:
         >>> answers = gw.load("runs/colours").predict(["a red stone", "a blue bird"], task="colour")

@@ -40,8 +40,8 @@ def load_recipe(
         path: The YAML file.
         overrides: Values that replace those of the file, by dotted key: `training.epochs`, `seed`, or
             `tasks.NAME.max_train`.
-        saved: The file is that of a saved model, so that no budget of a tenth or more is a slip, and a setting
-            that it lacks has the value of before there was the setting.
+        saved: The file is that of a saved model: no budget of a tenth or more is a slip, and a setting that
+            it lacks has the value of before there was the setting.
         places: Refuse environment variables that are not set; False: backbone and data are not needed.
 
     Raises:

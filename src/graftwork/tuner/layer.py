@@ -165,7 +165,13 @@ class GraftLayer(GatedPools):
 
     @staticmethod
     def _bottleneck(
-        pool: Pool, x: Tensor, gates: Tensor | None, down: Tensor, bias: Tensor | None, up: Tensor, hidden: Tensor
+        pool: Pool,
+        x: Tensor,
+        gates: Tensor | None,
+        down: Tensor,
+        bias: Tensor | None,
+        up: Tensor,
+        hidden: Tensor,
     ) -> Tensor:
         """`hidden` plus what the adapters write: one product, which needs no memory for their sum."""
         units = ACTIVATIONS[pool.activation](F.linear(x.to(down.dtype), down, bias))

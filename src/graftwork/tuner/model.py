@@ -15,6 +15,7 @@ from peft.utils import AuxiliaryTrainingWrapper, register_peft_method
 from torch import Tensor, nn
 
 from graftwork.attached import find_attached
+from graftwork.cards.adapter import write_cards_of
 from graftwork.errors import CheckpointError, RoutingError, SiteError
 from graftwork.gates.registry import gate_family
 from graftwork.messages import shown
@@ -267,3 +268,4 @@ def _check_structure(
 
 if GRAFT not in PEFT_TYPE_TO_TUNER_MAPPING:
     register_peft_method(name="graft", config_cls=GraftConfig, model_cls=GraftModel, prefix="graft_")
+    write_cards_of(GRAFT)
