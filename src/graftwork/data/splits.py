@@ -42,7 +42,7 @@ def load_task(task: Task, seed: int = 0) -> TaskData:
         DataError: A source cannot be read, a field is missing, a label is unknown, a score is not a
             number, the training rows have only one class, or their labels are none (`check_rows`).
     """
-    columns = {"train": _Columns.read(task, str(_source(task, "train")), "train")}
+    columns = {"train": _Columns.read(task, _train_source(task), "train")}
     check_rows(task, columns["train"].texts, columns["train"].labels)
     for name in ("validation", "test"):
         source = _source(task, name)
@@ -82,7 +82,7 @@ def load_split(task: Task, head: TaskHead, split: str, seed: int = 0) -> TaskDat
     )
     missing = carved_with(task, split)
     origin = "train" if missing else split
-    columns = _Columns.read(task, str(_source(task, origin)), origin)
+    columns = _Columns.read(task, _source(task, origin) or _train_source(task), origin)
     part = (columns.texts, columns.targets(task, head.labels, origin, "the classes of the model"))
     if missing:
         part = _carve(task, *part, missing, seed)[split]
@@ -98,10 +98,15 @@ def carved_with(task: Task, split: str) -> list[str]:
 
 def _source(task: Task, split: str) -> str | None:
     """Where a split has rows of its own."""
+    train = _train_source(task)
+    given: str | None = getattr(task, split)
+    return given or split_file(train, split)
+
+
+def _train_source(task: Task) -> str:
     if task.train is None:
         raise DataError(f"task {task.name!r} has no training source; set train to a file, folder or dataset")
-    given: str | None = getattr(task, split)
-    return given or split_file(task.train, split)
+    return task.train
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from graftwork.errors import CheckpointError
-from graftwork.files.reading import read_regular
+from graftwork.files.reading import read_json, read_regular
 from graftwork.structure.structure import Structure
 
-__all__ = ["FILES", "read_structure"]
+__all__ = ["FILES", "read_report", "read_structure"]
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,21 @@ def read_structure(folder: Path) -> Structure:
         return Structure.from_json(read_regular(path).decode("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report of a saved model; empty if it has none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = folder / FILES.report
+    if not path.is_file():
+        return {}
+    try:
+        report = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+    if not isinstance(report, dict):
+        raise CheckpointError(f"{path} is damaged: it holds a {type(report).__name__}, not a mapping.")
+    return report
