@@ -41,6 +41,7 @@ def fit(
     schedule: Mapping[str, Any] | None = None,
     noise: Sequence[Any] | Mapping[str, Any] | None = None,
     seed: int | None = None,
+    start: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     resume: bool = False,
     console: Console | None = None,
@@ -73,6 +74,9 @@ def fit(
         schedule: phases of the search, as fractions of the training.
         noise: noise, as in a recipe.
         seed: of everything random; default 0.
+        start: folder of a finished model to go on from (docs/python.md): its structure is kept, its adapters
+            and heads are trained further. Without a recipe its own is used; of a task in `tasks` it says what
+            is not given.
         overwrite: replace the output folder if it exists.
         resume: go on from the last checkpoint of the same call.
         console: where to print; default standard output.
@@ -111,6 +115,7 @@ def fit(
         "schedule": schedule,
         "noise": noise,
         "seed": seed,
+        "start": start,
         **settings,
     }
     given = {key: value for key, value in given.items() if value is not None}

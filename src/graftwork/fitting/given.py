@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from graftwork.data.memory import GivenRows
+from graftwork.data.sources import split_file
 from graftwork.data.tables import given_rows, is_table, splits_of
 from graftwork.data.task import SPLITS
-from graftwork.errors import DataError, RecipeError
+from graftwork.errors import CheckpointError, DataError, RecipeError
 from graftwork.files.later import settled
+from graftwork.files.places import Given, expand
+from graftwork.files.reading import user_path
 from graftwork.files.yaml_file import read_yaml
 from graftwork.messages import listed, shown
+from graftwork.models.files import FILES
 from graftwork.recipe.loading import make_recipe
 from graftwork.recipe.recipe import Recipe
 
@@ -52,7 +57,16 @@ def given_recipe(
             )
         return recipe, []
     notes: list[str] = []
-    if recipe is None:
+    saved = False
+    settings = dict(settings)
+    start = settings.get("start")
+    if isinstance(start, str | os.PathLike):  # relative to the current folder, not to that of a recipe
+        settings["start"] = Given(os.fspath(start), os.fspath(start))
+    raw: dict[str, Any]
+    if recipe is None and isinstance(start, str | os.PathLike):
+        folder, saved = user_path(Path(start)), True
+        raw, where = _recipe_of_model(folder), f"{folder / FILES.recipe}"
+    elif recipe is None:
         raw, folder, where = {}, Path(), ""
     elif isinstance(recipe, Mapping):
         raw, folder, where = _settings(recipe, notes), Path(), ""
@@ -65,9 +79,49 @@ def given_recipe(
             "or none and its settings by keyword."
         )
     changes = _by_key(_settings(settings, notes))
+    if saved and "tasks" in changes:
+        changes["tasks"] = [_completed(task, raw["tasks"], folder) for task in changes["tasks"]]
     if output is not None and "output" not in changes:
         raw.setdefault("output", output)
-    return make_recipe(raw, changes, folder=folder, where=where), notes
+    return make_recipe(raw, changes, folder=folder, where=where, saved=saved), notes
+
+
+def _recipe_of_model(folder: Path) -> dict[str, Any]:
+    """The values of the recipe of a finished model, but for its output.
+
+    Raises:
+        CheckpointError: the folder has none.
+        RecipeError: it cannot be read.
+    """
+    path = folder / FILES.recipe
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no model to go on from: it has no {FILES.recipe}.")
+    raw = read_yaml(path)
+    raw.pop("output", None)
+    raw["tasks"] = [task for task in raw.get("tasks") or () if isinstance(task, dict)]
+    return raw
+
+
+def _completed(task: Any, known: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+    """A task with what it does not say from the recipe of the model in the folder.
+
+    Splits that lie beside the train source of that recipe stay where they are if only train is replaced.
+    """
+    name = task.get("name") if isinstance(task, Mapping) else None
+    old = next((old for old in known if old.get("name") == name), None)
+    if old is None:
+        return task
+    train = expand(str(old.get("train")), folder, "train", [])
+    beside = {}
+    for split in SPLITS[1:]:
+        with suppress(DataError):  # a source that is gone has no splits beside it
+            beside[split] = split_file(train, split)
+    return {**{key: value for key, value in beside.items() if value}, **_without_nulls(old), **task}
+
+
+def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are given."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _settings(values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -91,7 +145,7 @@ def _by_key(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A value with strings for paths, lists for tuples, and mappings for objects of settings."""
-    if isinstance(value, GivenRows):
+    if isinstance(value, GivenRows | Given):
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)

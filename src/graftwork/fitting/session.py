@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from peft import get_peft_model
 from rich.console import Console
@@ -27,6 +27,7 @@ from graftwork.distributed.processes import on_main
 from graftwork.files.reading import user_path
 from graftwork.files.writing import staged_folder
 from graftwork.fitting.report import build_report, cost_figures
+from graftwork.fitting.start import Start
 from graftwork.models.backbone import load_backbone
 from graftwork.models.folder import write_model
 from graftwork.models.multitask import MultiTaskModel
@@ -48,6 +49,11 @@ from graftwork.training.patience import Patience
 from graftwork.training.preparation import Grouping, baselines, find_groups, prepare, split_scores
 from graftwork.training.run import TrainingRun
 from graftwork.tuner.config import GraftConfig
+from graftwork.tuner.view import graft_view
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 __all__ = ["Session"]
 
@@ -75,10 +81,16 @@ class Session:
         """In the unit of `graft.cost`."""
         self.origin: dict[str, Any] = {}
         """When the run was `started`, and the steps at which it was `resumed`: for the report."""
+        self.further: dict[str, Any] = {}
+        """What the report says of the model it started from."""
         self._said: set[str] = set()
         trackers(recipe.training.report_to)  # here too, what is not installed must show at once
+        self.start = None if recipe.start is None else Start(recipe)
+        """The model that is trained further."""
+        if self.start is not None:
+            recipe = self.start.settled(recipe)
         source = named_file(recipe.graft.structure)
-        if source is not None:
+        if source is not None and self.start is None:
             read_structure_file(user_path(source[1]))  # before the tasks are read, which takes longer
         with _timed(self.seconds, "prepare"), console.status("reading and tokenising the tasks"):
             self.prepared = prepare(
@@ -87,6 +99,8 @@ class Session:
                 recipe.noise,
                 recipe.seed,
                 max_length=recipe.training.max_length,
+                loaded=None if self.start is None else self.start.backbone(recipe.model),
+                heads=None if self.start is None else self.start.heads,
             )
         training = dataclasses.replace(recipe.training, max_length=self.prepared.max_length)
         # What is trained, scored and saved: with the length that the backbone allows.
@@ -97,6 +111,8 @@ class Session:
         if training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
         self._say(self.prepared.notes)
+        if self.start is not None:
+            self._say(self.start.notes(self.recipe, self.prepared))
         for data in self.prepared.clean:
             self._say(class_notes(data))
 
@@ -113,6 +129,8 @@ class Session:
         Args:
             budget: in place of that of the recipe.
         """
+        if self.start is not None:
+            return self._continued(self.start)
         recipe, prepared = self.recipe, self.prepared
         backbone = load_backbone(recipe.model)[0] if self.baselines else prepared.backbone
         set_seed(recipe.seed)
@@ -134,11 +152,26 @@ class Session:
         self.budget = budget_cost(model)
         if recipe.graft.structure is not None:
             self.given = set_fixed_structure_(model, recipe.graft.structure, seed=recipe.seed)
-        if not self.baselines:
-            self._say(prepared.preflight(model))
-            with _timed(self.seconds, "baselines"), adapted.disable_adapter():
-                self.baselines = on_main(self._baselines)
+        self._look(model)
         return model
+
+    def _continued(self, start: Start) -> MultiTaskModel:
+        """The model that is trained further."""
+        prepared = self.prepared
+        model = start.model(self.recipe, [data.head for data in prepared.datas])
+        prepared.backbone = cast("PreTrainedModel", graft_view(model).backbone)
+        self.budget = budget_cost(model)
+        self._look(model)
+        with _timed(self.seconds, "start"):
+            self.further = {"start": on_main(lambda: start.facts(model, prepared, self.recipe.noise))}
+        return model
+
+    def _look(self, model: MultiTaskModel) -> None:
+        """Pass rows through the first model, and measure what its tasks have without it."""
+        if not self.baselines:
+            self._say(self.prepared.preflight(model))
+            with _timed(self.seconds, "baselines"), cast("PeftModel", model.backbone).disable_adapter():
+                self.baselines = on_main(self._baselines)
 
     def _baselines(self) -> dict[str, dict[str, float]]:
         """Majority class and linear probe on the frozen backbone, for every task."""
@@ -247,7 +280,7 @@ class Session:
             diagnosis=diagnosis,
         )
         report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
-        report |= self.origin
+        report |= self.origin | self.further
         report |= cost_figures(model, structure, self.budget)
         report |= further
         place = user_path(recipe.output)

@@ -78,9 +78,11 @@ def make_recipe(
     unset = faults if places else []
     for key, value in (overrides or {}).items():
         override(raw, key, value, faults)
-    for name in ("model", "output"):
-        if isinstance(raw.get(name), str):
-            raw[name] = expand(raw[name], folder if name == "model" else None, name, unset)
+    for name in ("model", "output", "start"):
+        value = raw.get(name)
+        if isinstance(value, str):
+            here = name == "output" or isinstance(value, Given)  # given beside the file, not in it
+            raw[name] = expand(value, None if here else folder, name, unset)
     if not saved:
         faults += share_slips(Recipe, raw, "") + share_slips(GraftSettings, raw.get("graft"), "graft.")
     find_files(raw.get("graft"), folder, unset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.data.task import Task
+    from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.noise.kinds import Noise
 
@@ -91,6 +92,7 @@ def prepare(
     *,
     max_length: int,
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+    heads: Mapping[str, TaskHead] | None = None,
 ) -> Prepared:
     """Load the tasks, put noise into their rows, load the backbone, and tokenise.
 
@@ -101,12 +103,13 @@ def prepare(
         seed: of the splits and sub-samples that are drawn.
         max_length: tokens of a row; no more are used than the backbone has positions for.
         loaded: backbone and tokenizer of a model that was trained before, in place of those of `model`.
+        heads: trained heads by task, whose classes and scales are kept.
 
     Raises:
         DataError: a task cannot be read.
         RecipeError: the backbone cannot be loaded, or its outputs for a row depend on the rows beside it.
     """
-    clean = [load_task(task, seed) for task in tasks]
+    clean = [load_task(task, seed, (heads or {}).get(task.name)) for task in tasks]
     datas, reports = damage_tasks(clean, noise)
     if loaded is None:
         backbone, tokenizer = load_backbone(model)
