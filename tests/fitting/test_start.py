@@ -238,6 +238,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "pooling": ({"training": {"pooling": "cls"}}, "training.pooling is cls, but that of the model is mean"),
     "graft": ({"graft": {"budget": 0.01}}, r"graft has other values than the model's \(budget\), whose"),
     "schedule": ({"schedule": {"warmup": 0.3}}, r"schedule has other values than the model's \(warmup\)"),
+    "nowhere": (
+        {"recipe": {"model": "m", "tasks": [{"name": "colour", "train": "d"}]}, "start": " "},
+        "start is empty",
+    ),
     "budgets": ({"budgets": ["1%", "2%"]}, "budgets are chosen by a search, but start keeps the structure"),
 }
 
@@ -246,7 +250,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_cannot_be_changed_is_refused(case: str, folder: Path) -> None:
     changes, message = BAD[case]
     with pytest.raises(RecipeError, match=message):
-        gw.fit(start=folder / "carved", output=folder / "bad", console=QUIET, **changes)
+        gw.fit(**{"start": folder / "carved", "output": folder / "bad", "console": QUIET, **changes})
     assert not list(folder.glob("*bad*"))
 
 

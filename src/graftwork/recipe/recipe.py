@@ -60,6 +60,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check what concerns several values at once."""
         faults = [f"{name} is empty" for name in ("model", "output") if not getattr(self, name).strip()]
+        faults += ["start is empty"] if self.start is not None and not self.start.strip() else []
         faults += self._output_faults()
         if not self.tasks:
             faults.append("tasks is empty; give at least one")
