@@ -197,8 +197,24 @@ def test_more_rows_are_not_carved_anew(folder: Path) -> None:
     model = gw.fit(tasks={"colour": {"train": more, "test": [{**row, "text": row["text"] + " tree"} for row in more]}}, **given)  # fmt: skip  # noqa: E501
     assert model.report["start"]["tasks"]["colour"]["same_rows"] is False
     tested = {"train": more, "test": carved_rows(folder)}
-    with pytest.raises(DataError, match=r"test of task 'colour': .* was trained on 96 of its texts"):
+    with pytest.raises(DataError, match=r"test of task 'colour': 96 of its texts are train rows of .*carved"):
         gw.fit(tasks={"colour": tested}, **given)
+
+
+def test_a_few_duplicates_of_other_sources_are_noted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh = [{"text": f"{word} {i} tree", "label": word} for i in range(60) for word in WORDS[:2]]
+    tested = [{**row, "text": row["text"] + " road"} for row in fresh]
+    given = {"start": folder / "carved", "training": {"epochs": 1}}
+    few = carved_rows(folder)[:6]
+    gw.fit(tasks={"colour": {"train": fresh, "test": [*tested, *few]}}, **given)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of its texts are train rows of" in said
+    assert "test scores may be a little too good" in said
+    rows = [json.loads(line) for line in (folder / "data/colour/test.jsonl").read_text().splitlines()]
+    with pytest.raises(DataError, match="43 of its texts are test rows of"):
+        gw.fit(start=folder / "out", tasks={"colour": rows}, console=Console(quiet=True))
 
 
 def test_rows_that_cannot_be_found_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
