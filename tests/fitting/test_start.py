@@ -71,6 +71,8 @@ def test_the_command_trains_the_model_further(folder: Path, capsys: pytest.Captu
         assert (found["reported"], found["same_rows"]) == (task["test"], True)
         assert report["tasks"][name]["sha256"] == task["sha256"]
     assert "search" not in report["phases"]
+    assert report["diagnosis"]["of"] == "kept"
+    assert not any("budget of" in finding for finding in report["diagnosis"]["findings"])
     assert report["phases"]["tune"]["steps"] == 18
     for name in WEIGHTS:
         assert (folder / "further" / name).read_bytes() != (folder / "out" / name).read_bytes()

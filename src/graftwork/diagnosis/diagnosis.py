@@ -165,7 +165,7 @@ def diagnose(
     watch: DiagnosisCallback,
     *,
     validation: Dataset,
-    of: Literal["structure", "path"] = "structure",
+    of: Literal["structure", "path", "kept"] = "structure",
 ) -> dict[str, Any]:
     """Everything known of a finished search, as JSON types, with `findings` as plain sentences.
 
@@ -174,8 +174,8 @@ def diagnose(
         structure: as it was decided, with the adapters that were closed.
         watch: the callback of the run.
         validation: rows for the ablation.
-        of: what was searched: a structure, or a path of one task through a stored pool, which nothing has to
-            keep small.
+        of: what was searched: a structure; a path of one task through a stored pool, which nothing has to
+            keep small; or nothing, as the structure of an earlier model was kept.
     """
     from graftwork.diagnosis.findings import find
 

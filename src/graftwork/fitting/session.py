@@ -265,7 +265,13 @@ class Session:
         model = run.model
         structure = run.structure.structure or self.given or structure_of(model)
         with _timed(run.seconds, "diagnosis"):
-            diagnosis = diagnose(model, structure, run.watch, validation=self.prepared.tokens["validation"])
+            diagnosis = diagnose(
+                model,
+                structure,
+                run.watch,
+                validation=self.prepared.tokens["validation"],
+                of="structure" if self.start is None else "kept",
+            )
         report = build_report(
             recipe,
             model,
