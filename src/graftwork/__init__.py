@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graftwork.finished.new_task import NewTask
     from graftwork.finished.push import push
     from graftwork.finished.remove_task import remove_task
+    from graftwork.fitting.from_python import fit
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.models.predictor import Predictor, load
     from graftwork.recipe.extension import Extension
@@ -65,6 +66,7 @@ __all__ = [
     "export_lora",
     "export_onnx",
     "export_program",
+    "fit",
     "group_tasks",
     "input_distances",
     "keep_tasks_",
@@ -100,6 +102,7 @@ _HOME = {
     "export_lora": "export.lora",
     "export_onnx": "export.onnx",
     "export_program": "export.program",
+    "fit": "fitting.from_python",
     "group_tasks": "search.grouping",
     "input_distances": "search.grouping",
     "keep_tasks_": "training.task_collator",

@@ -43,6 +43,7 @@ _RENAMED = {
     "no_probe": "no-probe",
     "per_class": "per-class",
     "retry_failed": "retry-failed",
+    "start": "from",
 }
 """Options with hyphens, or whose name would hide a module inside their function."""
 _REPEATED = {"set": "KEY=VALUE", "ignore": "SETTING"}
@@ -120,6 +121,8 @@ def _add_arguments(
             parser.add_argument(option, action="append", metavar=_REPEATED[name], help=text)
         elif default is False:
             parser.add_argument(option, dest=name, action="store_true", help=text)
+        elif name == "recipe" and default is None:
+            parser.add_argument(name, nargs="?", type=Path, help=text)
         elif name == "folders":
             parser.add_argument(name, nargs="+", type=Path, help=text)
         elif name in short:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graftwork.recipe.recipe import Recipe
 
 __all__ = ["compare", "fit", "overrides", "report"]
 
 
 def fit(
-    recipe: Path,
+    recipe: Path | None = None,
     output: str | None = None,
+    start: Path | None = None,
     seed: int | None = None,
     budgets: str | None = None,
     set: list[str] | None = None,
@@ -23,8 +27,9 @@ def fit(
     """Train the tasks of a recipe, learn the adapter structure, and write a compact model with a report.
 
     Args:
-        recipe: YAML file.
+        recipe: YAML file; may be left out with --from, for the recipe of that model.
         output: Folder to write, in place of the recipe's.
+        start: Folder of a finished model to train further; its structure is kept.
         seed: Seed, in place of the recipe's.
         budgets: experimental: several budgets of one search, such as 1%,0.3%; OUTPUT gets a folder for each.
         set: KEY=VALUE in place of a recipe's value, such as training.epochs=2; may be repeated.
@@ -37,14 +42,14 @@ def fit(
 
     from graftwork.distributed.processes import is_main, join, on_all
     from graftwork.progress import phase
-    from graftwork.recipe.loading import load_recipe
 
     values = overrides(set or [])
     if budgets is not None:
         values["budgets"] = budgets.split(",")
-    values |= {key: value for key, value in (("output", output), ("seed", seed)) if value is not None}
+    given = {"output": output, "start": start, "seed": seed}
+    values |= {key: value for key, value in given.items() if value is not None}
     join()
-    loaded = on_all(lambda: load_recipe(recipe, values))
+    loaded = on_all(lambda: _recipe_of(recipe, values))
     # Imported here, as they load torch: a fault of the recipe is reported at once.
     with phase(Console(quiet=not is_main()), "start", "loading torch and transformers"):
         from graftwork.fitting.family import fit_family
@@ -53,6 +58,24 @@ def fit(
     (fit_family if loaded.budgets else run)(
         loaded, overwrite=overwrite, resume=resume, probe=not no_probe, diagnosis=not no_diagnosis
     )
+
+
+def _recipe_of(recipe: Path | None, values: Mapping[str, Any]) -> Recipe:
+    """The recipe in a file, or that of the model to go on from.
+
+    Raises:
+        RecipeError: neither is given, or no folder to write.
+    """
+    from graftwork.errors import RecipeError
+    from graftwork.fitting.given import given_recipe
+
+    if recipe is None and "start" not in values:
+        raise RecipeError(
+            "fit needs a recipe: give the path of a YAML file, or a finished model as --from DIR."
+        )
+    if recipe is None and "output" not in values:
+        raise RecipeError("fit --from without a recipe needs a folder to write; give --output DIR.")
+    return given_recipe(recipe, values)[0]
 
 
 def compare(

@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftwork.data.memory import GivenRows
 from graftwork.data.text_rows import TextFormat, read_csv, read_json, read_tsv
 from graftwork.distributed.notes import note_once
 from graftwork.edges import library_errors
 from graftwork.errors import DataError
 from graftwork.files.decoding import read_text
+from graftwork.files.places import MEMORY
 from graftwork.files.reading import exists, user_path
 from graftwork.messages import near_misses, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SourceRows", "locate", "read_rows", "read_table", "split_file"]
+__all__ = ["SourceRows", "dataset_rows", "locate", "read_rows", "read_table", "split_file"]
 
 Row = dict[str, Any]
 _TEXTS = (".jsonl", ".json", ".csv", ".tsv")
@@ -90,7 +92,7 @@ def read_table(source: str, *, task: str = "", split: str = "train", form: TextF
     """Read a source like `read_rows`, with the place of every row."""
     what = f"{split} of task {task!r}: " if task else ""
     try:
-        table = _hub(source, split) if source.startswith("hub:") else _local(locate(source), split, form)
+        table = _found(source, split, form)
         if not table.rows:
             raise DataError(f"{table.path} has no rows")
     except DataError as error:
@@ -105,9 +107,20 @@ def read_table(source: str, *, task: str = "", split: str = "train", form: TextF
     return table
 
 
+def _found(source: str, split: str, form: TextFormat) -> SourceRows:
+    if isinstance(source, GivenRows):
+        return SourceRows(source.rows, source.what, "row", range(1, len(source.rows) + 1))
+    if source.startswith(MEMORY):
+        raise DataError(
+            f"{_short(source)} are rows that were given in Python, which are not kept with a model; name a "
+            "file, or call gw.fit with the rows"
+        )
+    return _hub(source, split) if source.startswith("hub:") else _local(locate(source), split, form)
+
+
 def split_file(source: str, split: str) -> str | None:
     """Return the file of a split if the source is a folder with one file per split."""
-    if source.startswith("hub:"):
+    if source.startswith(("hub:", MEMORY)):
         return None
     folder = locate(source)
     files = (folder / f"{split}{suffix}" for suffix in _FILES)
@@ -209,7 +222,7 @@ def _parquet(path: Path) -> SourceRows:
         raise DataError(f"{path} is not a regular file")
     with library_errors(f"{path} is not a Parquet file", DataError):
         # The types of the columns are JSON inside the file, read by `datasets`.
-        return _from_dataset(Dataset(pyarrow.parquet.read_table(path)), str(path))
+        return dataset_rows(Dataset(pyarrow.parquet.read_table(path)), str(path))
 
 
 def _hub(source: str, split: str) -> SourceRows:
@@ -232,14 +245,16 @@ def _hub(source: str, split: str) -> SourceRows:
         if not bars:
             enable_progress_bars()
     with library_errors(f"{source} cannot be read", DataError):
-        return _from_dataset(dataset, source)
+        return dataset_rows(dataset, source)
 
 
-def _from_dataset(dataset: Dataset, path: str) -> SourceRows:
+def dataset_rows(dataset: Dataset, path: str) -> SourceRows:
     """Take the rows of a `datasets.Dataset`, with the names of its class labels in place of numbers."""
     from datasets import ClassLabel
 
-    columns = {name: dataset.data.column(name).to_pylist() for name in dataset.column_names}
+    # Not `dataset.data`: of a data set that was shuffled or selected from, it has the rows of before.
+    table = dataset.with_format("arrow")[:]
+    columns = {name: table.column(name).to_pylist() for name in dataset.column_names}
     for name, feature in dataset.features.items():
         if isinstance(feature, ClassLabel):
             # -1 is how the hub marks rows without a label.

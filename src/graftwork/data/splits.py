@@ -25,39 +25,50 @@ from graftwork.messages import listed, mended, shown
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["carved_with", "content_hash", "load_split", "load_task"]
+__all__ = ["carved_with", "content_hash", "load_split", "load_task", "text_keys"]
 
 CARVED = 0.1
 """Fraction of the distinct training texts that becomes a validation or a test split without a source."""
 
 
-def load_task(task: Task, seed: int = 0) -> TaskData:
+ORIGIN = "those of the model that is trained further; a new class needs a new training, or a new task"
+"""Who says what the classes of a known head are, for messages."""
+
+
+def load_task(task: Task, seed: int = 0, known: TaskHead | None = None) -> TaskData:
     """Read, check, filter, split and sub-sample the rows of a task.
 
     A split without a source is the folder's own file if `train` is a folder with one file per split,
     else a tenth of the distinct train texts, spread evenly over the labels. Equal texts (up to case
     and white space) always fall into the same split.
 
+    Args:
+        task: what to read.
+        seed: of what is drawn.
+        known: a trained head of this task, whose classes and scale are kept.
+
     Raises:
         DataError: A source cannot be read, a field is missing, a label is unknown, a score is not a
             number, the training rows have only one class, or their labels are none (`check_rows`).
     """
-    columns = {"train": _Columns.read(task, str(_source(task, "train")), "train")}
+    columns = {"train": _Columns.read(task, _train_source(task), "train")}
     check_rows(task, columns["train"].texts, columns["train"].labels)
     for name in ("validation", "test"):
         source = _source(task, name)
         if source is not None:
             columns[name] = _Columns.read(task, source, name)
-    labels = KINDS[task.kind].classes(task, columns["train"].labels)
+    labels = KINDS[task.kind].classes(task, columns["train"].labels) if known is None else known.labels
+    origin = "" if known is None else ORIGIN
     train = columns.pop("train")
-    parts = {"train": (train.texts, train.targets(task, labels, "train"))}
+    parts = {"train": (train.texts, train.targets(task, labels, "train", origin))}
     _check_varied(task, labels, parts["train"][1])  # before other splits: their labels would look unknown
-    parts |= {name: (part.texts, part.targets(task, labels, name)) for name, part in columns.items()}
+    parts |= {name: (part.texts, part.targets(task, labels, name, origin)) for name, part in columns.items()}
     missing = [name for name in SPLITS if name not in parts]
     if missing:
         parts |= _carve(task, *parts["train"], missing, seed)
     splits = {name: _sample(task, name, parts[name], labels, seed) for name in SPLITS}
-    return TaskData(_head(task, labels, splits["train"].targets), splits)
+    head = _head(task, labels, splits["train"].targets)
+    return TaskData(head if known is None else replace(head, mean=known.mean, std=known.std), splits)
 
 
 def load_split(task: Task, head: TaskHead, split: str, seed: int = 0) -> TaskData:
@@ -82,7 +93,7 @@ def load_split(task: Task, head: TaskHead, split: str, seed: int = 0) -> TaskDat
     )
     missing = carved_with(task, split)
     origin = "train" if missing else split
-    columns = _Columns.read(task, str(_source(task, origin)), origin)
+    columns = _Columns.read(task, _source(task, origin) or _train_source(task), origin)
     part = (columns.texts, columns.targets(task, head.labels, origin, "the classes of the model"))
     if missing:
         part = _carve(task, *part, missing, seed)[split]
@@ -98,10 +109,15 @@ def carved_with(task: Task, split: str) -> list[str]:
 
 def _source(task: Task, split: str) -> str | None:
     """Where a split has rows of its own."""
+    train = _train_source(task)
+    given: str | None = getattr(task, split)
+    return given or split_file(train, split)
+
+
+def _train_source(task: Task) -> str:
     if task.train is None:
         raise DataError(f"task {task.name!r} has no training source; set train to a file, folder or dataset")
-    given: str | None = getattr(task, split)
-    return given or split_file(task.train, split)
+    return task.train
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,11 +218,16 @@ def _rng(seed: int, task: Task, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed & 0xFFFFFFFF, zlib.crc32(f"{task.name}/{purpose}".encode())])
 
 
+def text_keys(texts: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """What makes the texts of two rows equal: they are, up to case and white space."""
+    return [tuple(" ".join(text.casefold().split()) for text in row) for row in zip(*texts, strict=True)]
+
+
 def _carve(
     task: Task, texts: tuple[list[str], ...], targets: NDArray[np.float64], missing: list[str], seed: int
 ) -> dict[str, _Part]:
     """Split off `missing` from the train rows by distinct text, evenly over the sorted targets."""
-    keys = [tuple(" ".join(text.casefold().split()) for text in row) for row in zip(*texts, strict=True)]
+    keys = text_keys(texts)
     index: dict[tuple[str, ...], int] = {}
     group = np.fromiter((index.setdefault(key, len(index)) for key in keys), np.int64, len(keys))
     total = len(index)

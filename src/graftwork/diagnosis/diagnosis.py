@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from graftwork.search.callback import StructureCallback
     from graftwork.structure.structure import Structure
 
-__all__ = ["DiagnosisCallback", "diagnose", "gate_statistics", "soft_gates"]
+__all__ = ["DiagnosisCallback", "Searched", "diagnose", "gate_statistics", "soft_gates"]
+
+Searched = Literal["structure", "path", "kept"]
+"""What was searched: a structure; a path of one task through a stored pool, which nothing has to keep
+small; or nothing, as the structure of an earlier model was kept."""
 
 GAP_ROWS = 384
 """Validation rows that are scored both with soft and with hard gates."""
@@ -170,7 +174,7 @@ def diagnose(
     watch: DiagnosisCallback,
     *,
     validation: Dataset,
-    of: Literal["structure", "path"] = "structure",
+    of: Searched = "structure",
     progress: Phase | None = None,
 ) -> dict[str, Any]:
     """Everything known of a finished search, as JSON types, with `findings` as plain sentences.
@@ -180,8 +184,7 @@ def diagnose(
         structure: as it was decided, with the adapters that were closed.
         watch: the callback of the run.
         validation: rows for the ablation.
-        of: what was searched: a structure, or a path of one task through a stored pool, which nothing has to
-            keep small.
+        of: what was searched.
         progress: told how far the ablation is.
     """
     from graftwork.diagnosis.findings import find

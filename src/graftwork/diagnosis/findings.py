@@ -51,7 +51,8 @@ def _gap(diagnosis: Mapping[str, Any]) -> Iterator[str]:
 
 def _size(diagnosis: Mapping[str, Any]) -> Iterator[str]:
     size = diagnosis["size"]
-    if size["target"] is None or (diagnosis["of"] == "path" and size["pool"] <= size["target"]):
+    small = size["pool"] is None or size["target"] is None or size["pool"] <= size["target"]
+    if size["target"] is None or (diagnosis["of"] != "structure" and small):
         return
     if size["pool"] is not None and size["pool"] <= size["target"]:
         yield (

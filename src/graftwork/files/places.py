@@ -13,12 +13,14 @@ from pathlib import Path
 
 from graftwork.files.reading import exists
 
-__all__ = ["PREFIXES", "VARIABLE", "Given", "expand", "moved"]
+__all__ = ["MEMORY", "PREFIXES", "VARIABLE", "Given", "expand", "moved"]
 
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}|\$(?P<bare>\w+)")
 """A variable of the environment in a place: `$NAME`, `${NAME}` or `${NAME:-DEFAULT}`."""
 
-PREFIXES = ("package:", "hub:")
+MEMORY = "memory:"
+"""Prefix of the name of rows that were given in Python, and are in no file."""
+PREFIXES = ("package:", "hub:", MEMORY)
 """Prefixes of sources that are no paths."""
 
 
@@ -97,7 +99,7 @@ def expand(given: str, folder: Path | None, where: str, faults: list[str]) -> Gi
     """Fill in environment variables and find a relative path beside the recipe.
 
     Args:
-        given: A path, or a name with one of the prefixes `package:` and `hub:`.
+        given: A path, or a name with one of `PREFIXES`.
         folder: The folder of the recipe; None: leave relative paths as they are.
         where: What the value is, for messages.
         faults: A variable that is not set and has no default is appended, and any of a model of the hub.

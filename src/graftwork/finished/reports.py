@@ -12,9 +12,9 @@ import yaml
 from graftwork.diagnosis.findings import figures, print_diagnosis
 from graftwork.diagnosis.floor import floor_notes
 from graftwork.errors import CheckpointError
-from graftwork.files.reading import read_json, user_path
+from graftwork.files.reading import user_path
 from graftwork.messages import shown
-from graftwork.models.files import FILES
+from graftwork.models.files import FILES, read_report
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 
@@ -36,24 +36,6 @@ __all__ = [
 
 EXTRACTED = ("tasks", "parameters", "structure", "bytes_on_disk", "versions", "git", "seed", "recipe")
 """Keys of a report that the report of a single task keeps."""
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """The report of a saved model; empty if it has none.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    path = folder / FILES.report
-    if not path.is_file():
-        return {}
-    try:
-        report = read_json(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
-    if not isinstance(report, dict):
-        raise CheckpointError(f"{path} is damaged: it holds a {type(report).__name__}, not a mapping.")
-    return report
 
 
 def read_diagnoses(folder: Path) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from graftwork.data.splits import carved_with, load_split
 from graftwork.data.task import SPLITS, Task
 from graftwork.data.task_data import Split, TaskData
 from graftwork.errors import CheckpointError, DataError
+from graftwork.files.places import MEMORY
 from graftwork.finished.reports import read_report
 from graftwork.kinds.heads import TaskHead
 from graftwork.models.files import FILES
@@ -81,6 +82,11 @@ class SavedData:
                 f"score it with --data FILE --task {head.name}"
             )
             return None
+        if str(getattr(task, split) or task.train).startswith(MEMORY):
+            raise DataError(
+                f"{split} of task {task.name!r}: the rows were given in Python and are not kept with the "
+                f"model; score rows with --data FILE --task {task.name}"
+            )
         carved = self._carved(task, split)
         rows = self._read(task, head, split, self.recipe, carved)
         return ScoredRows(head, rows, self._compared(task, split, rows, carved))

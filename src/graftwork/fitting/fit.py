@@ -164,6 +164,8 @@ def open_work_folder(work: WorkFolder, session: Session, *, resume: bool) -> Non
         TrainingError: the data are not those of the run that goes on.
         StorageError: the folder cannot be written.
     """
-    for note in work.open({data.head.name: data.sha256 for data in session.prepared.datas}, resume=resume):
+    digests = {data.head.name: data.sha256 for data in session.prepared.datas}
+    start = None if session.start is None else session.start.sha256
+    for note in work.open(digests, resume=resume, start=start):
         session.console.print(f"note: {note}", highlight=False)
     session.origin = {name: work.run[name] for name in ("started", "resumed")}

@@ -120,9 +120,10 @@ def cost_figures(model: MultiTaskModel, structure: Structure, budget: float | No
 def print_report(report: Mapping[str, Any], structure: Structure, console: Console, folder: Path) -> None:
     """Scores beside majority and probe, parameters, the structure, and where the time went."""
     table = Table(title="test scores; active: adapter parameters on the task's path")
+    before = report.get("start", {}).get("tasks", {})
     probed = all("linear_probe" in task for task in report["tasks"].values())
     yardsticks = ("linear probe", "majority") if probed else ("majority",)
-    for column in ("task", "metric", "graftwork", *yardsticks, "active"):
+    for column in ("task", "metric", "graftwork", *(["before"] if before else []), *yardsticks, "active"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
     active = report["parameters"]["active"]
     for name, task in report["tasks"].items():
@@ -130,11 +131,14 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
             name,
             task["metric"],
             f"{task['test']:.3f}",
+            *([f"{before[name]['test']:.3f}"] if before else []),
             *([f"{task['linear_probe']:.3f}"] if probed else []),
             f"{task['majority']:.3f}",
             f"{active[name]:,}",
         )
     console.print(table)
+    if before:
+        console.print(f"before: {report['start']['folder']} on the same test rows", markup=False)
     parameters = report["parameters"]
     budget = parameters["budget"]
     console.print(

@@ -14,29 +14,24 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from peft import get_peft_model
 from rich.console import Console
 from transformers import TrainerCallback, set_seed
 
 from graftwork.data.classes import class_notes
-from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
+from graftwork.diagnosis.diagnosis import DiagnosisCallback, Searched
 from graftwork.distributed.processes import on_main
 from graftwork.files.reading import user_path
 from graftwork.files.writing import staged_folder
+from graftwork.fitting.measuring import final_diagnosis, final_scores
 from graftwork.fitting.report import build_report, cost_figures
-from graftwork.fitting.words import (
-    baselines_in_words,
-    diagnosis_in_words,
-    rows_in_words,
-    scores_in_words,
-    size_in_words,
-)
+from graftwork.fitting.start import Start
+from graftwork.fitting.words import baselines_in_words, rows_in_words, size_in_words
 from graftwork.models.backbone import load_backbone
 from graftwork.models.folder import write_model
 from graftwork.models.multitask import MultiTaskModel
-from graftwork.noise.applying import noisy_model
 from graftwork.noise.state import NoiseState
 from graftwork.progress import Phase, phase
 from graftwork.recipe.length import described_length, settle_length
@@ -49,21 +44,18 @@ from graftwork.sparsity.budget import budget_cost, check_budgets, pool_note
 from graftwork.structure.file import named_file, read_structure_file
 from graftwork.structure.structure import Structure
 from graftwork.training.arguments import trackers
-from graftwork.training.bars import PhaseLines, counted
+from graftwork.training.bars import PhaseLines
 from graftwork.training.build import build_trainer
 from graftwork.training.interrupt import InterruptCallback
 from graftwork.training.patience import Patience
-from graftwork.training.preparation import (
-    Grouping,
-    baselines,
-    find_groups,
-    prepare,
-    probe_texts,
-    split_scores,
-)
+from graftwork.training.preparation import Grouping, baselines, find_groups, prepare, probe_texts
 from graftwork.training.run import TrainingRun
-from graftwork.training.trainer import MultiTaskTrainer
 from graftwork.tuner.config import GraftConfig
+from graftwork.tuner.view import graft_view
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 __all__ = ["Session"]
 
@@ -96,10 +88,16 @@ class Session:
         """In the unit of `graft.cost`."""
         self.origin: dict[str, Any] = {}
         """When the run was `started`, and the steps at which it was `resumed`: for the report."""
+        self.further: dict[str, Any] = {}
+        """What the report says of the model it started from."""
         self._said: set[str] = set()
         trackers(recipe.training.report_to)  # here too, what is not installed must show at once
+        self.start = None if recipe.start is None else Start(recipe)
+        """The model that is trained further."""
+        if self.start is not None:
+            recipe = self.start.settled(recipe)
         source = named_file(recipe.graft.structure)
-        if source is not None:
+        if source is not None and self.start is None:
             read_structure_file(user_path(source[1]))  # before the tasks are read, which takes longer
         with (
             _timed(self.seconds, "prepare"),
@@ -112,6 +110,8 @@ class Session:
                 recipe.seed,
                 max_length=recipe.training.max_length,
                 at=now.at,
+                loaded=None if self.start is None else self.start.backbone(recipe.model),
+                heads=None if self.start is None else self.start.heads,
             )
             now.found_out(rows_in_words(self.prepared))
         training = dataclasses.replace(recipe.training, max_length=self.prepared.max_length)
@@ -123,6 +123,8 @@ class Session:
         if training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
         self._say(self.prepared.notes)
+        if self.start is not None:
+            self._say(self.start.notes(self.recipe, self.prepared))
         for data in self.prepared.clean:
             self._say(class_notes(data))
 
@@ -141,11 +143,16 @@ class Session:
         """
         first = not self.baselines
         with phase(self.console, "build", "putting adapters into the backbone") as now:
-            model = self._build(budget, now)
+            model = self._build(budget, now) if self.start is None else self._continued(self.start, now)
             now.found_out(size_in_words(model))
         if first:
-            with _timed(self.seconds, "baselines"), model.backbone.disable_adapter():  # type: ignore[operator]
+            with _timed(self.seconds, "baselines"), cast("PeftModel", model.backbone).disable_adapter():
                 self.baselines = on_main(self._baselines)
+        if self.start is not None:
+            start, doing = self.start, "scoring the model that is trained further"
+            with _timed(self.seconds, "start"), phase(self.console, "start", doing):
+                facts = on_main(lambda: start.facts(model, self.prepared, self.recipe.noise))
+            self.further = {"start": facts}
         return model
 
     def _build(self, budget: float | None, now: Phase) -> MultiTaskModel:
@@ -170,10 +177,23 @@ class Session:
         self.budget = budget_cost(model)
         if recipe.graft.structure is not None:
             self.given = set_fixed_structure_(model, recipe.graft.structure, seed=recipe.seed)
+        self._look(model, now)
+        return model
+
+    def _continued(self, start: Start, now: Phase) -> MultiTaskModel:
+        """The model that is trained further."""
+        prepared = self.prepared
+        model = start.model(self.recipe, [data.head for data in prepared.datas])
+        prepared.backbone = cast("PreTrainedModel", graft_view(model).backbone)
+        self.budget = budget_cost(model)
+        self._look(model, now)
+        return model
+
+    def _look(self, model: MultiTaskModel, now: Phase) -> None:
+        """Pass rows through the first model."""
         if not self.baselines:
             now.at("passing a few rows through the model and back")
-            self._say(prepared.preflight(model))
-        return model
+            self._say(self.prepared.preflight(model))
 
     def _baselines(self) -> dict[str, dict[str, float]]:
         """Majority class and linear probe on the frozen backbone, for every task."""
@@ -229,27 +249,6 @@ class Session:
             recipe, trainer, structure, watch, interrupt, draws, list(prepared.noise), dict(self.seconds)
         )
 
-    def _test_scores(self, run: TrainingRun) -> dict[str, dict[str, float]]:
-        """Scores of the final, compact model on validation, and on test with the noise asked for there."""
-        trainer, tokens = run.trainer, self.prepared.tokens
-        batches = sum(
-            -(-len(tokens[split]) // trainer.args.eval_batch_size) for split in ("validation", "test")
-        )
-        with (
-            phase(self.console, "test", "scoring the model on validation and test, batches", batches) as now,
-            counted(trainer, now.advance),
-        ):
-            found = self._scores(trainer, run)
-            now.found_out(scores_in_words(found))
-        return found
-
-    def _scores(self, trainer: MultiTaskTrainer, run: TrainingRun) -> dict[str, dict[str, float]]:
-        tokens, names = self.prepared.tokens, self.prepared.names
-        scores = {"validation": split_scores(trainer, tokens["validation"], "validation", names)}
-        with noisy_model(run.model, self.recipe.noise, "test", run.noise):
-            scores["test"] = split_scores(trainer, tokens["test"], "test", names)
-        return {name: {split: found[name] for split, found in scores.items()} for name in names}
-
     def write(
         self,
         run: TrainingRun,
@@ -272,7 +271,7 @@ class Session:
             The report, and the structure with the adapters that were closed.
         """
         with _timed(run.seconds, "test"):
-            scores = self._test_scores(run)
+            scores = final_scores(run, self.prepared, self.recipe.noise, self.console)
         return on_main(lambda: self._write(run, output, scores, recipe, overwrite, further or {}))
 
     def _write(
@@ -288,11 +287,10 @@ class Session:
         structure = run.structure.structure or self.given or structure_of(model)
         diagnosis = None
         if self.diagnosis:
-            doing = "closing adapters one by one on validation rows"
-            with _timed(run.seconds, "diagnosis"), phase(self.console, "diagnosis", doing) as now:
+            with _timed(run.seconds, "diagnosis"):
+                of: Searched = "structure" if self.start is None else "kept"
                 validation = self.prepared.tokens["validation"]
-                diagnosis = diagnose(model, structure, run.watch, validation=validation, progress=now)
-                now.found_out(diagnosis_in_words(diagnosis))
+                diagnosis = final_diagnosis(run, structure, validation, of, self.console)
         report = build_report(
             recipe,
             model,
@@ -307,7 +305,7 @@ class Session:
             diagnosis=diagnosis,
         )
         report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
-        report |= self.origin
+        report |= self.origin | self.further
         report |= cost_figures(model, structure, self.budget)
         report |= further
         place = user_path(recipe.output)

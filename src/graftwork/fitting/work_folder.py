@@ -134,21 +134,26 @@ class WorkFolder:
             )
         return (None if found is None else str(found)), notes
 
-    def open(self, data: Mapping[str, Mapping[str, str]], *, resume: bool) -> list[str]:
+    def open(
+        self, data: Mapping[str, Mapping[str, str]], *, resume: bool, start: str | None = None
+    ) -> list[str]:
         """Make the folder, empty unless a run goes on.
 
         Args:
             data: digests of the splits of every task.
             resume: go on with the run that is there.
+            start: digest of the model that is trained further, if there is one.
 
         Returns:
             Notes on what is not as it was.
 
         Raises:
-            TrainingError: the data are not those the run was started with.
+            TrainingError: the data, or the model that is trained further, are not those the run was started
+                with.
             StorageError: the folder cannot be written.
         """
         new = {"started": datetime.now(UTC).isoformat(), "versions": versions(), "data": plain(data)}
+        new |= {} if start is None else {"start": start}
         notes = []
         if resume:
             self.run = {**new, "resumed": [], **self._read_run()}
@@ -157,6 +162,11 @@ class WorkFolder:
                 raise TrainingError(
                     f"the data of {', '.join(changed)} are not those the run in {self.path} was started "
                     f"with; put them back, or pass {option('overwrite')} to start anew."
+                )
+            if self.run.get("start") != start:
+                raise TrainingError(
+                    f"{self.recipe.start} is not the model the run in {self.path} was started from; put it "
+                    f"back, or pass {option('overwrite')} to start anew."
                 )
             for name, version in new["versions"].items():
                 if self.run["versions"].get(name) != version:

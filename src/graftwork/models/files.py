@@ -22,6 +22,7 @@ __all__ = [
     "card_of",
     "local_parts",
     "model_folder",
+    "read_report",
     "read_structure",
 ]
 
@@ -160,20 +161,37 @@ def card_of(folder: Path, name: str, repo: str | None = None) -> str:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    read: dict[str, Any] = {}
-    for part in (FILES.tasks, FILES.report):
-        path = folder / part
-        try:
-            read[part] = read_json(path) if part != FILES.report or path.is_file() else {}
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+    try:
+        described = read_json(folder / FILES.tasks)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / FILES.tasks} is damaged: {type(error).__name__}: {error}."
+        ) from error
     return model_card(
         ModelFacts(
             name=name,
-            described=read[FILES.tasks],
+            described=described,
             structure=read_structure(folder),
-            report=read[FILES.report],
+            report=read_report(folder),
             picture=FILES.picture if (folder / FILES.picture).is_file() else None,
             repo=repo,
         )
     )
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report of a saved model; empty if it has none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = folder / FILES.report
+    if not path.is_file():
+        return {}
+    try:
+        report = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+    if not isinstance(report, dict):
+        raise CheckpointError(f"{path} is damaged: it holds a {type(report).__name__}, not a mapping.")
+    return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
 from graftwork.messages import listed, mended, shown
+from graftwork.models.files import read_report
 from graftwork.models.folder import Loading, load_model
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Predictor:
         tokenizer: its tokenizer.
         max_length: tokens of a row; longer ones are cut. Default: those of the training.
         batch_size: rows per forward pass.
+        folder: where the model is saved, to find its report.
 
     Raises:
         CheckpointError: in `load`: the folder is no complete model, or belongs to another backbone.
@@ -55,6 +58,8 @@ class Predictor:
         ('colour', ['blue', 'red'])
         >>> predictor.predict([{"text": "a red stone", "task": "length"}])
         [{'task': 'length', 'score': ...}]
+        >>> list(predictor.report["tasks"])
+        ['colour', 'same', 'length']
     """
 
     def __init__(
@@ -64,11 +69,13 @@ class Predictor:
         *,
         max_length: int | None = None,
         batch_size: int = 64,
+        folder: Path | None = None,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.max_length = model.max_length if max_length is None else max_length
         self.batch_size = batch_size
+        self.folder = folder
         self.heads: dict[str, TaskHead] = {head.name: head for head in model.heads.heads}
 
     @classmethod
@@ -102,7 +109,16 @@ class Predictor:
             "backbone_unchecked": backbone_unchecked,
             "revision": revision,
         }
-        return cls(*load_model(folder, **loading), **options)
+        return cls(*load_model(folder, **loading), folder=Path(folder), **options)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """`report.json` of the model: scores, data digests, sizes, versions; empty if it has none.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        return {} if self.folder is None else read_report(self.folder)
 
     def predict(
         self,

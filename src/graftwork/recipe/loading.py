@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graftwork.data.memory import GivenRows
 from graftwork.data.task import Task
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
 from graftwork.files.later import settled, with_earlier
@@ -20,7 +21,7 @@ from graftwork.recipe.settings import GraftSettings
 from graftwork.recipe.shares import share_slips, spelled_share
 from graftwork.structure.file import named_file
 
-__all__ = ["find_files", "load_recipe", "override", "read_tasks", "recipe_to_yaml"]
+__all__ = ["find_files", "load_recipe", "make_recipe", "override", "read_tasks", "recipe_to_yaml"]
 
 
 def load_recipe(
@@ -49,14 +50,40 @@ def load_recipe(
     """
     path = Path(path)
     raw = read_yaml(path)
+    return make_recipe(raw, overrides, folder=path.parent, where=str(path), saved=saved, places=places)
+
+
+def make_recipe(
+    raw: dict[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    folder: Path,
+    where: str = "",
+    saved: bool = False,
+    places: bool = True,
+) -> Recipe:
+    """A recipe from the values of a YAML file, or from values of the same form.
+
+    Args:
+        raw: Plain values, which are changed.
+        overrides: As for `load_recipe`.
+        folder: Where relative places are looked for first.
+        where: What the values are from, to begin messages with.
+        saved: As for `load_recipe`.
+        places: As for `load_recipe`.
+
+    Raises:
+        RecipeError: it is no recipe; the message names every fault.
+    """
     faults: list[str] = []
     unset = faults if places else []
     for key, value in (overrides or {}).items():
         override(raw, key, value, faults)
-    folder = path.parent
-    for name in ("model", "output"):
-        if isinstance(raw.get(name), str):
-            raw[name] = expand(raw[name], folder if name == "model" else None, name, unset)
+    for name in ("model", "output", "start"):
+        value = raw.get(name)
+        if isinstance(value, str):
+            here = name == "output" or isinstance(value, Given)  # given beside the file, not in it
+            raw[name] = expand(value, None if here else folder, name, unset)
     if saved:
         if isinstance(raw.get("graft", {}), dict):
             raw["graft"] = with_earlier(raw.get("graft", {}), GraftSettings)
@@ -71,7 +98,7 @@ def load_recipe(
             return Recipe(tasks=tasks, noise=noise, **settings)
         except RecipeError as error:
             faults.append(str(error))
-    raise RecipeError(f"{path}: {joined(faults)}")
+    raise RecipeError(f"{where}: {joined(faults)}" if where else joined(faults))
 
 
 def recipe_to_yaml(recipe: Recipe, folder: Path | None = None) -> str:
@@ -144,7 +171,7 @@ def read_tasks(raw: Any, folder: Path, faults: list[str], unset: list[str] | Non
         where = f"task {shown(entry['name'])}" if isinstance(entry.get("name"), str) else f"tasks[{i}]"
         entry = dict(entry)
         for split in ("train", "validation", "test"):
-            if isinstance(entry.get(split), str):
+            if isinstance(entry.get(split), str) and not isinstance(entry[split], GivenRows):
                 entry[split] = expand(entry[split], folder, f"{split} of {where}", unset)
         if isinstance(
             entry.get("labels"), list

@@ -24,8 +24,9 @@ def moved_recipe(values: Mapping[str, Any], after: Path, before: Path | None = N
         before: the folder in which it is written now.
     """
     result = dict(values)
-    if isinstance(values.get("model"), str):
-        result["model"] = moved(values["model"], after, before)
+    for key in ("model", "start"):
+        if isinstance(values.get(key), str):
+            result[key] = moved(values[key], after, before)
     if isinstance(values.get("output"), Given):
         result["output"] = values["output"].given
     graft = values.get("graft")

@@ -12,6 +12,7 @@ from typing import Any
 
 from graftwork.data.task import Task
 from graftwork.errors import ConfigError, RecipeError
+from graftwork.files.later import LATER
 from graftwork.messages import shown
 from graftwork.noise.kinds import Noise
 from graftwork.recipe.schema import joined
@@ -52,10 +53,14 @@ class Recipe:
     """Noise in training, in testing or in both: a list of mappings with kind, ratio, when and seed."""
     seed: int = 0
     """Seed of everything random: splits, order of rows, initial weights, gate noise."""
+    start: str | None = field(default=None, metadata=LATER)
+    """Folder of a finished model to go on from: its structure is kept, its adapters and heads are trained
+    further, on these tasks, each of which it has; `graft` and `schedule` stay those of that model."""
 
     def __post_init__(self) -> None:
         """Check what concerns several values at once."""
         faults = [f"{name} is empty" for name in ("model", "output") if not getattr(self, name).strip()]
+        faults += ["start is empty"] if self.start is not None and not self.start.strip() else []
         faults += self._output_faults()
         if not self.tasks:
             faults.append("tasks is empty; give at least one")
@@ -91,6 +96,8 @@ class Recipe:
         ]
         if len({f"{budget:g}" for budget in self.budgets}) < len(self.budgets):
             faults.append(f"budgets={list(self.budgets)} must differ (in their first 6 digits)")
+        if self.budgets and self.start is not None:
+            faults.append("budgets are chosen by a search, but start keeps the structure; leave one out")
         if self.budgets:
             graft = self.graft
             given = {"penalty": graft.penalty is not None, "structure": graft.structure is not None}

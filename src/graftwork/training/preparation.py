@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.data.task import Task
+    from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.noise.kinds import Noise
 
@@ -105,6 +106,7 @@ def prepare(
     *,
     max_length: int,
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+    heads: Mapping[str, TaskHead] | None = None,
     at: Callable[[str], None] = lambda doing: None,
 ) -> Prepared:
     """Load the tasks, put noise into their rows, load the backbone, and tokenise.
@@ -116,6 +118,7 @@ def prepare(
         seed: of the splits and sub-samples that are drawn.
         max_length: tokens of a row; no more are used than the backbone has positions for.
         loaded: backbone and tokenizer of a model that was trained before, in place of those of `model`.
+        heads: trained heads by task, whose classes and scales are kept.
         at: told in words what is done from now on.
 
     Raises:
@@ -125,7 +128,7 @@ def prepare(
     clean = []
     for task in tasks:
         at(f"reading task {task.name}")
-        clean.append(load_task(task, seed))
+        clean.append(load_task(task, seed, (heads or {}).get(task.name)))
     datas, reports = damage_tasks(clean, noise)
     if loaded is None:
         at("loading the backbone")

@@ -1,0 +1,66 @@
+"""What is measured of a model when its training has ended: scores, and what the search has decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from graftwork.diagnosis.diagnosis import Searched, diagnose
+from graftwork.fitting.words import diagnosis_in_words, scores_in_words
+from graftwork.noise.applying import noisy_model
+from graftwork.progress import phase
+from graftwork.training.bars import counted
+from graftwork.training.preparation import split_scores
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from rich.console import Console
+
+    from graftwork.noise.kinds import Noise
+    from graftwork.structure.structure import Structure
+    from graftwork.training.preparation import Prepared
+    from graftwork.training.run import TrainingRun
+
+__all__ = ["final_diagnosis", "final_scores"]
+
+
+def final_scores(
+    run: TrainingRun, prepared: Prepared, noise: Sequence[Noise], console: Console
+) -> dict[str, dict[str, float]]:
+    """Scores of the final, compact model: task -> split -> score.
+
+    Args:
+        run: after `train`.
+        prepared: the rows.
+        noise: what of it is asked for at test is in the model while it scores the test rows.
+        console: where to show how it goes.
+    """
+    trainer, tokens, names = run.trainer, prepared.tokens, prepared.names
+    size = trainer.args.eval_batch_size
+    batches = sum(-(-len(tokens[split]) // size) for split in ("validation", "test"))
+    doing = "scoring the model on validation and test, batches"
+    with phase(console, "test", doing, batches) as now, counted(trainer, now.advance):
+        scores = {"validation": split_scores(trainer, tokens["validation"], "validation", names)}
+        with noisy_model(run.model, noise, "test", run.noise):
+            scores["test"] = split_scores(trainer, tokens["test"], "test", names)
+        found = {name: {split: values[name] for split, values in scores.items()} for name in names}
+        now.found_out(scores_in_words(found))
+    return found
+
+
+def final_diagnosis(
+    run: TrainingRun, structure: Structure, validation: Dataset, of: Searched, console: Console
+) -> dict[str, Any]:
+    """What the search has decided, and what each adapter is worth (`graftwork.diagnosis`).
+
+    Args:
+        run: after `train`.
+        structure: as it was decided, with the adapters that were closed.
+        validation: rows for the ablation.
+        of: what was searched.
+        console: where to show how it goes.
+    """
+    with phase(console, "diagnosis", "closing adapters one by one on validation rows") as now:
+        found = diagnose(run.model, structure, run.watch, validation=validation, of=of, progress=now)
+        now.found_out(diagnosis_in_words(found))
+    return found
