@@ -27,21 +27,25 @@ class Branch(nn.Module):
 
 def by_hand(layer: gw.GraftLayer, x: torch.Tensor, gates: torch.Tensor, position: str) -> torch.Tensor:
     """The formula of the method, adapter by adapter, for one row."""
-    r = layer.pools["default"].rank
-    down, bias, up = (p["default"] for p in (layer.graft_down, layer.graft_bias, layer.graft_up))
+    pool = layer.pools["default"]
+    r, down, up = pool.rank, layer.graft_down["default"], layer.graft_up["default"]
     base = layer.base_layer(x)
     read = x if position == "parallel" else base
     result = base
     for k, gate in enumerate(gates):
         units = slice(k * r, (k + 1) * r)
-        result = result + gate * (F.gelu(read @ down[units].T + bias[units]) @ up[:, units].T)
+        hidden = read @ down[units].T
+        if pool.activation == "gelu":
+            hidden = F.gelu(hidden + layer.graft_bias["default"][units])
+        result = result + pool.scale * gate * (hidden @ up[:, units].T)
     return result
 
 
 @pytest.mark.parametrize("position", ["sequential", "parallel"])
+@pytest.mark.parametrize("activation", ["gelu", "identity"])
 @pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 2, 5)])
-def test_output_is_the_formula_per_adapter_and_task(position, shape):
-    model = grafted(Branch(), position=position, target_modules=["site"])
+def test_output_is_the_formula_per_adapter_and_task(position, activation, shape):
+    model = grafted(Branch(), position=position, activation=activation, target_modules=["site"])
     spread_gates(model)
     layer = graft_layers(model)[0]
     x = torch.randn(*shape, 6)
@@ -188,7 +192,7 @@ def test_decided_gates_do_not_depend_on_the_mode():
 
 
 def test_gates_follow_the_base_module_in_type_and_merge_is_refused():
-    model = grafted(tiny().to(torch.bfloat16), tasks=["one"])
+    model = grafted(tiny().to(torch.bfloat16), tasks=["one"], activation="gelu", position="sequential")
     assert outputs(model).dtype == torch.bfloat16
     with pytest.raises(NotImplementedError, match="cannot be merged"):
         model.merge_and_unload()
@@ -200,3 +204,28 @@ def test_a_replica_of_data_parallel_is_refused():
         layer._is_replica = True
     with gw.route(model, "cats"), pytest.raises(RoutingError, match=r"nn\.DataParallel splits the batch"):
         outputs(model)
+
+
+def test_adding_in_place_changes_nothing_that_another_reader_has():
+    """The product of linear parallel adapters goes into the output of a linear map, unless that is read."""
+    model = grafted(Branch(), position="parallel", activation="identity", target_modules=["site"])
+    layer = graft_layers(model)[0]
+    x = torch.randn(3, 5, 6)
+    with gw.route(model, TASKS):
+        with_gradients = model(x).detach()
+        kept: list[torch.Tensor] = []
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), with_gradients)
+            handle = layer.base_layer.register_forward_hook(lambda module, args, output: kept.append(output))
+            torch.testing.assert_close(model(x), with_gradients)
+            handle.remove()
+            torch.testing.assert_close(kept[0], layer.base_layer(x))
+    model.add_adapter(
+        "after",
+        gw.GraftConfig(tasks=TASKS, position="sequential", target_modules=["site"], init_weights=False),
+    )
+    model.base_model.set_adapter(["default", "after"])
+    with gw.route(model, TASKS):
+        together = model(x).detach()
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), together)

@@ -134,7 +134,7 @@ class GraftLayer(GatedPools):
         down, up = self.graft_down[name], self._up(name)
         bias = None if pool.linear else self.graft_bias[name]
         if not pool.added:
-            return self._bottleneck(pool, x, gates, down, bias, up, hidden)
+            return self._bottleneck(pool, x, gates, down, bias, up, hidden, in_place=self._may_write())
         for start, stop in pool.blocks:
             if start == stop:
                 continue
@@ -154,6 +154,15 @@ class GraftLayer(GatedPools):
             hidden = changed
         return hidden
 
+    def _may_write(self) -> bool:
+        """Whether adapters may be added in place, as nobody else has the output of the base module.
+
+        A linear map makes a new tensor; a hook may keep it, and sequential adapters read it.
+        """
+        if torch.is_grad_enabled() or type(self.base_layer) is not nn.Linear:
+            return False
+        return not self.base_layer._forward_hooks and all(pool.parallel for pool in self.pools.values())
+
     def _up(self, name: str) -> Tensor:
         """`W_up`, with the logits in its graph if DDP waits for their gradient though they are decided."""
         up: Tensor = self.graft_up[name]
@@ -172,6 +181,8 @@ class GraftLayer(GatedPools):
         bias: Tensor | None,
         up: Tensor,
         hidden: Tensor,
+        *,
+        in_place: bool = False,
     ) -> Tensor:
         """`hidden` plus what the adapters write: one product, which needs no memory for their sum."""
         units = ACTIVATIONS[pool.activation](F.linear(x.to(down.dtype), down, bias))
@@ -179,10 +190,9 @@ class GraftLayer(GatedPools):
             units = units * gates.to(units.dtype)
         if units.dtype != hidden.dtype:
             return hidden + F.linear(units, up).to(hidden.dtype)
-        factors = hidden.flatten(0, -2), units.flatten(0, -2), up.t()
-        if not torch.is_grad_enabled():
-            return factors[0].addmm_(*factors[1:]).view(hidden.shape)
-        return torch.addmm(*factors).view(hidden.shape)
+        rows = hidden.flatten(0, -2)
+        added = (rows.addmm_ if in_place else rows.addmm)(units.flatten(0, -2), up.t().to(units.dtype))
+        return added.view(hidden.shape)
 
     def _row_gates(self, name: str, rows: int | Tensor, dimensions: int) -> Tensor:
         """Gates of the hidden units: [K r], or [rows, 1..., K r] if the rows have different tasks."""
