@@ -78,6 +78,9 @@ TOKENIZER = (
 )
 """Patterns of the files that a tokenizer is saved as."""
 
+SHIPPED = {"quickstart": Path(__file__).parents[1] / "shipped" / "quickstart"}
+"""Models that come with graftwork, by name."""
+
 NEEDED = (
     FILES.tasks,
     FILES.adapter_config,
@@ -94,7 +97,8 @@ NEEDED = (
 def model_folder(name: str | Path, revision: str | None = None, *, needed: Sequence[str] = NEEDED) -> Path:
     """The folder of a saved model on this machine; a model of the hub is downloaded into the hub's cache.
 
-    A folder of that name wins. `hub:user/model` is looked for on the hub alone.
+    A folder of that name wins. `hub:user/model` is looked for on the hub alone, and `quickstart` is the model
+    that comes with graftwork: that of `recipes/quickstart.yaml`.
 
     Args:
         name: a folder, or `user/model`.
@@ -116,7 +120,7 @@ def model_folder(name: str | Path, revision: str | None = None, *, needed: Seque
                 f"{text} is no model of the hub but a path of this machine, and has no revisions; leave "
                 "--revision out."
             )
-        return Path(name)
+        return Path(name) if exists(Path(text)) else SHIPPED.get(text, Path(name))
     if not on_hub and exists(Path(text).parent):
         raise CheckpointError(
             f"{text} is not a model saved by `graftwork fit`: there is no such folder in "
