@@ -1,7 +1,7 @@
 """What the answers of 8 tasks on the same texts cost: one pass that branches, and what else one can do.
 
     python benchmarks/trunk.py [--output results/trunk.json] [--rows 8] [--length 32] [--repeats 7]
-                               [--threads 1] [--no-onnx]
+                               [--threads 1] [--onnx linear gelu]
 
 For every form of adapters and every structure, in milliseconds for all texts and all tasks:
 
@@ -14,7 +14,8 @@ For every form of adapters and every structure, in milliseconds for all texts an
 
 Variants take turns within every repeat; figures are medians, and prices are ratios of medians. `said` is
 what `graftwork.trunk_price` says. The answers of `all` are compared with those of `passes` before anything is
-timed. Prints a table, then JSON as its last line.
+timed. With one thread the clock is that of the process, which other programs do not disturb, else the wall's.
+Prints a table, then JSON as its last line; every structure is told on standard error when it is done.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import argparse
 import copy
 import json
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -143,16 +145,18 @@ def variants(
     return found | (sessions(model, inputs, threads) if onnx else {})
 
 
-def measure(found: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def measure(
+    found: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]
+) -> dict[str, float]:
     """Median milliseconds of every variant; all of them once in each repeat, in turns."""
     times: dict[str, list[float]] = {name: [] for name in found}
     names = list(found)
     for repeat in range(-1, repeats):  # the first one warms up
         for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
-            start = time.perf_counter()
+            start = clock()
             found[name]()
             if repeat >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (clock() - start))
     return {name: round(statistics.median(values), 2) for name, values in times.items()}
 
 
@@ -186,11 +190,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for structure, layer in STRUCTURES.items():
             model = build(backbone, form, layer)
             times = measure(
-                variants(model, lora, tokenizer, texts, options.threads, not options.no_onnx),
+                variants(model, lora, tokenizer, texts, options.threads, form in options.onnx),
                 options.repeats,
+                time.process_time if options.threads == 1 else time.perf_counter,
             )
             said = round(gw.trunk_price(model), 2)
             result[f"{form}, {structure}"] = {"said": said, **prices(times), "milliseconds": times}
+            print(f"{form}, {structure}: {result[f'{form}, {structure}']}", file=sys.stderr, flush=True)
             if not table.columns:
                 for column in ("adapters, structure", "said", *prices(times)):
                     table.add_column(column, justify="right", overflow="fold")
@@ -203,7 +209,7 @@ def main() -> None:
     """Measure, print a table and the JSON line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--no-onnx", action="store_true")
+    parser.add_argument("--onnx", nargs="*", default=["linear"], choices=list(FORMS))
     for name, default in (("rows", 8), ("length", 32), ("repeats", 7), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()

