@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from graftwork.structure.structure import Structure
     from graftwork.training.task_collator import keep_tasks_
     from graftwork.training.trainer import MultiTaskTrainer
+    from graftwork.trunk.trunk import trunk_price
     from graftwork.tuner.config import GraftConfig
     from graftwork.tuner.layer import GraftLayer
     from graftwork.tuner.model import GraftModel
@@ -78,6 +79,7 @@ __all__ = [
     "set_structure_",
     "structure_of",
     "track",
+    "trunk_price",
 ]
 
 _HOME = {
@@ -114,6 +116,7 @@ _HOME = {
     "set_structure_": "search.discretise",
     "structure_of": "search.discretise",
     "track": "search.tracking",
+    "trunk_price": "trunk.trunk",
 }
 """Public name -> the module it lives in."""
 

@@ -18,10 +18,10 @@ from graftwork.errors import RecipeError, SiteError, TrainingError
 from graftwork.models.backbone import load_backbone
 from graftwork.models.first_pass import measure_width_, measured_width
 from graftwork.models.multitask import MultiTaskModel, hidden_width
-from graftwork.models.traceless import traceless
 from graftwork.preflight.positions import most_tokens
 from graftwork.preflight.preflight import fitting_tokens, preflight
 from graftwork.recipe.loading import load_recipe
+from graftwork.routing.traceless import traceless
 from toyrun import run_model, run_parts, write_run
 from toys import graft_layers, grafted, tiny, tokens
 

@@ -117,6 +117,7 @@ def export(
     task: str | None = None,
     *,
     opening: Opening,
+    all_tasks: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write a saved model in a form that needs no graftwork: ONNX, torch.export, or a LoRA of PEFT.
@@ -127,6 +128,7 @@ def export(
         format: onnx, pt2 (read by torch.export.load), or lora (of linear adapters).
         task: Only this task; a LoRA holds no more.
         opening: Where its parts are now.
+        all_tasks: One output a task, all of them for every row, in one pass.
         overwrite: Replace the output folder if it exists.
     """
     from graftwork.export.folder import export_folder
@@ -136,6 +138,7 @@ def export(
         output,
         format=format,
         task=task,
+        all_tasks=all_tasks,
         overwrite=overwrite,
         **opening,
     )

@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 """Name of a command -> its function."""
 _RENAMED = {
+    "all_tasks": "all-tasks",
     "as_json": "json",
     "backbone_unchecked": "backbone-unchecked",
     "dry_run": "dry-run",

@@ -78,6 +78,7 @@ def predict(
     output: Path | None = None,
     *,
     opening: Opening,
+    all_tasks: bool = False,
     batch_size: int = 64,
     keep: str | None = None,
     top: int | None = None,
@@ -92,6 +93,7 @@ def predict(
         input: JSONL, JSON, CSV, TSV or Parquet file, also with .gz; default JSON lines on standard input.
         output: JSON lines file to write; default standard output, where each row is answered as it comes.
         opening: Where its parts are now.
+        all_tasks: Ask all tasks about every row, in one pass that branches where their paths part.
         batch_size: Rows per forward pass.
         keep: Fields of the rows that go into their answers, such as id,text.
         top: Number of labels that are printed, the likeliest first.
@@ -105,10 +107,13 @@ def predict(
 
     form = TextFormat(_names(encoding.strip("[]")), delimiter)
     faults = [*encoding_faults(form.encodings), *delimiter_faults(delimiter)]
+    if all_tasks and task is not None:
+        faults.append("--task is one task and --all-tasks all of them; leave one out")
     if faults:
         raise DataError("; ".join(faults))
     options: dict[str, Any] = {"keep": _names(keep), "top": top, "digits": DIGITS}
-    Answers(**options)  # wrong options show before the model is loaded
+    Answers(**options, all_tasks=all_tasks)  # wrong options show before the model is loaded
+    from graftwork.distributed.notes import note
     from graftwork.files.writing import staged_file
     from graftwork.models.predictor import Predictor
 
@@ -117,15 +122,24 @@ def predict(
         **opening,
         batch_size=batch_size,
     )
-    answers = predictor.stream_lists(_row_lists(input, form, predictor.ahead), task, **options)
+    lists = _row_lists(input, form, predictor.ahead)
+    if all_tasks:
+        answers = predictor.stream_all(lists, **options)
+    else:
+        answers = predictor.stream_lists(lists, task, **options)
     if output is None:
         _answer(answers)
-        return
-    if output.exists() and not output.is_file():
+    elif output.exists() and not output.is_file():
         raise DataError(f"{output} is no regular file; leave --output out, and send standard output there.")
-    with staged_file(output) as staged, staged.open("w", encoding="utf-8") as sink:
-        for some in answers:
-            sink.writelines(map(to_json, some))
+    else:
+        with staged_file(output) as staged, staged.open("w", encoding="utf-8") as sink:
+            for some in answers:
+                sink.writelines(map(to_json, some))
+    if all_tasks:
+        note(
+            f"{len(predictor.heads)} tasks that read the same text cost {predictor.price():.2f} passes "
+            "of one task."
+        )
 
 
 def _answer(answers: Iterable[list[dict[str, Any]]]) -> None:

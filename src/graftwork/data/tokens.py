@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["collate", "encode", "longest_first", "pad", "row_lengths", "tokenise"]
+__all__ = ["collate", "encode", "encode_rows", "longest_first", "pad", "row_lengths", "tokenise"]
 
 CHUNK = 8192
 """Rows per call of the tokenizer, which bounds the memory of its lists of integers."""
@@ -88,6 +88,22 @@ def encode(
             fill = {"input_ids": blank, "attention_mask": 1}.get(name, 0)
             result[name] = [value or [fill] for value in values]
     return result
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[str, ...]], max_length: int
+) -> list[dict[str, list[int]]]:
+    """Token lists of every row, with one tokenizer call for single texts and one for pairs."""
+    tokens: list[dict[str, list[int]]] = [{} for _ in rows]
+    groups: dict[int, list[int]] = {}
+    for index, texts in enumerate(rows):
+        groups.setdefault(len(texts), []).append(index)
+    for members in groups.values():
+        columns = list(zip(*(rows[index] for index in members), strict=True))
+        encoded = encode(tokenizer, columns, max_length)
+        for place, index in enumerate(members):
+            tokens[index] = {name: values[place] for name, values in encoded.items()}
+    return tokens
 
 
 def row_lengths(dataset: Dataset) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ import torch
 
 from graftwork.data.tokens import encode, pad
 from graftwork.errors import ExportError
+from graftwork.export.all_tasks import AllTasks
 from graftwork.export.lora import export_lora
 from graftwork.export.onnx import check_onnx_packages, export_onnx
 from graftwork.export.program import describe, save_program
@@ -49,6 +50,7 @@ def export_folder(
     *,
     format: str = "onnx",
     task: str | None = None,
+    all_tasks: bool = False,
     overwrite: bool = False,
     **loading: Unpack[Loading],
 ) -> dict[str, Any]:
@@ -60,6 +62,8 @@ def export_folder(
             `heads.safetensors` beside it.
         format: `onnx`, `pt2` (`torch.export.load`) or `lora`.
         task: only this task, without the adapters that only others use; a LoRA holds no more.
+        all_tasks: one output a task, all of them for every row, in a graph that branches where their paths
+            part; as ONNX or for `torch.export`.
         overwrite: replace the output folder if it exists.
         **loading: where the parts of the saved model are now (`graftwork.models.folder.Loading`).
 
@@ -67,7 +71,8 @@ def export_folder(
         The contents of `export.json`.
 
     Raises:
-        ExportError: no such format, packages for it are missing, or the model cannot be written in it.
+        ExportError: no such format, packages for it are missing, the model cannot be written in it, or both
+            one task and all are asked for.
         CheckpointError: the folder is no complete model.
         StructureError: the task is unknown, or as a LoRA has no adapter.
         MergeError: as a LoRA, adapters are nonlinear.
@@ -77,6 +82,10 @@ def export_folder(
     if format not in FORMATS:
         hint = did_you_mean(format, FORMATS)
         raise ExportError(f"unknown format {format!r}{hint} Allowed: {', '.join(FORMATS)}.")
+    if all_tasks and task is not None:
+        raise ExportError(f"--task {task} is one task and --all-tasks all of them; leave one out.")
+    if all_tasks and format == "lora":
+        raise ExportError("a LoRA holds one task; --all-tasks goes with --format onnx or pt2.")
     if format == "onnx":
         check_onnx_packages()
     check_target(output, overwrite=overwrite)
@@ -90,7 +99,7 @@ def export_folder(
         model, _ = select_tasks_(model, [task])
     facts = {"model": name, "pooling": model.pooling, "max_length": model.max_length}
     with staged_folder(output, overwrite=overwrite) as staged:
-        written = _write(model, tokenizer, staged, format, facts)
+        written = _write(model, tokenizer, staged, format, facts, all_tasks)
         tokenizer.save_pretrained(str(staged))
         (staged / DESCRIPTION).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return written
@@ -102,12 +111,15 @@ def _write(
     folder: Path,
     format: str,
     facts: dict[str, Any],
+    all_tasks: bool,
 ) -> dict[str, Any]:
     inputs = _example(tokenizer)
     if format == "onnx":
-        return export_onnx(model, folder / "model.onnx", inputs, metadata=facts)
+        return export_onnx(model, folder / "model.onnx", inputs, metadata=facts, all_tasks=all_tasks)
     if format == "pt2":
-        return save_program(model, folder / "model.pt2", inputs, metadata=facts)
+        return save_program(
+            AllTasks(model) if all_tasks else model, folder / "model.pt2", inputs, metadata=facts
+        )
     from safetensors.torch import save_file
 
     export_lora(model.backbone, folder)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.errors import ExportError
+from graftwork.export.all_tasks import AllTasks
 from graftwork.export.program import Axes, Tracing, describe, one_line, quiet
 from graftwork.files.writing import staged_file
 
@@ -34,6 +35,7 @@ def export_onnx(
     dynamic: Axes | None = None,
     opset: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    all_tasks: bool = False,
 ) -> dict[str, Any]:
     """Write a model, with its adapters and heads, as one ONNX file.
 
@@ -47,6 +49,8 @@ def export_onnx(
         dynamic: as for `export_program`.
         opset: version of ONNX's operators; default that of torch.
         metadata: JSON values to add to the description.
+        all_tasks: one output a task, `logits.NAME` [batch, classes], for every row, in a graph that branches
+            where the paths of the tasks part; there is no input `graft_rows`.
 
     Returns:
         The description of inputs, output and tasks that is in the file's metadata, as JSON under
@@ -67,13 +71,14 @@ def export_onnx(
         (['batch', 'sequence'], 'last_hidden_state')
     """
     check_onnx_packages()
+    model = AllTasks(model) if all_tasks else model
     with staged_file(Path(path)) as staged:
         tracing = Tracing(model, inputs, dynamic)
         program = tracing.program()
         described = {**describe(model, tracing.inputs, tracing.dynamic, tracing.output), **(metadata or {})}
         with _quiet_registry(), quiet(), one_line("ONNX"):
             made = torch.onnx.export(
-                program, (), dynamo=True, verbose=False, opset_version=opset, output_names=[tracing.output]
+                program, (), dynamo=True, verbose=False, opset_version=opset, output_names=tracing.outputs
             )
             assert made is not None
             found: dict[str, Any] = {str(value.name): value.shape for value in made.model.graph.inputs}
@@ -101,16 +106,16 @@ def check_onnx_packages() -> None:
         raise ExportError(f"ONNX needs {', '.join(absent)}; run `pip install 'graftwork[onnx]'`.")
 
 
-def _runner(path: Path) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def _runner(path: Path) -> Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(inputs: Mapping[str, Tensor]) -> Tensor:
+    def run(inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         found = session.run(None, {name: value.cpu().numpy() for name, value in inputs.items()})
-        return torch.from_numpy(found[0])
+        return tuple(map(torch.from_numpy, found))
 
     return run
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.errors import DataError, ExportError, GraftworkError
+from graftwork.export.all_tasks import AllTasks
 from graftwork.files.writing import staged_file
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.routing.rows import ROWS_KEYWORD
@@ -30,6 +31,8 @@ __all__ = ["Axes", "Tracing", "describe", "export_program", "one_line", "quiet",
 
 FORMAT = 1
 """Version of the description that is written with an exported model."""
+ALL = "all tasks"
+"""In place of the name of an output: there is one for every task."""
 Axes = Mapping[str, Mapping[int, str]]
 
 
@@ -105,22 +108,31 @@ def describe(
             }
             for name, value in inputs.items()
         },
-        "output": output,
-        "tasks": [head.as_dict() for head in model.heads.heads]
-        if isinstance(model, MultiTaskModel)
-        else [{"name": name} for name in graft_view(model).config.tasks],
+        **({"outputs": model.outputs} if isinstance(model, AllTasks) else {"output": output}),
+        "tasks": _tasks(model),
     }
 
 
+def _tasks(model: nn.Module) -> list[dict[str, Any]]:
+    if isinstance(model, AllTasks):
+        return model.described()
+    return (
+        [head.as_dict() for head in model.heads.heads]
+        if isinstance(model, MultiTaskModel)
+        else [{"name": name} for name in graft_view(model).config.tasks]
+    )
+
+
 class _Served(nn.Module):
-    """A model as a function of named tensors that returns one tensor."""
+    """A model as a function of named tensors that returns one tensor, or one a task."""
 
     def __init__(self, model: nn.Module, names: list[str], output: str) -> None:
         super().__init__()
         self.model = model
 
-        def forward(**inputs: Tensor) -> Tensor:
-            return _tensor(model(**inputs), output)
+        def forward(**inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+            found = _tensors(model(**inputs), output)
+            return found if len(found) > 1 else found[0]
 
         # `torch.export` names the inputs after the signature.
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -151,9 +163,13 @@ class Tracing:
         self._check_axes()
         with self._as_served():
             result = model(**self.inputs)
-        self.output = next(
-            (name for name in ("logits", "last_hidden_state") if getattr(result, name, None) is not None),
-            "output",
+        self.output = (
+            ALL
+            if isinstance(model, AllTasks)
+            else next(
+                (name for name in ("logits", "last_hidden_state") if getattr(result, name, None) is not None),
+                "output",
+            )
         )
 
     def program(self) -> ExportedProgram:
@@ -169,31 +185,49 @@ class Tracing:
         self.difference = self.check(lambda inputs: module(**inputs), "the exported program")
         return program
 
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return self.model.outputs if isinstance(self.model, AllTasks) else [self.output]
+
     @torch.no_grad()
     def check(self, run: Any, what: str) -> float:
-        """Compare with the model on one row more and one position less; return the largest difference."""
-        inputs = {name: self._resized(name, value) for name, value in self.inputs.items()}
-        with self._as_served():
-            expected = _tensor(self.model(**inputs), self.output)
-        with one_line(what):
-            found = run(inputs).to(expected)
-        close = 1e-4 if expected.dtype == torch.float32 else 1e-2
-        if found.shape != expected.shape or not torch.allclose(found, expected, rtol=close, atol=close):
-            raise ExportError(
-                f"{what} gives other outputs than the model for {self._sizes(inputs)}; the model branches on "
-                "lengths or values, which a graph cannot."
-            )
-        finite = expected.isfinite()
-        return float((found[finite] - expected[finite]).abs().max()) if finite.any() else 0.0
+        """Compare with the model for other numbers of rows and positions; return the largest difference.
 
-    def _resized(self, name: str, value: Tensor) -> Tensor:
+        What answers all tasks at once is compared with one routed pass a task.
+        """
+        sizes = [(1, -1), (-1, 0), (3, -2)] if isinstance(self.model, AllTasks) else [(1, -1)]
+        return max(self._difference(run, what, *size) for size in sizes)
+
+    def _difference(self, run: Any, what: str, rows: int, positions: int) -> float:
+        inputs = {name: self._resized(name, value, rows, positions) for name, value in self.inputs.items()}
+        reference = self.model.one_by_one if isinstance(self.model, AllTasks) else self.model
+        with self._as_served():
+            expected = _tensors(reference(**inputs), self.output)
+        with one_line(what):
+            result = run(inputs)
+            found = (result,) if isinstance(result, Tensor) else tuple(result)
+        largest = 0.0
+        for mine, right in zip(found, expected, strict=True):
+            close = 1e-4 if right.dtype == torch.float32 else 1e-2
+            mine = mine.to(right)
+            if mine.shape != right.shape or not torch.allclose(mine, right, rtol=close, atol=close):
+                raise ExportError(
+                    f"{what} gives other outputs than the model for {self._sizes(inputs)}; the model "
+                    "branches on lengths or values, which a graph cannot."
+                )
+            finite = right.isfinite()
+            if finite.any():
+                largest = max(largest, float((mine[finite] - right[finite]).abs().max()))
+        return largest
+
+    def _resized(self, name: str, value: Tensor, rows: int, positions: int) -> Tensor:
+        """The example with so many rows and positions more or less, but at least one."""
         for axis, label in self.dynamic.get(name, {}).items():
             size = value.shape[axis]
-            value = (
-                torch.cat([value, value.narrow(axis, 0, 1)], axis)
-                if label == "batch"
-                else value.narrow(axis, 0, size - 1)
-            )
+            wanted = max(size + (rows if label == "batch" else positions), 1)
+            more = [value.narrow(axis, 0, 1)] * (wanted - size)
+            value = torch.cat([value, *more], axis) if more else value.narrow(axis, 0, wanted)
         return value
 
     def _sizes(self, inputs: Mapping[str, Tensor]) -> str:
@@ -240,7 +274,7 @@ def _complete(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tenso
         )
     device = next(model.parameters()).device
     ready = {name: value.to(device) for name, value in inputs.items()}
-    tasks = len(describe(model, {})["tasks"])
+    tasks = 1 if isinstance(model, AllTasks) else len(_tasks(model))
     if tasks == 1:
         ready.pop(ROWS_KEYWORD, None)
     rows = next(iter(ready.values())).shape[0]
@@ -257,11 +291,12 @@ def _default_axes(inputs: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
     }
 
 
-def _tensor(result: Any, output: str) -> Tensor:
+def _tensors(result: Any, output: str) -> tuple[Tensor, ...]:
     if isinstance(result, Tensor):
+        return (result,)
+    if type(result) is tuple and output == ALL:
         return result
-    found: Tensor = result[0] if output == "output" else getattr(result, output)
-    return found
+    return (result[0] if output == "output" else getattr(result, output),)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ __all__ = ["FIELDS", "Answers", "to_json"]
 
 FIELDS = ("task", *(field for kind in KINDS.values() for field in kind.answers))
 """The fields of answers."""
+ALL_FIELDS = ("answers", "skipped")
+"""The fields of a row of answers of all tasks."""
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 """Values of Parquet files that JSON can only have as a text."""
 
@@ -38,6 +40,8 @@ class Answers:
     """Number of probabilities, the largest first; null: those of all classes, in the order of the head."""
     digits: int | None = None
     """Decimals of probabilities, and of scores divided by their deviation in training; else all there are."""
+    all_tasks: bool = False
+    """Answers of all tasks to a row stand in its field `answers`, and those without one in `skipped`."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -47,11 +51,12 @@ class Answers:
             raise DataError(f"top is {shown(self.top)}; give how many labels, at least 1.")
         if isinstance(self.keep, str) or not all(isinstance(field, str) and field for field in self.keep):
             raise DataError(f"keep is {shown(self.keep)}, not names of fields.")
-        hidden = [field for field in self.keep if field in FIELDS]
+        taken = ALL_FIELDS if self.all_tasks else FIELDS
+        hidden = [field for field in self.keep if field in taken]
         if hidden:
             raise DataError(
                 f"keep has {hidden[0]!r}, but answers have a field of that name; rename the input's "
-                f"(not {', '.join(FIELDS)})."
+                f"(not {', '.join(taken)})."
             )
 
     def kept(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:

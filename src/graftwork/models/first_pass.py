@@ -11,7 +11,7 @@ from graftwork.attached import attach, find_attached
 from graftwork.edges import library_errors
 from graftwork.errors import RecipeError
 from graftwork.messages import shown
-from graftwork.models.traceless import traceless
+from graftwork.routing.traceless import traceless
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

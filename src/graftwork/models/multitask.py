@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -21,6 +21,8 @@ from graftwork.routing.router import find_router
 from graftwork.routing.rows import ROWS_KEYWORD
 from graftwork.search.compact import compact_
 from graftwork.structure.structure import Structure
+from graftwork.trunk.tree import Tree
+from graftwork.trunk.trunk import find_trunk
 from graftwork.tuner.pool import check_size
 from graftwork.tuner.view import graft_view
 
@@ -69,6 +71,12 @@ class TaskHeads(nn.Module):
             padded = F.pad(part.float(), (0, largest - size), value=float("-inf"))
             logits = torch.where((self.sizes[rows] == size).unsqueeze(1), padded, logits)
         return logits
+
+    def of_all(self, x: Float[Tensor, "rows tasks d"]) -> Float[Tensor, "rows tasks outputs"]:
+        """Logits of every row under all heads; `x` has a vector of each row for each task."""
+        logits = torch.einsum("rtd,tcd->rtc", x, self.weight) + self.bias
+        beyond = torch.arange(self.weight.shape[1], device=x.device) >= self.sizes[:, None]
+        return logits.float().masked_fill(beyond, float("-inf"))
 
     def loss(
         self,
@@ -241,6 +249,42 @@ class MultiTaskModel(nn.Module):
         logits = self.heads(pooled.to(self.heads.weight.dtype), graft_rows)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def forward_all(
+        self,
+        inputs: Mapping[str, Tensor],
+        wanted: Bool[Tensor, "rows tasks"] | None = None,
+        tree: Tree | None = None,
+    ) -> Float[Tensor, "rows tasks outputs"]:
+        """Logits of all tasks for every row, in one pass that branches where the tasks part.
+
+        Args:
+            inputs: as for `forward`, without labels and tasks.
+            wanted: which tasks are wanted for which row, at least one for each; default all.
+            tree: where the tasks part; default what their gates say now.
+
+        Returns:
+            Minus infinity beyond a task's own outputs, NaN where a task is not wanted.
+        """
+        first = next(iter(inputs.values()))
+        device = first.device
+        trunk = find_trunk(self.backbone)
+        if trunk is None:
+            hidden = self.backbone(**inputs).last_hidden_state
+            source = torch.arange(first.shape[0], device=device)
+            place = source[:, None].expand(-1, len(self.heads.heads))
+        else:
+            tree = tree or trunk.tree(self.backbone, range(len(self.heads.heads)))
+            carried = trunk.carry(tree, first.shape[0], device, wanted)
+            hidden, source, place = trunk.run(self.backbone, carried, inputs), carried.source, carried.place
+        mask = inputs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=device)
+        else:
+            mask = mask.index_select(0, source)
+        pooled = self.dropout(pool(hidden, mask, self.pooling)).to(self.heads.weight.dtype)
+        logits = self.heads.of_all(pooled[place])
+        return logits if wanted is None else logits.masked_fill(~wanted[:, :, None], float("nan"))
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute the backbone's activations in the backward pass; Trainer asks for it by this name."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from graftwork.data.tokens import encode, pad
+from graftwork.data.asked_rows import RowLike, check_row, fields_of, texts_of
+from graftwork.data.tokens import encode_rows, pad
 from graftwork.edges import forward_errors
 from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
-from graftwork.messages import listed, mended, shown
+from graftwork.messages import shown
+from graftwork.models.all_tasks import answer_rows, read_row
 from graftwork.models.files import read_report
 from graftwork.models.folder import Loading, load_model
+from graftwork.trunk.trunk import find_trunk, trunk_price
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,9 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "RowLike", "load"]
 
-RowLike = Mapping[str, Any] | str | Sequence[str]
-"""A row to predict: a mapping with the text fields of its task, or its text, or its pair of texts."""
-
+Read = TypeVar("Read")
 CHUNK = 64
 """Batches whose rows are read ahead and sorted by length together."""
 
@@ -60,6 +61,9 @@ class Predictor:
         [{'task': 'length', 'score': ...}]
         >>> list(predictor.report["tasks"])
         ['colour', 'same', 'length']
+        >>> (row,) = predictor.predict_all(["a red stone"])
+        >>> sorted(row["answers"]), row["skipped"]
+        (['colour', 'length'], {'same': '1 texts, but the task reads 2 (first, second)'})
     """
 
     def __init__(
@@ -146,8 +150,7 @@ class Predictor:
             DataError: a row has no task, an unknown one, other texts than its task, or lacks a field that is
                 to be kept.
         """
-        if isinstance(rows, str | Mapping):
-            raise DataError(f"rows is {shown(rows)}, a single row; give a list of rows, such as [row].")
+        _refuse_single(rows)
         return list(self.stream(rows, task, keep=keep, top=top, digits=digits))
 
     def stream(
@@ -167,21 +170,74 @@ class Predictor:
         The rows before a bad one are answered before its error is raised.
         """
         answers = Answers(**options)
-        number = 0
-        for rows in lists:
-            read: list[_Row] = []
-            fault: DataError | None = None
-            for row in rows:
-                number += 1
-                try:
-                    read.append(self._read(row, number, task, answers))
-                except DataError as error:
-                    fault = error
-                    break
-            if read:
-                yield self._predict_rows(read, answers)
-            if fault is not None:
-                raise fault
+        return _answered(
+            lists,
+            lambda row, number: self._read(row, number, task, answers),
+            lambda rows: self._predict_rows(rows, answers),
+        )
+
+    def predict_all(
+        self,
+        rows: Sequence[RowLike],
+        tasks: Sequence[str] | None = None,
+        *,
+        keep: Sequence[str] = (),
+        top: int | None = None,
+        digits: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """What all tasks say of every row: one pass that branches where the paths of the tasks part.
+
+        The answers are those of `predict`, up to rounding (1e-5); `price` says what they cost.
+        A task is skipped for rows that lack its fields; a field `task` of a row means nothing here.
+
+        Args:
+            rows: texts, pairs of texts, or mappings with the text fields.
+            tasks: names of tasks; default all.
+            keep: as for `predict`.
+            top: as for `predict`.
+            digits: as for `predict`.
+
+        Returns:
+            `{"answers": {task: answer of predict}, "skipped": {task: what the row lacks}}` for every row.
+
+        Raises:
+            DataError: a row has the fields of none of the tasks, or a task is unknown; else as for `predict`.
+        """
+        _refuse_single(rows)
+        options = {"keep": keep, "top": top, "digits": digits}
+        return [answer for some in self.stream_all([rows], tasks, **options) for answer in some]
+
+    def stream_all(
+        self, lists: Iterable[Sequence[RowLike]], tasks: Sequence[str] | None = None, **options: Any
+    ) -> Iterator[list[dict[str, Any]]]:
+        """`predict_all` for rows that come in lists, as for `stream_lists`."""
+        heads, answers = self._heads_of(tasks), Answers(**options, all_tasks=True)
+        return _answered(
+            lists,
+            lambda row, number: read_row(row, number, heads, answers),
+            lambda rows: answer_rows(
+                self.model,
+                self.tokenizer,
+                rows,
+                answers,
+                max_length=self.max_length,
+                batch_size=self.batch_size,
+            ),
+        )
+
+    def price(self) -> float:
+        """What `predict_all` costs if all tasks read the same fields, in passes of one (`trunk_price`)."""
+        return 1.0 if find_trunk(self.model) is None else trunk_price(self.model)
+
+    def _heads_of(self, tasks: Sequence[str] | None) -> list[TaskHead]:
+        if tasks is None:
+            return list(self.heads.values())
+        if isinstance(tasks, str) or not tasks:
+            raise DataError(f"tasks is {shown(tasks)}; give a list of names ({', '.join(self.heads)}).")
+        unknown = [name for name in tasks if name not in self.heads]
+        if unknown:
+            raise DataError(f"unknown task {shown(unknown[0])}; the model has {', '.join(self.heads)}.")
+        return [self.heads[name] for name in dict.fromkeys(tasks)]
 
     @property
     def ahead(self) -> int:
@@ -189,7 +245,7 @@ class Predictor:
         return CHUNK * self.batch_size
 
     def _predict_rows(self, rows: list[_Row], answers: Answers) -> list[dict[str, Any]]:
-        tokens = self._tokenise(rows)
+        tokens = encode_rows(self.tokenizer, [row.texts for row in rows], self.max_length)
         order = sorted(range(len(rows)), key=lambda index: -len(tokens[index]["input_ids"]))
         index_of = {name: index for index, name in enumerate(self.heads)}
         results: list[dict[str, Any]] = [{} for _ in rows]
@@ -208,17 +264,12 @@ class Predictor:
         return results
 
     def _read(self, row: RowLike, number: int, task: str | None, answers: Answers) -> _Row:
+        check_row(row, number)
         head = self.heads[self._task_of(row, number, task)]
-        if not isinstance(row, Mapping):
-            row = _with_fields(row, number, head)
-        texts = tuple(_text(row, field, number, head.name) for field in head.text)
-        return _Row(head, texts, answers.kept(row, number))
+        fields = fields_of(row, number, head)
+        return _Row(head, texts_of(fields, number, head), answers.kept(fields, number))
 
     def _task_of(self, row: RowLike, number: int, task: str | None) -> str:
-        if not isinstance(row, Mapping | str | list | tuple):
-            raise DataError(
-                f"row {number} is {shown(row)}, not a text, a pair of texts or an object of fields."
-            )
         own = row.get("task") if isinstance(row, Mapping) else None
         name = task or own or (next(iter(self.heads)) if len(self.heads) == 1 else None)
         if name is None:
@@ -231,19 +282,6 @@ class Predictor:
                 f"unknown task {shown(name)} (row {number}); the model has {', '.join(self.heads)}."
             )
         return name
-
-    def _tokenise(self, rows: list[_Row]) -> list[dict[str, list[int]]]:
-        """Token lists of every row, with one tokenizer call for single texts and one for pairs."""
-        tokens: list[dict[str, list[int]]] = [{} for _ in rows]
-        groups: dict[int, list[int]] = {}
-        for index, row in enumerate(rows):
-            groups.setdefault(len(row.texts), []).append(index)
-        for members in groups.values():
-            columns = list(zip(*(rows[index].texts for index in members), strict=True))
-            encoded = encode(self.tokenizer, columns, self.max_length)
-            for place, index in enumerate(members):
-                tokens[index] = {name: values[place] for name, values in encoded.items()}
-        return tokens
 
 
 def load(folder: str | Path, **options: Any) -> Predictor:
@@ -266,21 +304,6 @@ def load(folder: str | Path, **options: Any) -> Predictor:
     return Predictor.load(folder, **options)
 
 
-def _with_fields(row: str | Sequence[str], number: int, head: TaskHead) -> dict[str, Any]:
-    """The texts of a row under the names of its task's fields.
-
-    Raises:
-        DataError: they are more or fewer than the task has.
-    """
-    texts = [row] if isinstance(row, str) else list(row)
-    if len(texts) != len(head.text):
-        raise DataError(
-            f"row {number} has {len(texts)} texts, but task {head.name!r} reads "
-            f"{len(head.text)} ({', '.join(head.text)})."
-        )
-    return dict(zip(head.text, texts, strict=True))
-
-
 @dataclass(frozen=True)
 class _Row:
     """A row that has been checked."""
@@ -290,12 +313,29 @@ class _Row:
     kept: dict[str, Any]
 
 
-def _text(row: Mapping[str, Any], field: str, number: int, task: str) -> str:
-    if field not in row:
-        raise DataError(
-            f"row {number} has no field {field!r}, which task {task!r} reads; its fields: "
-            f"{listed(row) or 'none'}."
-        )
-    if not isinstance(row[field], str):
-        raise DataError(f"row {number}: field {field!r} is {shown(row[field])}, not a text.")
-    return mended(row[field])
+def _refuse_single(rows: object) -> None:
+    if isinstance(rows, str | Mapping):
+        raise DataError(f"rows is {shown(rows)}, a single row; give a list of rows, such as [row].")
+
+
+def _answered(
+    lists: Iterable[Sequence[RowLike]],
+    read: Callable[[RowLike, int], Read],
+    answer: Callable[[list[Read]], list[dict[str, Any]]],
+) -> Iterator[list[dict[str, Any]]]:
+    """Answers to lists of rows; those before a bad row come before its error."""
+    number = 0
+    for rows in lists:
+        ready: list[Read] = []
+        fault: DataError | None = None
+        for row in rows:
+            number += 1
+            try:
+                ready.append(read(row, number))
+            except DataError as error:
+                fault = error
+                break
+        if ready:
+            yield answer(ready)
+        if fault is not None:
+            raise fault

@@ -22,8 +22,8 @@ from graftwork.edges import library_errors
 from graftwork.errors import RecipeError, SiteError, TrainingError
 from graftwork.messages import listed
 from graftwork.models.first_pass import vocabulary
-from graftwork.models.traceless import traceless
 from graftwork.preflight.positions import most_tokens
+from graftwork.routing.traceless import traceless
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -111,6 +111,20 @@ class Router:
         finally:
             _ROUTES.reset(token)
 
+    def carry_on(self, rows: Tensor) -> None:
+        """From here to the end of this pass through the backbone, its batch has rows of these tasks.
+
+        Args:
+            rows: [rows], index of the task of every row.
+        """
+        if torch.compiler.is_compiling():
+            self._traced, self._traced_batch = Route(rows), rows.shape[0]
+            return
+        frame = _ROUTES.get()
+        if not isinstance(frame, _Frame) or frame.router is not self:
+            raise RoutingError("the batch can change only during a pass through the backbone.")
+        _ROUTES.set(_Frame(frame.outer, self, Route(rows), rows.shape[0]))
+
     @contextmanager
     def among(self, chosen: Sequence[int], x: Tensor) -> Iterator[None]:
         """Inside the context the batch consists of some of the rows of `x`, which a site sees."""

@@ -187,6 +187,11 @@ class GatedPools(nn.Module, BaseTunerLayer):
             changes.remove(change)
             self._refresh_decided()
 
+    @property
+    def gates_change(self) -> bool:
+        """Whether a context changes the gates of forward passes."""
+        return any(self._gate_changes.values())
+
     def _unchanged_gates(self, adapter_name: str) -> Float[Tensor, "tasks adapters"]:
         if not self.training or self.is_decided(adapter_name):
             return self.evaluation_gates(adapter_name)

@@ -1,0 +1,78 @@
+"""Rows to predict: which texts of a row a task reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graftwork.errors import DataError
+from graftwork.kinds.heads import TaskHead
+from graftwork.messages import listed, mended, shown
+
+__all__ = ["RowLike", "check_row", "fields_of", "lacking", "texts_of"]
+
+RowLike = Mapping[str, Any] | str | Sequence[str]
+"""A row to predict: a mapping with the text fields of its task, or its text, or its pair of texts."""
+
+
+def check_row(row: object, number: int) -> None:
+    """Refuse what is no row.
+
+    Raises:
+        DataError: it is neither a text, nor a pair of texts, nor a mapping.
+    """
+    if not isinstance(row, Mapping | str | list | tuple):
+        raise DataError(f"row {number} is {shown(row)}, not a text, a pair of texts or an object of fields.")
+
+
+def lacking(row: RowLike, head: TaskHead) -> str | None:
+    """What a row lacks to be read by a task; None if it has its fields, or as many texts."""
+    if isinstance(row, Mapping):
+        absent = [field for field in head.text if field not in row]
+        return f"no field {absent[0]!r}" if absent else None
+    count = 1 if isinstance(row, str) else len(row)
+    if count == len(head.text):
+        return None
+    return f"{count} texts, but the task reads {len(head.text)} ({', '.join(head.text)})"
+
+
+def fields_of(row: RowLike, number: int, head: TaskHead) -> Mapping[str, Any]:
+    """A row under the names of a task's fields.
+
+    Args:
+        row: the row.
+        number: its number, from 1, for messages.
+        head: the task.
+
+    Raises:
+        DataError: its texts are more or fewer than the task has.
+    """
+    if isinstance(row, Mapping):
+        return row
+    texts = [row] if isinstance(row, str) else list(row)
+    if len(texts) != len(head.text):
+        raise DataError(
+            f"row {number} has {len(texts)} texts, but task {head.name!r} reads "
+            f"{len(head.text)} ({', '.join(head.text)})."
+        )
+    return dict(zip(head.text, texts, strict=True))
+
+
+def texts_of(row: Mapping[str, Any], number: int, head: TaskHead) -> tuple[str, ...]:
+    """The texts that a task reads.
+
+    Raises:
+        DataError: a field is missing, or is no text.
+    """
+    return tuple(_text(row, field, number, head.name) for field in head.text)
+
+
+def _text(row: Mapping[str, Any], field: str, number: int, task: str) -> str:
+    if field not in row:
+        raise DataError(
+            f"row {number} has no field {field!r}, which task {task!r} reads; its fields: "
+            f"{listed(row) or 'none'}."
+        )
+    if not isinstance(row[field], str):
+        raise DataError(f"row {number}: field {field!r} is {shown(row[field])}, not a text.")
+    return mended(row[field])

@@ -1,0 +1,63 @@
+"""A multi-task model as a function that answers all tasks at once, for export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftwork.errors import ExportError
+from graftwork.models.multitask import MultiTaskModel
+from graftwork.trunk.trunk import find_trunk
+
+__all__ = ["PREFIX", "AllTasks"]
+
+PREFIX = "logits."
+"""What the name of an output begins with; the name of its task follows."""
+
+
+class AllTasks(nn.Module):
+    """The logits of every task, [batch, classes of the task], in one pass that branches.
+
+    Args:
+        model: the model; its structure is taken as it is now.
+
+    Raises:
+        ExportError: the model has no heads.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(model, MultiTaskModel):
+            raise ExportError(
+                f"all tasks at once need heads, and a {type(model).__name__} has none; give a MultiTaskModel."
+            )
+        self.model = model
+        self.training = model.training
+        self.heads = model.heads.heads
+        trunk = find_trunk(model.backbone)
+        self._tree = None if trunk is None else trunk.tree(model.backbone, range(len(self.heads)))
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs, in the order of the tasks."""
+        return [PREFIX + head.name for head in self.heads]
+
+    def described(self) -> list[dict[str, Any]]:
+        """The tasks with the names of their outputs, as JSON values."""
+        return [{**head.as_dict(), "output": PREFIX + head.name} for head in self.heads]
+
+    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+        """One tensor a task."""
+        logits = self.model.forward_all(inputs, tree=self._tree)
+        return tuple(logits[:, task, : head.size] for task, head in enumerate(self.heads))
+
+    def one_by_one(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+        """The same from one routed pass a task: what an exported model is checked against."""
+        first = next(iter(inputs.values()))
+        found = []
+        for task, head in enumerate(self.heads):
+            rows = torch.full((first.shape[0],), task, device=first.device)
+            found.append(self.model(**inputs, graft_rows=rows).logits[:, : head.size])
+        return tuple(found)
