@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from graftwork.errors import DataError, GraftworkError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["forward_errors", "library_errors", "words_of"]
+__all__ = ["forward_errors", "library_errors", "quiet_peft", "words_of"]
 
 OURS = str(Path(__file__).parent)
 """Folder of this package, to tell its frames from those of a library."""
@@ -118,3 +119,12 @@ def _is_ours(error: BaseException) -> bool:
         frames.append(trace.tb_frame.f_code.co_filename)
         trace = trace.tb_next
     return len(frames) > 2 and Path(frames[-1]).is_relative_to(OURS)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Leave out what PEFT warns of when it wraps or loads a model, and no user of graftwork can act on."""
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.2x for a property by its old name whenever it wraps a model.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        yield

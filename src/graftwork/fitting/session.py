@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformers import TrainerCallback, set_seed
 from graftwork.data.classes import class_notes
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, Searched
 from graftwork.distributed.processes import on_main
+from graftwork.edges import quiet_peft
 from graftwork.files.reading import user_path
 from graftwork.files.writing import staged_folder
 from graftwork.fitting.measuring import final_diagnosis, final_scores
@@ -159,9 +159,7 @@ class Session:
         recipe, prepared = self.recipe, self.prepared
         backbone = load_backbone(recipe.model)[0] if self.baselines else prepared.backbone
         set_seed(recipe.seed)
-        with warnings.catch_warnings():
-            # peft 0.21 asks transformers 5.2x for a property by its old name whenever it wraps a model.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        with quiet_peft():
             config = GraftConfig(**recipe.graft_values())
             config.budget = config.budget if budget is None else budget
             if recipe.finds_groups:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from graftwork.cards.writing import keep_own_card, model_name, write_card
 from graftwork.distributed.notes import note
+from graftwork.edges import quiet_peft
 from graftwork.errors import CheckpointError, DivergenceError, RecipeError
 from graftwork.files.places import moved
 from graftwork.files.weights import as_checkpoint_error, check_values, read_shapes, read_weights
@@ -193,7 +194,7 @@ def _load_model(
             config = PeftConfig.from_pretrained(str(folder))
         # Else PEFT would look on the hub for the stored name when the model is saved again.
         config.base_model_name_or_path = base.name_or_path
-        with warnings.catch_warnings():
+        with quiet_peft():
             # PEFT warns of tensors it does not find, and leaves them random.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             peft_model: PeftModel = PeftModel.from_pretrained(base, str(folder), config=config)

@@ -8,7 +8,6 @@ import logging
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import tokenise
 from graftwork.diagnosis.diagnosis import DiagnosisCallback
+from graftwork.edges import quiet_peft
 from graftwork.errors import TrainingError
 from graftwork.experiments.grid.grid import Trial
 from graftwork.experiments.methods.method import Adapted, Setup, count, kept
@@ -80,9 +80,7 @@ class Workbench:
             pretrain=self.pretrain,
         )
         original = {id(parameter) for parameter in prepared.backbone.parameters()}
-        with warnings.catch_warnings():
-            # peft 0.21 asks transformers 5.2x for a property by its old name whenever it wraps a model.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        with quiet_peft():
             adapted = run.method.adapt(prepared.backbone, setup)
         model = MultiTaskModel(
             adapted.backbone, [data.head for data in prepared.datas], pooling=run.training.pooling
