@@ -1,4 +1,4 @@
-"""The quick start on its real model and data, with the commands of the README."""
+"""The quick start on its real model and data, with the commands of docs/using.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from toyrun import write_lines
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+USING = (ROOT / "docs/using.md").read_text(encoding="utf-8")
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +39,7 @@ def shell(command: str, folder: Path) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quickstart")
     shell(f"graftwork fit {ROOT}/recipes/quickstart.yaml", folder)
-    # The task that the README adds later.
+    # The task that the page adds later.
     for split, size in (("train", 64), ("validation", 16), ("test", 16)):
         rows = [
             {"text": f"{word} number {row}", "label": label}
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "new-task.yaml").write_text(
         "tasks: [{name: objects, train: objects}]\ntraining: {epochs: 1}\n", encoding="utf-8"
     )
-    # The new rows that the README scores.
+    # The new rows that the page scores.
     (folder / "new-tweets.csv").write_text(
         "text,sentiment\nwhat a lovely morning,positive\nthe worst film of the year,negative\n",
         encoding="utf-8",
@@ -67,17 +67,17 @@ def test_scores_and_budget(folder: Path) -> None:
     assert report["parameters"]["stored"] <= report["parameters"]["budget"]
 
 
-def test_the_model_predicts_in_python_as_the_readme_says(folder: Path) -> None:
-    block = next(block for block in re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
+def test_the_model_predicts_in_python_as_the_page_says(folder: Path) -> None:
+    block = next(block for block in re.findall(r"^```python\n(.*?)^```$", USING, re.DOTALL | re.MULTILINE))
     code, _, printed = block.partition("\n# ")
     (folder / "predict.py").write_text(code, encoding="utf-8")
     assert shell("python predict.py", folder).strip() == printed.strip()
 
 
-def test_commands_of_the_readme(folder: Path) -> None:
+def test_commands_of_the_page(folder: Path) -> None:
     commands = [
         line
-        for block in re.findall(r"^```bash\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+        for block in re.findall(r"^```bash\n(.*?)^```$", USING, flags=re.DOTALL | re.MULTILINE)
         for line in block.splitlines()
         if "runs/quickstart" in line
     ]
