@@ -105,7 +105,12 @@ print(model.eval()(input_ids=torch.tensor({tokens().tolist()})).last_hidden_stat
     ("settings", "task", "error", "message"),
     [
         ({"activation": "gelu"}, "cats", MergeError, "activation='gelu' are nonlinear"),
-        ({"placement": "block"}, "cats", MergeError, "is a BertLayer; only linear layers export as LoRA"),
+        (
+            {"placement": "block", "position": "sequential"},
+            "cats",
+            MergeError,
+            "is a BertLayer; only linear layers export as LoRA",
+        ),
         ({}, None, RoutingError, "a LoRA holds one task; give task=, one of cats, dogs, birds"),
         ({}, "dgos", RoutingError, "unknown task 'dgos'; did you mean 'dogs'"),
     ],

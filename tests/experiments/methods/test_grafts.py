@@ -16,9 +16,10 @@ from graftwork.experiments.grid.settings import load_data, run_settings
 from graftwork.experiments.running.trial import run_trial
 from graftwork.structure.fixed import FIXED_STRUCTURES
 from graftwork.structure.structure import Structure
+from toys import HOULSBY
 
 MakeGrid = Callable[..., Grid]
-FINE = {"budget": 0.05, "pool_size": 8, "r": 1}
+FINE = {"budget": 0.05, "pool_size": 8, "r": 1, **HOULSBY}
 BUDGET, ADAPTER = int(0.05 * 19744), 65
 
 
