@@ -110,7 +110,7 @@ def test_the_structure_of_a_result_is_found_beside_the_grid_and_hashed_by_conten
         (
             fixed("uniform", graft={"budget": 0.01, "r": 1}),
             StructureError,
-            "needs an adapter at each of the 4",
+            "needs an adapter at each of the 12",
         ),
         (fixed("file:no.json"), StructureError, r"there is no structure file no\.json"),
     ],
