@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from peft import get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 
 import graftwork as gw
@@ -208,6 +209,18 @@ def test_an_unknown_architecture_has_linear_maps_in_layers_or_needs_targets():
     model = get_peft_model(Unknown(listed=True), config)
     with gw.route(model, ["a", "b"]):
         assert model(tokens(2)).shape == (2, 5, 2)
+
+
+def test_an_architecture_of_no_listed_layers_takes_its_sites_for_lora(monkeypatch):
+    class FoobarConfig(transformers.PretrainedConfig):
+        model_type = "foobar"
+
+    backbone = Unknown(listed=False)
+    backbone.config = FoobarConfig()
+    monkeypatch.setitem(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, "foobar", ["out"])
+    assert sites_of(backbone) == ["out"]
+    backbone.layers = nn.ModuleList(backbone.layers)
+    assert sites_of(backbone) == ["layers.0", "layers.1"]
 
 
 def test_a_model_without_linear_maps_names_other_modules():

@@ -125,21 +125,23 @@ def _targets(model: nn.Module, config: GraftConfig, names: list[str], known: set
 
 
 def _by_placement(model: nn.Module, config: GraftConfig, names: list[str]) -> list[str]:
+    model_type = _model_type(model)
+    targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(str(model_type))
     if config.placement == "linear":
         linear = _linear_in_layers(model, names)
-        probe = _with_targets(config, set(linear))
-        return [name for name in linear if _allowed(probe, name, model) and _in_layers(config, name)]
-    model_type = _model_type(model)
+        if linear or targets is None or model_type in DEFAULT_SITES:
+            probe = _with_targets(config, set(linear))
+            return [name for name in linear if _allowed(probe, name, model) and _in_layers(config, name)]
     if model_type not in DEFAULT_SITES:
-        targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(str(model_type))
-        if targets is None or config.placement != PLACEMENTS[0]:
+        if targets is None or config.placement not in (PLACEMENTS[0], "linear"):
             linear = " or placement='linear'" if _linear_in_layers(model, names) else ""
             raise SiteError(
                 f"no default sites for {_kind(model)} with placement={config.placement!r}. Please specify "
                 f"`target_modules`, such as {_candidates(model, names)}{linear}. Architectures with "
                 f"defaults: {', '.join(DEFAULT_SITES)}."
             )
-        # Where PEFT itself would put LoRA, for architectures whose residual stream is not described here.
+        # Where PEFT itself would put LoRA, for architectures whose residual stream is not described here, or
+        # whose layers are in no list.
         probe = _with_targets(config, targets if isinstance(targets, str) else set(targets))
         return [name for name in names if _matches(probe, name) and _in_layers(config, name)]
     attention, ffn, block = DEFAULT_SITES[model_type]
