@@ -134,10 +134,10 @@ def _by_placement(model: nn.Module, config: GraftConfig, names: list[str]) -> li
             return [name for name in linear if _allowed(probe, name, model) and _in_layers(config, name)]
     if model_type not in DEFAULT_SITES:
         if targets is None or config.placement not in (PLACEMENTS[0], "linear"):
-            linear = " or placement='linear'" if _linear_in_layers(model, names) else ""
+            other = " or placement='linear'" if _linear_in_layers(model, names) else ""
             raise SiteError(
                 f"no default sites for {_kind(model)} with placement={config.placement!r}. Please specify "
-                f"`target_modules`, such as {_candidates(model, names)}{linear}. Architectures with "
+                f"`target_modules`, such as {_candidates(model, names)}{other}. Architectures with "
                 f"defaults: {', '.join(DEFAULT_SITES)}."
             )
         # Where PEFT itself would put LoRA, for architectures whose residual stream is not described here, or
