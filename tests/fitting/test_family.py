@@ -216,4 +216,4 @@ def test_nested_structures_of_a_hand_written_loop() -> None:
     small, large = nested_structures(search, [200, 500])
     assert large == decided
     assert all(small.paths(task) < large.paths(task) for task in small.tasks)
-    assert small.parameters() == 198
+    assert small.parameters() == 3 * 64

@@ -291,7 +291,11 @@ def test_mixed_precision(run: tuple[Path, dict[str, Any]]) -> None:
     folder, report = run
     changes = {"output": str(folder / "bf16"), "training.bf16": True, "training.epochs": 1}
     mixed = fit(load_recipe(folder / "recipe.yaml", changes), console=Console(quiet=True))
-    assert mixed["parameters"] == report["parameters"] | {"active": mixed["parameters"]["active"]}
+    # Another structure, of sites that differ in price, at the same budget.
+    chosen = {name: mixed["parameters"][name] for name in ("active", "stored", "stored_fraction")}
+    assert mixed["parameters"] == report["parameters"] | chosen
+    assert 0 <= mixed["parameters"]["budget"] - chosen["stored"] < 96
+    assert chosen["stored"] == Structure.from_dict(mixed["structure"]).parameters()
 
 
 def test_single_task_and_penalty(tmp_path: Path) -> None:
