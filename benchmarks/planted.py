@@ -1,10 +1,10 @@
 """Does the search find a structure that is known? A synthetic teacher in which 3 of 12 sites matter.
 
 The backbone is a frozen chain of 12 residual blocks; the teacher is the same chain with a whole pool
-(4 adapters) of random weights at 3 of the 12 sites, and noise on its output. The budget is exactly those 12
-adapters. Three students are compared on held-out rows, in mean squared error:
+(4 nonlinear adapters) of random weights at 3 of the 12 sites, and noise on its output. The budget is exactly
+those 12 adapters. Three students are compared on held-out rows, in mean squared error:
 
-- `search`: the search with its default settings, or those of the command line;
+- `search`: the search with its default schedule and gates, or those of the command line;
 - `oracle`: the teacher's structure, trained from the first step;
 - `random`: a random structure of the same size, likewise.
 
@@ -54,7 +54,18 @@ def grafted(seed: int, **settings: Any) -> nn.Module:
     """The chain of a seed with a pool at every site."""
     torch.manual_seed(seed)
     sites = [f"blocks.{i}" for i in range(SITES)]
-    return get_peft_model(Chain(), gw.GraftConfig(pool_size=POOL, r=RANK, target_modules=sites, **settings))
+    return get_peft_model(
+        Chain(),
+        gw.GraftConfig(
+            pool_size=POOL,
+            r=RANK,
+            scale=1.0,
+            activation="gelu",
+            position="sequential",
+            target_modules=sites,
+            **settings,
+        ),
+    )
 
 
 def fixed(seed: int, kept: set[tuple[int, int]]) -> nn.Module:

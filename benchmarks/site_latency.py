@@ -1,7 +1,7 @@
 """What one adapter costs at every site of a backbone on this machine: a table for `graft.cost: file:...`.
 
-    python benchmarks/site_latency.py OUTPUT.json [--model MODEL] [--placement attention+ffn] [--r 8]
-                                      [--pool-size 4] [--position sequential] [--rows 32] [--length 64]
+    python benchmarks/site_latency.py OUTPUT.json [--model MODEL] [--placement linear] [--r 8]
+                                      [--pool-size 4] [--position parallel] [--rows 32] [--length 64]
                                       [--repeats 40] [--threads 2]
 
 Every site is run on the inputs it gets in a forward pass over random tokens, with its whole pool and without;
@@ -93,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--placement", default="attention+ffn")
-    parser.add_argument("--position", default="sequential")
+    parser.add_argument("--placement", default="linear")
+    parser.add_argument("--position", default="parallel")
     for name, default in (
         ("r", 8),
         ("pool-size", 4),

@@ -14,6 +14,14 @@ import graftwork as gw
 
 TASKS = ["cats", "dogs", "birds"]
 VOCABULARY = 40
+HOULSBY: dict[str, Any] = {
+    "placement": "attention+ffn",
+    "position": "sequential",
+    "activation": "gelu",
+    "scale": 1.0,
+}
+"""Bottleneck adapters as Houlsby et al. 2019 have them: nonlinear, with biases, after two maps of a layer.
+The default is linear ones beside all linear maps."""
 
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,

@@ -158,8 +158,8 @@ def test_add_and_remove_a_task(trained: Path, capsys: pytest.CaptureFixture[str]
     assert "addition of hue" in " ".join(capsys.readouterr().out.split())
     main(["remove-task", more, "hue", "-o", str(tmp_path / "less")])
     printed = " ".join(capsys.readouterr().out.split())
-    reclaimed = 4 * 2 * 65
-    assert f"without task 'hue'; {reclaimed} adapter parameters reclaimed" in printed
+    reclaimed = 2 * 2 * (4 * (32 + 32) + 2 * (32 + 64))
+    assert f"without task 'hue'; {reclaimed:,} adapter parameters reclaimed" in printed
     assert "the same up to rounding" in printed
     assert "exists" in fails(capsys, "add-task", out, str(recipe), "-o", more)
     assert "has a task 'hue' already" in fails(
@@ -347,6 +347,6 @@ def test_a_control_from_the_command_line(trained: Path, capsys: pytest.CaptureFi
     assert "graft.structure='unifrom' is not known; did you mean 'uniform'" in fails(
         capsys, "fit", recipe, "--overwrite", "--set", "graft.structure=unifrom"
     )
-    assert "needs an adapter at each of the 4 sites (520), but the budget allows 197" in fails(
+    assert "needs an adapter at each of the 12 sites (1,792), but the budget allows 197" in fails(
         capsys, "fit", recipe, "--overwrite", "--set", "graft.structure=uniform", "--set", "graft.budget=0.01"
     )

@@ -11,19 +11,27 @@ from graftwork import GraftConfig
 
 Row = tuple[Any, ...]
 
-NONLINEAR: dict[str, Any] = {"pool_size": 4, "r": 4, "gates": "hard_concrete"}
+NONLINEAR: dict[str, Any] = {
+    "pool_size": 4,
+    "r": 4,
+    "gates": "hard_concrete",
+    "scale": 1.0,
+    "activation": "gelu",
+    "position": "sequential",
+}
 LINEAR: dict[str, Any] = {**NONLINEAR, "activation": "identity"}
+PARALLEL: dict[str, Any] = {"gates": "fixed", "position": "parallel"}
 
 # How adapters may look at any site: the default, learned gates, given gates, at the site's input, without
 # nonlinearity.
 FORMS: dict[str, dict[str, Any]] = {
     "default": {},
     "hard concrete": {**NONLINEAR},
-    "fixed parallel": {**NONLINEAR, "gates": "fixed", "position": "parallel"},
+    "fixed parallel": {**NONLINEAR, **PARALLEL},
     "linear": {**LINEAR},
-    "linear fixed parallel": {**LINEAR, "gates": "fixed", "position": "parallel"},
+    "linear fixed parallel": {**LINEAR, **PARALLEL},
 }
-SEQUENTIAL = {name: form for name, form in FORMS.items() if "position" not in form}
+SEQUENTIAL = {name: form for name, form in FORMS.items() if form.get("position") == "sequential"}
 
 _MLP: list[dict[str, Any]] = [
     {"target_modules": "lin0"},

@@ -28,7 +28,7 @@ def test_ablation_is_the_loss_with_one_adapter_closed(folder: Path) -> None:
     gw.set_structure_(model, random_structure(model, 0.6))
     structure = gw.structure_of(model)
     sample = RowSample(tokens["validation"], tokenizer, most=60)
-    result = ablate(model, sample)
+    result = ablate(model, sample, adapters=len(structure.sites) * 3)
     assert gw.structure_of(model) == structure
     stored = {place for task in structure.tasks for place in structure.paths(task)}
     assert {(entry["site"], entry["adapter"]) for entry in result["adapters"]} == stored

@@ -44,8 +44,8 @@ def test_the_report_has_every_figure(run: tuple[Path, dict[str, Any]]) -> None:
     assert size["target"] == parameters["budget"]
     assert size["realised"] == parameters["stored"]
     assert size["expected"] == pytest.approx(report["soft_size_at_discretise"])
-    assert size["pool"] == 4 * 4 * 2 * 65
-    assert diagnosis["gates"]["decided"]["gates"] == 3 * 4 * 4
+    assert size["pool"] == 2 * 4 * 2 * (4 * (32 + 32) + 2 * (32 + 64))
+    assert diagnosis["gates"]["decided"]["gates"] == 3 * 12 * 4
     assert diagnosis["gates"]["early"]["open"] >= diagnosis["gates"]["decided"]["open"]
     assert diagnosis["open_paths"] == {name: task["open_paths"] for name, task in report["tasks"].items()}
     ablation = diagnosis["ablation"]

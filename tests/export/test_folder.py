@@ -33,8 +33,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     short = ["--set", "training.epochs=1"]
     main(["fit", str(write_run(folder)), *short])
-    linear = ["--set", "graft.activation=identity", "--output", str(folder / "linear")]
-    main(["fit", str(folder / "recipe.yaml"), *linear, *short])
+    bottleneck = ["--set", "graft.activation=gelu", "--set", "graft.position=sequential"]
+    main(["fit", str(folder / "recipe.yaml"), *bottleneck, *short, "--output", str(folder / "bottleneck")])
     return folder
 
 
@@ -114,7 +114,7 @@ def test_pt2(trained: Path, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed but the targeted layer")
 def test_lora_with_its_head(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "lora"
-    main(["export", str(trained / "linear"), str(out), "--format", "lora", "--task", "colour"])
+    main(["export", str(trained / "out"), str(out), "--format", "lora", "--task", "colour"])
     names = ["adapter_config.json", "adapter_model.safetensors", "heads.safetensors", *BESIDE]
     assert sorted(part.name for part in out.iterdir()) == sorted(names)
     rows = [row for row in ROWS if row["task"] == "colour"]
@@ -123,7 +123,7 @@ def test_lora_with_its_head(trained: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         pooled = pool(lora(**inputs).last_hidden_state, inputs["attention_mask"], "mean")
     head = load_file(out / "heads.safetensors")
-    check(pooled @ head["colour.weight"].T + head["colour.bias"], out, trained / "linear", rows)
+    check(pooled @ head["colour.weight"].T + head["colour.bias"], out, trained / "out", rows)
 
 
 def test_faults_are_one_line_and_leave_nothing(
@@ -137,7 +137,8 @@ def test_faults_are_one_line_and_leave_nothing(
     assert "a LoRA holds one task; pass --task with one of colour, same, length" in fails(
         capsys, "export", model, out, *lora
     )
-    assert "are nonlinear" in fails(capsys, "export", model, out, *lora, "--task", "colour")
+    nonlinear = str(trained / "bottleneck")
+    assert "are nonlinear" in fails(capsys, "export", nonlinear, out, *lora, "--task", "colour")
     assert "unknown task 'color'" in fails(capsys, "export", model, out, "--task", "color")
     assert "is not a model saved by" in fails(capsys, "export", str(tmp_path), out)
     with monkeypatch.context() as patched:

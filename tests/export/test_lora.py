@@ -45,7 +45,7 @@ def test_stock_lora_gives_the_outputs_of_every_task(tmp_path, kind, position, st
 
 
 def test_ranks_are_those_of_the_open_adapters(tmp_path):
-    model = linear(position="parallel", tasks=["one", "two"])
+    model = linear(placement="attention+ffn", tasks=["one", "two"])
     structure = gw.structure_of(model).to_dict()
     opened = [[True, True, False], [True, False, False], [False, False, False], [True, True, True]]
     for site, own in zip(structure["sites"].values(), opened, strict=True):
@@ -105,7 +105,12 @@ print(model.eval()(input_ids=torch.tensor({tokens().tolist()})).last_hidden_stat
     ("settings", "task", "error", "message"),
     [
         ({"activation": "gelu"}, "cats", MergeError, "activation='gelu' are nonlinear"),
-        ({"placement": "block"}, "cats", MergeError, "is a BertLayer; only linear layers export as LoRA"),
+        (
+            {"placement": "block", "position": "sequential"},
+            "cats",
+            MergeError,
+            "is a BertLayer; only linear layers export as LoRA",
+        ),
         ({}, None, RoutingError, "a LoRA holds one task; give task=, one of cats, dogs, birds"),
         ({}, "dgos", RoutingError, "unknown task 'dgos'; did you mean 'dogs'"),
     ],

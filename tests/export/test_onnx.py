@@ -18,7 +18,7 @@ from graftwork.models.multitask import MultiTaskModel
 from toy_heads import HEADS
 from toy_new_task import trained
 from toy_programs import compacted, example, first, same_outputs
-from toys import TASKS, grafted, random_structure
+from toys import HOULSBY, TASKS, grafted, random_structure
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install graftwork[onnx]")
 
@@ -34,7 +34,7 @@ def runner(path: Path) -> tuple[onnxruntime.InferenceSession, Run]:
     return session, run
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("bert", {}), ("llama", {"position": "parallel"})])
+@pytest.mark.parametrize(("kind", "settings"), [("bert", HOULSBY), ("llama", {})])
 def test_the_file_gives_the_outputs_of_the_model(tmp_path, kind, settings):
     model = compacted(kind, **settings)
     path = tmp_path / "models" / "model.onnx"

@@ -17,15 +17,15 @@ from graftwork.models.multitask import MultiTaskModel
 from toy_heads import HEADS
 from toy_new_task import FISH, train, trained
 from toy_programs import SIZES, compacted, example, first, same_outputs
-from toys import grafted, spread_gates, tiny, tokens
+from toys import HOULSBY, grafted, spread_gates, tiny, tokens
 
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        ("bert", {}),
-        ("llama", {"position": "parallel"}),
-        pytest.param("gpt2", {"activation": "identity"}, marks=pytest.mark.slow),
+        ("bert", HOULSBY),
+        ("llama", {}),
+        pytest.param("gpt2", {"position": "sequential"}, marks=pytest.mark.slow),
         pytest.param("opt", {}, marks=pytest.mark.slow),
     ],
 )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import yaml
 
 from graftwork.data.task import Task
 from graftwork.errors import CheckpointError
-from graftwork.files.later import LATER, settled, without_later
+from graftwork.files.later import LATER, is_written, later, settled, with_earlier, without_later
 from graftwork.kinds.heads import TaskHead
-from graftwork.recipe.loading import recipe_to_yaml
+from graftwork.recipe.loading import load_recipe, recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.recipe.settings import GraftSettings
 
@@ -38,6 +39,35 @@ def test_a_file_that_has_them_reads_as_one_that_has_not() -> None:
         "new": [1],
         "unknown": 0,
     }
+
+
+@dataclass(frozen=True)
+class Changed:
+    old: int = 1
+    new: float = field(default=2.0, metadata=later(before=1.0))
+
+
+def test_a_default_that_is_not_what_was_done_before() -> None:
+    assert settled(Changed()) == {"old": 1, "new": 2.0}
+    assert settled(Changed(new=1.0)) == {"old": 1}
+    assert without_later({"new": 1.0}, Changed) == {}
+    assert with_earlier({"old": 3}, Changed) == {"old": 3, "new": 1.0}
+    assert with_earlier({"new": 2.0}, Changed) == {"new": 2.0}
+    assert is_written({"old": 1}, Changed)
+    assert not is_written({"new": 1.0}, Changed)
+
+
+@pytest.mark.parametrize("scale", ["auto", 1.0, 0.3])
+def test_a_recipe_that_was_written_is_read_with_its_scale(scale: float | str, tmp_path: Path) -> None:
+    task = Task("colour", train="colour.jsonl")
+    recipe = Recipe("model", (task,), "out", graft=GraftSettings(budget=0.05, scale=scale))
+    (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe))
+    for saved in (True, False):
+        assert load_recipe(tmp_path / "recipe.yaml", saved=saved).graft == recipe.graft
+    by_hand = yaml.safe_load(recipe_to_yaml(recipe))
+    by_hand["graft"] = {"budget": "5%"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(by_hand))
+    assert load_recipe(tmp_path / "recipe.yaml").graft.scale == "auto"
 
 
 def test_recipes_and_heads_leave_them_out() -> None:

@@ -20,7 +20,7 @@ FILE = "adapter_model.safetensors"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    model = grafted()
+    model = grafted(activation="gelu")  # with biases
     gw.compact_(model)
     model.save_pretrained(str(tmp_path))
     return tmp_path

@@ -16,7 +16,9 @@ from rich.console import Console
 import graftwork as gw
 from commands import fails
 from graftwork.errors import DataError, DivergenceError, Interrupted, RecipeError, TrainingError
+from graftwork.fitting.given import given_recipe
 from graftwork.recipe.loading import load_recipe
+from graftwork.recipe.settings import GraftSettings
 from graftwork.training.interrupt import InterruptCallback
 from toyrun import recipe_dict, write_backbone, write_recipe, write_tasks
 
@@ -191,6 +193,19 @@ def test_evaluate_says_that_the_rows_are_not_kept(
 
 
 ROWS = [{"text": f"a {word} {i}", "label": word} for i in range(10) for word in ("red", "blue")]
+
+
+@pytest.mark.parametrize("scale", ["auto", 1.0, 0.3])
+def test_settings_that_are_objects_keep_their_scale(scale: float | str) -> None:
+    """Files leave out a scale of 1, which is not the default."""
+    graft = GraftSettings(budget=0.05, scale=scale)
+    given = {"model": "backbone", "tasks": {"colour": ROWS}, "output": "out", "graft": graft}
+    recipe, _ = given_recipe(None, given)
+    assert recipe.graft == graft
+    recipe, _ = given_recipe({**given, "graft": {"budget": 0.05, "scale": 0.5}}, {"graft": graft})
+    assert recipe.graft == graft
+
+
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "unknown keyword": ({"epochs": 3}, RecipeError, "unknown key 'epochs' in the recipe; did you mean 'tra"),
     "unknown in a section": ({"training": {"epoch": 3}}, RecipeError, "unknown key 'epoch' in training"),

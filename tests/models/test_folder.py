@@ -159,7 +159,7 @@ def test_another_width_inside_the_backbone_is_refused(tmp_path):
     save_model(MultiTaskModel(adapted, HEADS), folder, backbone_name="x")
     other = save_backbone(tmp_path / "other", intermediate_size=48)
     with pytest.raises(
-        CheckpointError, match=r"graft_down\S* has shape \(6, 24\); \(6, 48\) is needed"
+        CheckpointError, match=r"graft_up\S* has shape \(24, 6\); \(48, 6\) is needed"
     ) as caught:
         load_model(folder, backbone=str(other))
     assert "\n" not in str(caught.value)

@@ -116,9 +116,11 @@ def test_a_site_that_is_not_called_is_named(mode: str, why: str, parts: SimpleNa
 
 def test_no_site_that_learns_is_an_error(parts: SimpleNamespace) -> None:
     for layer in parts.model.backbone.get_base_model().encoder.layer:
-        for part in (layer.attention.output, layer.output):
+        for part in (layer.attention.output, layer.intermediate, layer.output):
             part.dense = Fused(part.dense, "always")
-    with pytest.raises(SiteError, match="no adapter can learn: of 4 sites"):
+        for name in ("query", "key", "value"):
+            setattr(layer.attention.self, name, Fused(getattr(layer.attention.self, name), "always"))
+    with pytest.raises(SiteError, match="no adapter can learn: of 12 sites"):
         preflight(parts.model, parts.splits, parts.tokenizer)
 
 
@@ -204,4 +206,4 @@ def test_of_an_encoder_decoder_the_encoder_is_loaded(parts: SimpleNamespace, tmp
     with torch.no_grad():
         expected = whole.get_encoder()(ids).last_hidden_state
         assert torch.equal(encoder(ids).last_hidden_state, expected)
-    assert len(graft_layers(grafted(encoder))) == 4
+    assert len(graft_layers(grafted(encoder))) == 12

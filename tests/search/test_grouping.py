@@ -16,7 +16,7 @@ from graftwork.search.search import StructureSearch
 from graftwork.sparsity.start import starting_paths
 from graftwork.structure.groups import check_groups
 from graftwork.tuner.view import graft_view
-from toys import graft_layers, grafted, tiny
+from toys import HOULSBY, graft_layers, grafted, tiny
 
 TASKS = ["cats", "dogs", "birds"]
 
@@ -136,7 +136,8 @@ def test_groups_must_be_a_partition(groups, message):
 
 def test_importance_keeps_groups_together_and_ranks_by_the_sum_of_their_shares():
     groups = [["cats", "dogs"], ["birds"]]
-    model = grafted(gates="importance", gate_start="grouped", groups=groups, budget=4 * 66, pool_size=3)
+    settings = {"gates": "importance", "gate_start": "grouped", "groups": groups, "pool_size": 3}
+    model = grafted(budget=4 * 66, **settings, **HOULSBY)
     search = StructureSearch(model, 100, gw.Schedule(0.2, 0.6, 0.8))
     search.begin(1.0)
     own = torch.cat(starting_paths(graft_view(model)), dim=1)
@@ -184,7 +185,7 @@ def test_a_random_start_is_seeded_and_leaves_no_adapter_without_a_task():
 
 @pytest.mark.parametrize("gates", ["importance", "hard_concrete"])
 def test_a_search_begins_with_its_random_start(gates):
-    model = grafted(gates=gates, gate_start="random", start_seed=3, budget=4 * 66, pool_size=6)
+    model = grafted(gates=gates, gate_start="random", start_seed=3, budget=4 * 66, pool_size=6, **HOULSBY)
     search = StructureSearch(model, 10, gw.Schedule(0.2, 0.6, 0.8))
     search.begin(1.0)
     paths = starting_paths(graft_view(model))
@@ -212,7 +213,7 @@ def test_a_shared_start_opens_everything():
 
 def test_grouped_paths_divide_the_budget_by_the_tasks_of_a_group():
     groups = [["cats", "birds"], ["dogs"]]
-    model = grafted(groups=groups, budget=9 * 66, pool_size=6)
+    model = grafted(groups=groups, budget=9 * 66, pool_size=6, **HOULSBY)
     structure = set_fixed_structure_(model, "grouped_paths")
     assert structure.paths("cats") == structure.paths("birds")
     assert not structure.paths("cats") & structure.paths("dogs")

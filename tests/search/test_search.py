@@ -189,7 +189,7 @@ def test_impossible_searches_are_refused():
     with pytest.raises(TrainingError, match="at least one optimizer step, not 0"):
         StructureSearch(grafted(), 0)
     with pytest.raises(StructureError, match="less than one adapter"):
-        StructureSearch(grafted(budget=65), 10)
+        StructureSearch(grafted(budget=63), 10)
     with pytest.raises(TrainingError, match="learning rates of the search phase sum to 0"):
         StructureSearch(grafted(), 10).begin(0.0)
     with pytest.warns(UserWarning, match="gates can travel only 5 during the search"):

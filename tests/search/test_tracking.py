@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,18 @@ from graftwork.training.arguments import trackers
 from graftwork.tuner.view import graft_view
 from toy_training import make_model, make_trainer
 from toyrun import recipe_dict, write_backbone, write_recipe, write_tasks
-from toys import grafted, random_structure, spread_gates
+from toys import HOULSBY, grafted, random_structure, spread_gates
 
 TASKS = ("colour", "same", "length")
-SITES, POOL, R, HIDDEN = 4, 4, 2, 32
-ADAPTER_FLOPS = 2 * R * 2 * HIDDEN
+SITES, POOL, R, HIDDEN = 12, 4, 2, 32
+POOL_FLOPS = POOL * 2 * 2 * R * (4 * 2 * HIDDEN + 2 * 3 * HIDDEN)
 BACKBONE_FLOPS = 2 * (2 * (4 * HIDDEN**2 + 2 * HIDDEN * 64) + HIDDEN**2)
+
+
+def adapter_flops(site: str) -> int:
+    """Of an adapter beside a map of the attention, or of the feed-forward part, which is twice as wide."""
+    wide = re.search(r"\d\.(intermediate|output)\.dense$", site)
+    return 2 * R * (3 if wide else 2) * HIDDEN
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -79,12 +86,10 @@ def test_figures_are_right_in_search_and_tune(fitted: tuple[EventAccumulator, di
     tuning = [step for step in expected if step > decided]
     assert searching
     assert tuning
-    stored = sum(sum(site.used) for site in structure.sites.values())
-    assert (
-        {expected[step] for step in tuning} == {realised[step] for step in tuning} == {stored * ADAPTER_FLOPS}
-    )
+    stored = sum(sum(site.used) * adapter_flops(name) for name, site in structure.sites.items())
+    assert {expected[step] for step in tuning} == {realised[step] for step in tuning} == {stored}
     # Gates start wide open, and close towards the budget.
-    assert 0.8 * SITES * POOL * ADAPTER_FLOPS < expected[min(searching)] < SITES * POOL * ADAPTER_FLOPS
+    assert 0.8 * POOL_FLOPS < expected[min(searching)] < POOL_FLOPS
     assert expected[max(searching)] < expected[min(searching)]
     assert {*curve(found, "train/graft/backbone_flops").values()} == {BACKBONE_FLOPS}
     for task, paths in structure.counts().items():
@@ -92,7 +97,9 @@ def test_figures_are_right_in_search_and_tune(fitted: tuple[EventAccumulator, di
             curve(found, f"train/graft/{name}_{task}")
             for name in ("realised_flops", "realised_active_parameters", "open_paths")
         )
-        assert {flops[step] for step in tuning} == {paths * ADAPTER_FLOPS}
+        assert {flops[step] for step in tuning} == {
+            sum(adapter_flops(site) for site, _ in structure.paths(task))
+        }
         assert {parameters[step] for step in tuning} == {structure.parameters(task)}
         assert {opened[step] for step in tuning} == {paths}
     first, second = (curve(found, f"train/graft/multiplier_{i}") for i in (1, 2))
@@ -140,7 +147,7 @@ def test_a_trainer_without_a_search_logs_as_before(tmp_path: Path) -> None:
 
 
 def test_sizes_by_hand() -> None:
-    model = grafted(pool_size=3, r=2)
+    model = grafted(pool_size=3, r=2, **HOULSBY)
     spread_gates(model)
     view = graft_view(model)
     structure = random_structure(model)

@@ -11,14 +11,13 @@ from graftwork.search.search import StructureSearch
 from graftwork.sparsity.importance_control import MEMORY, importance_scores
 from graftwork.structure.structure import SiteStructure
 from graftwork.tuner.view import graft_view
-from toys import graft_layers, grafted, tokens
+from toys import HOULSBY, graft_layers, grafted, tokens
 
 ROWS = torch.tensor([0, 1, 2, 1])
-POOL = 4 * 3 * 66
 
 
 def searched(budget: float = 300, **settings) -> tuple[nn.Module, StructureSearch]:
-    model = grafted(gates="importance", budget=budget, **settings)
+    model = grafted(gates="importance", budget=budget, **HOULSBY, **settings)
     search = StructureSearch(model, 100, gw.Schedule(0.2, 0.6, 0.8))
     search.begin(1.0)
     return model.train(), search
@@ -215,23 +214,30 @@ class Branches(nn.Module):
 
 def branches(**settings) -> nn.Module:
     torch.manual_seed(0)
-    config = gw.GraftConfig(tasks=["a", "b"], pool_size=2, r=3, target_modules=r"sites\.\d", **settings)
+    config = gw.GraftConfig(tasks=["a", "b"], pool_size=2, target_modules=r"sites\.\d", **settings)
     return get_peft_model(Branches(), config)
 
 
-def test_planted_adapters_are_found():
+@pytest.mark.parametrize(
+    ("settings", "cost"),
+    [
+        ({"r": 3, "activation": "gelu", "position": "sequential", "scale": 1.0}, 27),
+        ({"r": 2}, 24),  # linear ones: both are needed for a map of rank 4
+    ],
+)
+def test_planted_adapters_are_found(settings, cost):
     """Task a needs the adapters of site 1, task b those of site 4; the budget is exactly these."""
     planted = {"a": 1, "b": 4}
-    teacher = branches(gates="fixed").eval()
+    teacher = branches(gates="fixed", **settings).eval()
     draw = torch.Generator().manual_seed(1)
     tables = {}
     for index, layer in enumerate(graft_layers(teacher)):
         for weight in (layer.graft_up["default"], layer.graft_down["default"]):
             weight.data = torch.randn(weight.shape, generator=draw)
         rows = tuple((index == planted[task],) * 2 for task in ("a", "b"))
-        tables[f"sites.{index}"] = SiteStructure(2, 3, 27, rows)
+        tables[f"sites.{index}"] = SiteStructure(2, settings["r"], cost, rows)
     gw.set_structure_(teacher, gw.Structure(("a", "b"), tables))
-    model = branches(gates="importance", budget=4 * 27)
+    model = branches(gates="importance", budget=4 * cost, **settings)
     steps = 200
     search = StructureSearch(model, steps)
     search.begin(1.0)
@@ -247,6 +253,6 @@ def test_planted_adapters_are_found():
         search.before_step(step)
         optimizer.step()
         search.after_step(step + 1)
-    assert search.structure.parameters() == 4 * 27
+    assert search.structure.parameters() == 4 * cost
     for task, index in planted.items():
         assert search.structure.paths(task) == {(f"sites.{index}", 0), (f"sites.{index}", 1)}

@@ -49,7 +49,7 @@ def test_all_sites_merge_at_once_and_nothing_of_peft_remains():
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
 def test_models_of_transformers_merge_also_without_biases(kind):
-    model = grafted(tiny(kind), tasks=["one"], activation="identity", position="parallel")
+    model = grafted(tiny(kind), tasks=["one"])
     expected = outputs(model)
     assert not torch.allclose(expected, outputs(tiny(kind)), atol=1e-3)
     torch.testing.assert_close(outputs(model.merge_and_unload()), expected, **ROUND)
@@ -105,9 +105,12 @@ def test_merging_needs_one_task():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target_modules": ["linear"]}, "activation='gelu' are nonlinear and cannot be merged"),
         (
-            {"target_modules": ["grouped"], "activation": "identity"},
+            {"target_modules": ["linear"], "activation": "gelu"},
+            "activation='gelu' are nonlinear and cannot be merged",
+        ),
+        (
+            {"target_modules": ["grouped"], "position": "sequential"},
             "a Conv2d of 2 groups cannot be merged into",
         ),
     ],
@@ -121,7 +124,7 @@ def test_what_has_no_equivalent_weight_is_refused(settings, message):
 
 
 def test_whole_blocks_and_quantised_weights_are_refused():
-    model = grafted(tiny(), tasks=["one"], placement="block", activation="identity")
+    model = grafted(tiny(), tasks=["one"], placement="block", position="sequential")
     with pytest.raises(MergeError, match="a site that is a BertLayer cannot be merged into"):
         model.merge_adapter()
     model = linear_net(["linear"], tasks=["one"])
@@ -150,7 +153,7 @@ def test_parallel_adapters_need_features_to_read(site):
 
 @pytest.mark.parametrize("site", [*SITES, "grouped"])
 def test_a_site_of_any_kind_takes_rows_of_several_tasks(site):
-    model = grafted(Net(), target_modules=[site])
+    model = grafted(Net(), target_modules=[site], position="sequential", activation="gelu")
     spread_gates(model)
     names = ["cats", "birds", "dogs", "birds"]
     mixed = outcome(model, names)
@@ -161,7 +164,8 @@ def test_a_site_of_any_kind_takes_rows_of_several_tasks(site):
 
 @pytest.mark.parametrize("site", [*SITES, "grouped"])
 def test_a_site_of_any_kind_trains_all_its_parameters(site):
-    model = grafted(Net(), tasks=["one"], target_modules=[site]).train()
+    settings = {"position": "sequential", "activation": "gelu"}
+    model = grafted(Net(), tasks=["one"], target_modules=[site], **settings).train()
     model.base_model.router.driven = True
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
@@ -174,7 +178,7 @@ def test_a_site_of_any_kind_trains_all_its_parameters(site):
 
 
 def test_widths_are_exposed_as_by_linear_layers():
-    model = get_peft_model(Net(), gw.GraftConfig(target_modules=SITES))
+    model = get_peft_model(Net(), gw.GraftConfig(target_modules=SITES, position="sequential"))
     for layer in graft_layers(model):
         assert (layer.in_features, layer.out_features) == (8, 8)
 

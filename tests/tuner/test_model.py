@@ -103,7 +103,7 @@ def test_the_settings_of_the_user_are_not_changed():
         "base_model_name_or_path": None,
     }
     second = get_peft_model(tiny(num_hidden_layers=3), config)
-    assert len(graft_layers(second)) == 6
+    assert len(graft_layers(second)) == 18
     assert not graft_layers(second)[0].is_decided("default")
 
 

@@ -28,7 +28,7 @@ def test_auto_follows_from_pool_and_rank():
         assert scales(model) == {pool_scale(pool_size, r)} == {graft_view(model).config.scale}
     assert pool_scale(16, 4) == pool_scale(64, 1) < pool_scale(16, 1)
     assert scales(grafted(scale=0.5)) == {0.5}
-    assert scales(grafted()) == {1.0}
+    assert scales(grafted()) == scales(grafted(scale="auto"))
 
 
 def test_the_sum_is_multiplied():

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from peft import get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 
 import graftwork as gw
@@ -88,9 +89,11 @@ def test_linear_sites_of_a_model_with_a_head_and_of_torchs_own_layers():
 
 
 def test_defaults_hold_under_heads_and_prefixes():
-    base = sites_of(tiny("bert"))
-    assert sites_of(tiny("bert", "AutoModelForSequenceClassification")) == [f"bert.{name}" for name in base]
-    assert sites_of(tiny("roberta")) == base
+    placed = {"placement": "attention+ffn"}
+    base = sites_of(tiny("bert"), **placed)
+    headed = sites_of(tiny("bert", "AutoModelForSequenceClassification"), **placed)
+    assert headed == [f"bert.{name}" for name in base]
+    assert sites_of(tiny("roberta"), **placed) == base
     assert base == [
         "encoder.layer.0.attention.output.dense",
         "encoder.layer.0.output.dense",
@@ -101,11 +104,16 @@ def test_defaults_hold_under_heads_and_prefixes():
 
 def test_layers_and_exclusions_narrow_the_defaults():
     backbone = tiny("bert", num_hidden_layers=12)
-    assert len(sites_of(backbone, layers_to_transform=[1, 11])) == 4
-    assert all(".1." in name for name in sites_of(backbone, layers_to_transform=1))
-    assert len(sites_of(backbone, layers_to_transform=0)) == 2
-    found = sites_of(backbone, exclude_modules=r".*attention.*", layers_to_transform=[0, 3])
-    assert found == ["encoder.layer.0.output.dense", "encoder.layer.3.output.dense"]
+    for placement, count in (("attention+ffn", 2), ("linear", 6)):
+        assert len(sites_of(backbone, placement=placement, layers_to_transform=[1, 11])) == 2 * count
+        found = sites_of(backbone, placement=placement, layers_to_transform=1)
+        assert all(".1." in name for name in found)
+        assert len(sites_of(backbone, placement=placement, layers_to_transform=0)) == count
+        found = sites_of(
+            backbone, placement=placement, exclude_modules=r".*attention.*", layers_to_transform=[0, 3]
+        )
+        parts = ("output",) if placement == "attention+ffn" else ("intermediate", "output")
+        assert found == [f"encoder.layer.{layer}.{part}.dense" for layer in (0, 3) for part in parts]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,12 @@ def test_all_linear_leaves_the_output_layer_alone():
         ),
         (
             {"layers_to_transform": 9},
-            "no module matches .placement='attention\\+ffn'. with layers_to_transform=9",
+            r"no module matches placement='linear' with layers_to_transform=9\. Without that there are 12 "
+            r"sites, from encoder\.layer\.0\.attention\.self\.query to encoder\.layer\.1\.output\.dense\.",
+        ),
+        (
+            {"layers_to_transform": 9, "placement": "attention+ffn"},
+            r"placement='attention\+ffn' with layers_to_transform=9\. Without that there are 4 sites",
         ),
         ({"exclude_modules": r".*"}, r"no module matches .* with exclude_modules='\.\*'"),
         ({"target_modules": "all-linear", "exclude_modules": r".*"}, "no module matches 'all-linear'"),
@@ -160,28 +173,59 @@ def test_no_match_is_an_error_with_near_misses(settings, message):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_architecture_needs_targets():
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed = nn.Embedding(VOCABULARY, 8)
-            self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
-            self.out = nn.Linear(8, 2)
+class Unknown(nn.Module):
+    """A model without a configuration, whose layers are in a list or in fields of their own."""
 
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            x = self.embed(input_ids)
-            for layer in self.layers:
-                x = layer(x)
-            return self.out(x)
+    def __init__(self, listed: bool) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 8)
+        layers = [nn.Linear(8, 8), nn.Linear(8, 8)]
+        self.layers = nn.ModuleList(layers) if listed else nn.Sequential(*layers)
+        self.out = nn.Linear(8, 2)
 
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(input_ids)
+        for layer in self.layers:
+            x = layer(x)
+        return self.out(x)
+
+
+def test_an_unknown_architecture_has_linear_maps_in_layers_or_needs_targets():
+    assert sites_of(Unknown(listed=True)) == ["layers.0", "layers.1"]
     with pytest.raises(
         SiteError,
-        match=r"no default sites for a model without a model_type\. Please specify `target_modules`.*out",
+        match=r"no module of a model without a model_type matches placement='linear'\. Please specify "
+        r"`target_modules`, such as some of layers\.0, layers\.1, out\.$",
     ):
-        sites_of(Net())
-    model = get_peft_model(Net(), gw.GraftConfig(tasks=["a", "b"], target_modules=["out"], gates="fixed"))
+        sites_of(Unknown(listed=False))
+    for placement in PLACEMENTS:
+        with pytest.raises(
+            SiteError,
+            match=r"no default sites for a model without a model_type with placement=.*\. Please specify "
+            r"`target_modules`, such as some of .*out or placement='linear'\.",
+        ):
+            sites_of(Unknown(listed=True), placement=placement)
+    config = gw.GraftConfig(tasks=["a", "b"], target_modules=["out"], gates="fixed")
+    model = get_peft_model(Unknown(listed=True), config)
     with gw.route(model, ["a", "b"]):
         assert model(tokens(2)).shape == (2, 5, 2)
+
+
+def test_an_architecture_of_no_listed_layers_takes_its_sites_for_lora(monkeypatch):
+    class FoobarConfig(transformers.PretrainedConfig):
+        model_type = "foobar"
+
+    backbone = Unknown(listed=False)
+    backbone.config = FoobarConfig()
+    monkeypatch.setitem(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, "foobar", ["out"])
+    assert sites_of(backbone) == ["out"]
+    backbone.layers = nn.ModuleList(backbone.layers)
+    assert sites_of(backbone) == ["layers.0", "layers.1"]
+
+
+def test_a_model_without_linear_maps_names_other_modules():
+    with pytest.raises(SiteError, match=r"such as some of embed\.$"):
+        sites_of(nn.ModuleDict({"embed": nn.Embedding(5, 8)}))
 
 
 def test_an_architecture_known_to_peft_alone_takes_its_sites_for_lora():
@@ -189,9 +233,12 @@ def test_an_architecture_known_to_peft_alone_takes_its_sites_for_lora():
         hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global"], 2]], vocab_size=VOCABULARY
     )
     backbone = transformers.GPTNeoModel(config)
-    assert sites_of(backbone) == [
+    parts = [f"attn.attention.{part}_proj" for part in ("k", "v", "q", "out")] + ["mlp.c_fc", "mlp.c_proj"]
+    assert sites_of(backbone) == [f"h.{layer}.{part}" for layer in (0, 1) for part in parts]
+    placed = {"placement": "attention+ffn"}
+    assert sites_of(backbone, **placed) == [
         f"h.{layer}.attn.attention.{part}" for layer in (0, 1) for part in ("v_proj", "q_proj")
     ]
-    assert len(sites_of(backbone, layers_to_transform=[1])) == 2
+    assert len(sites_of(backbone, layers_to_transform=[1], **placed)) == 2
     with pytest.raises(SiteError, match="no default sites for the architecture 'gpt_neo'"):
         sites_of(backbone, placement="block")

@@ -43,7 +43,7 @@ def test_a_budget_is_a_fraction_or_a_count():
 def test_a_budget_below_one_adapter_is_refused():
     model = grafted(budget=0.001)
     with pytest.raises(
-        StructureError, match=r"allows \d+ parameters, less than one adapter \(66\); raise the budget to"
+        StructureError, match=r"allows \d+ parameters, less than one adapter \(64\); raise the budget to"
     ):
         budget_parameters(model)
     with pytest.raises(StructureError, match="less than one adapter"):

@@ -6,7 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["LATER", "is_later_default", "later", "settled", "with_earlier", "without_later"]
+__all__ = [
+    "LATER",
+    "is_later_default",
+    "is_written",
+    "later",
+    "settled",
+    "with_earlier",
+    "without_later",
+]
 
 LATER: dict[str, Any] = {"later": True}
 """Metadata of a field that files and keys leave out at its default, as older ones do not have it."""
@@ -62,3 +70,12 @@ def with_earlier(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
         if "before" in entry.metadata
     }
     return {**earlier, **values}
+
+
+def is_written(values: Mapping[str, Any], cls: type) -> bool:
+    """Whether a file has every field of `cls` that did not come later.
+
+    Then it was written from all settings, and lacks those that `with_earlier` fills in. By hand one names a
+    few, and means the defaults of now.
+    """
+    return all(entry.name in values for entry in dataclasses.fields(cls) if not entry.metadata.get("later"))

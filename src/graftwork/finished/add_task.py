@@ -90,7 +90,7 @@ def add_task(
 
     Example:
         >>> report = gw.add_task("runs/colours", "new-task.yaml", "runs/four-tasks")
-        words: test accuracy ...
+        prepare: ...words: test accuracy ...written to runs/four-tasks
         >>> list(report["tasks"])
         ['colour', 'same', 'length', 'words']
         >>> report["additions"][0]["older_tasks_change"]

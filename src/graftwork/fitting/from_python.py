@@ -100,7 +100,7 @@ def fit(
         ...     graft={"budget": "5%", "pool_size": 4},
         ...     training={"epochs": 1, "max_length": 16},
         ... )
-        test scores; ...written to ...
+        prepare: ...test scores; ...written to ...
         >>> [answer["task"] for answer in model.predict(["a red stone"], task="colour")]
         ['colour']
         >>> {name: task["rows"]["test"] for name, task in model.report["tasks"].items()}

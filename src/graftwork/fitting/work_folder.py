@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from graftwork.advice import option
 from graftwork.data.task import Task
 from graftwork.errors import StorageError, TrainingError
-from graftwork.files.later import settled, without_later
+from graftwork.files.later import settled, with_earlier, without_later
 from graftwork.files.provenance import versions
 from graftwork.files.reading import user_path
 from graftwork.files.writing import storage_errors, write_text
 from graftwork.files.yaml_file import plain
+from graftwork.messages import listed, shown
 from graftwork.models.files import FILES
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
@@ -106,9 +107,10 @@ class WorkFolder:
             for name in MENDABLE:
                 values["training"].pop(name, None)
         if before != now:
+            others = listed(_values(before, now))
             raise TrainingError(
-                f"the unfinished run in {self.path} has another recipe (its {FILES.recipe}); resume with "
-                f"that one (of `training`, {', '.join(MENDABLE)} may change), or pass "
+                f"the unfinished run in {self.path} has another recipe (its {FILES.recipe}: {others}); "
+                f"resume with that one (of `training`, {', '.join(MENDABLE)} may change), or pass "
                 f"{option('overwrite')} to start anew."
             )
         return changes
@@ -214,6 +216,24 @@ def _settled(recipe: dict[str, Any]) -> dict[str, Any]:
     sections = {"training": TrainingSettings, "graft": GraftSettings}
     found = {name: without_later(recipe[name], cls) for name, cls in sections.items()}
     return {**recipe, **found, "tasks": [without_later(task, Task) for task in recipe["tasks"]]}
+
+
+def _values(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """The values of an unfinished run that are others now, also those that its file leaves out."""
+    before, now = (
+        {**recipe, "graft": with_earlier(recipe["graft"], GraftSettings)} for recipe in (before, now)
+    )
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if not (isinstance(old, dict) and isinstance(new, dict)):
+            old, new, prefix = {name: old}, {name: new}, ""
+        else:
+            prefix = f"{name}."
+        yield from (
+            f"{prefix}{key}: {shown(old[key])}" if key in old else f"no {prefix}{key}"
+            for key in {**old, **new}
+            if old.get(key) != new.get(key)
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from graftwork.data.memory import GivenRows
 from graftwork.data.task import Task
 from graftwork.errors import ConfigError, GraftworkError, RecipeError
-from graftwork.files.later import settled, with_earlier
+from graftwork.files.later import is_written, settled, with_earlier
 from graftwork.files.places import Given, expand
 from graftwork.files.yaml_file import read_yaml, values_to_yaml
 from graftwork.messages import shown
@@ -41,8 +41,8 @@ def load_recipe(
         path: The YAML file.
         overrides: Values that replace those of the file, by dotted key: `training.epochs`, `seed`, or
             `tasks.NAME.max_train`.
-        saved: The file is that of a saved model: no budget of a tenth or more is a slip, and a setting that
-            it lacks has the value of before there was the setting.
+        saved: The file is that of a saved model: no budget of a tenth or more is a slip. A setting that it
+            lacks has the value of before there was the setting, as in any file with all older ones.
         places: Refuse environment variables that are not set; False: backbone and data are not needed.
 
     Raises:
@@ -84,10 +84,10 @@ def make_recipe(
         if isinstance(value, str):
             here = name == "output" or isinstance(value, Given)  # given beside the file, not in it
             raw[name] = expand(value, None if here else folder, name, unset)
-    if saved:
-        if isinstance(raw.get("graft", {}), dict):
-            raw["graft"] = with_earlier(raw.get("graft", {}), GraftSettings)
-    else:
+    graft = raw.get("graft", {})
+    if isinstance(graft, dict) and (saved or is_written(graft, GraftSettings)):
+        raw["graft"] = with_earlier(graft, GraftSettings)
+    if not saved:
         faults += share_slips(Recipe, raw, "") + share_slips(GraftSettings, raw.get("graft"), "graft.")
     find_files(raw.get("graft"), folder, unset)
     tasks = read_tasks(raw.pop("tasks", None), folder, faults, unset)

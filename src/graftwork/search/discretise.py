@@ -47,7 +47,7 @@ def structure_of(model: nn.Module, adapter_name: str | None = None) -> Structure
         >>> model = get_peft_model(backbone, gw.GraftConfig(tasks=["a", "b"], gates="fixed", pool_size=4))
         >>> structure = gw.structure_of(model)
         >>> structure.tasks, len(structure.sites), structure.counts()
-        (('a', 'b'), 4, {'a': 16, 'b': 16})
+        (('a', 'b'), 12, {'a': 48, 'b': 48})
     """
     view = graft_view(model, adapter_name)
     if not view.decided:

@@ -16,6 +16,8 @@ Under several processes each makes the same calls, once gradients are averaged (
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -284,8 +286,12 @@ class StructureSearch:
         """Continue from a checkpoint whose tensors are already in the model."""
         self._mark_driven()
         self.soft_size = None if state["soft_size"] is None else float(state["soft_size"])
-        self.structure = None if state["structure"] is None else Structure.from_dict(state["structure"])
-        self.scores = state.get("scores")
+        if state["structure"] is None:
+            self.structure = None
+        else:
+            found = Structure.from_dict(state["structure"])
+            self.structure = replace(found, sites=self._in_order(found.sites))
+        self.scores = None if state.get("scores") is None else self._in_order(state["scores"])
         for site, layer in self.view.sites.items() if self.scores is not None else ():
             shape = tuple(layer.graft_mask[self.adapter_name].shape)
             for name, wanted in (("prob_open", shape), ("scores", shape), ("strength", shape[1:])):
@@ -295,6 +301,11 @@ class StructureSearch:
             self.control = None
         elif self.control is not None:
             self.control.load(state["control"])
+
+    def _in_order(self, sites: Mapping[str, Any]) -> dict[str, Any]:
+        """Sites in the order of the model: Trainer sorts the keys of its state by name."""
+        known = [name for name in self.view.sites if name in sites]
+        return {name: sites[name] for name in (*known, *(name for name in sites if name not in known))}
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ class GraftConfig(PeftConfig):
         ('importance', 32, 1)
         >>> model = get_peft_model(backbone, config)
         >>> sum(p.numel() for name, p in model.named_parameters() if "graft_down" in name)
-        4096
+        14336
     """
 
     tasks: list[str] = field(

@@ -19,7 +19,7 @@ __all__ = ["adapter_price", "backbone_flops"]
 def adapter_price(cost: str | Mapping[str, float], site: str, pool: Pool) -> float:
     """Price of one adapter of a site, in the unit of `cost`.
 
-    `parameters`: `r (d_in + d_out + 1)`. `flops`: per token, two for every weight of its linear maps,
+    `parameters`: as `Pool.cost`. `flops`: per token, two for every weight of its linear maps,
     `2 r (d_in + d_out)`. A table: what it says.
 
     Raises:

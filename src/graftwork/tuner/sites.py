@@ -104,7 +104,7 @@ def resolve_sites(model: nn.Module, config: GraftConfig) -> list[str]:
         config.exclude_modules = None
     found = _targets(model, config, names, set(modules))
     if not found:
-        raise _no_match(config.target_modules or f"placement={config.placement!r}", modules, given)
+        raise _no_match(model, modules, given)
     return found
 
 
@@ -125,27 +125,23 @@ def _targets(model: nn.Module, config: GraftConfig, names: list[str], known: set
 
 
 def _by_placement(model: nn.Module, config: GraftConfig, names: list[str]) -> list[str]:
+    model_type = _model_type(model)
+    targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(str(model_type))
     if config.placement == "linear":
-        linear = [
-            name for name in names if _is_linear(model.get_submodule(name)) and _in_a_layer(model, name)
-        ]
-        probe = _with_targets(config, set(linear))
-        return [name for name in linear if _allowed(probe, name, model) and _in_layers(config, name)]
-    model_type = BaseTuner.get_model_config(model).get("model_type")
+        linear = _linear_in_layers(model, names)
+        if linear or targets is None or model_type in DEFAULT_SITES:
+            probe = _with_targets(config, set(linear))
+            return [name for name in linear if _allowed(probe, name, model) and _in_layers(config, name)]
     if model_type not in DEFAULT_SITES:
-        targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(str(model_type))
-        if targets is None or config.placement != PLACEMENTS[0]:
-            linear = _suffixes(name for name in names if _is_linear(model.get_submodule(name)))
-            kind = (
-                "a model without a model_type"
-                if model_type == "custom"
-                else f"the architecture {model_type!r}"
-            )
+        if targets is None or config.placement not in (PLACEMENTS[0], "linear"):
+            other = " or placement='linear'" if _linear_in_layers(model, names) else ""
             raise SiteError(
-                f"no default sites for {kind}. Please specify `target_modules`, such as "
-                f"some of {', '.join(linear[:8])}. Architectures with defaults: {', '.join(DEFAULT_SITES)}."
+                f"no default sites for {_kind(model)} with placement={config.placement!r}. Please specify "
+                f"`target_modules`, such as {_candidates(model, names)}{other}. Architectures with "
+                f"defaults: {', '.join(DEFAULT_SITES)}."
             )
-        # Where PEFT itself would put LoRA, for architectures whose residual stream is not described here.
+        # Where PEFT itself would put LoRA, for architectures whose residual stream is not described here, or
+        # whose layers are in no list.
         probe = _with_targets(config, targets if isinstance(targets, str) else set(targets))
         return [name for name in names if _matches(probe, name) and _in_layers(config, name)]
     attention, ffn, block = DEFAULT_SITES[model_type]
@@ -158,6 +154,21 @@ def _by_placement(model: nn.Module, config: GraftConfig, names: list[str]) -> li
     pattern = r"(.*\.)?(" + "|".join(patterns) + ")"
     probe = _with_targets(config, pattern)
     return [name for name in names if _matches(probe, name) and _in_layers(config, name)]
+
+
+def _model_type(model: nn.Module) -> object:
+    return BaseTuner.get_model_config(model).get("model_type")
+
+
+def _kind(model: nn.Module) -> str:
+    model_type = _model_type(model)
+    return "a model without a model_type" if model_type == "custom" else f"the architecture {model_type!r}"
+
+
+def _candidates(model: nn.Module, names: list[str]) -> str:
+    """What `target_modules` may name, as a part of a message."""
+    linear = _suffixes(name for name in names if _is_linear(model.get_submodule(name)))
+    return f"some of {', '.join((linear or _suffixes(names))[:8])}"
 
 
 def _with_targets(config: GraftConfig, targets: str | set[str]) -> GraftConfig:
@@ -196,6 +207,10 @@ def _allowed(config: GraftConfig, name: str, model: nn.Module) -> bool:
     )
 
 
+def _linear_in_layers(model: nn.Module, names: list[str]) -> list[str]:
+    return [name for name in names if _is_linear(model.get_submodule(name)) and _in_a_layer(model, name)]
+
+
 def _in_a_layer(model: nn.Module, name: str) -> bool:
     """Whether a module reads the rows of a layer: it is not of the embeddings, the pooler or the head."""
     if _POSITIONS.search(name):
@@ -231,19 +246,37 @@ def _suffixes(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(re.split(r"\.\d+\.", name)[-1] for name in names))
 
 
-def _no_match(targets: object, names: list[str], config: GraftConfig) -> SiteError:
-    asked = sorted(targets) if isinstance(targets, set) else [str(targets)]
-    last = [name.rpartition(".")[2] for name in names]
-    candidates = list(dict.fromkeys([*last, *_suffixes(names), *names]))
-    near = [match for name in asked for match in near_misses(name, candidates, most=3, cutoff=0.5)]
+def _no_match(model: nn.Module, names: list[str], config: GraftConfig) -> SiteError:
     limits = {
         "layers_to_transform": config.layers_to_transform,
         "exclude_modules": config.exclude_modules,
         "modules_to_save": config.modules_to_save,
     }
     narrowed = ", ".join(f"{key}={value!r}" for key, value in limits.items() if value)
+    targets = config.target_modules
+    if not targets:
+        return _none_placed(model, names, config, narrowed)
+    asked = sorted(targets) if isinstance(targets, set) else [str(targets)]
+    last = [name.rpartition(".")[2] for name in names]
+    candidates = list(dict.fromkeys([*last, *_suffixes(names), *names]))
+    near = [match for name in asked for match in near_misses(name, candidates, most=3, cutoff=0.5)]
     return SiteError(
         f"no module matches {', '.join(map(repr, asked))}"
         + (f" with {narrowed}" if narrowed else "")
         + f". Near misses: {', '.join(dict.fromkeys(near)) or ', '.join(_suffixes(names)[:6])}."
+    )
+
+
+def _none_placed(model: nn.Module, names: list[str], config: GraftConfig, narrowed: str) -> SiteError:
+    whole = copy.copy(config)
+    whole.layers_to_transform = whole.exclude_modules = whole.modules_to_save = None
+    found = _by_placement(model, whole, names)
+    if found:
+        return SiteError(
+            f"no module matches placement={config.placement!r} with {narrowed}. Without that there are "
+            f"{len(found)} sites, from {found[0]} to {found[-1]}."
+        )
+    return SiteError(
+        f"no module of {_kind(model)} matches placement={config.placement!r}. Please specify "
+        f"`target_modules`, such as {_candidates(model, names)}."
     )

@@ -16,9 +16,10 @@ from graftwork.experiments.grid.settings import load_data, run_settings
 from graftwork.experiments.running.trial import run_trial
 from graftwork.structure.fixed import FIXED_STRUCTURES
 from graftwork.structure.structure import Structure
+from toys import HOULSBY
 
 MakeGrid = Callable[..., Grid]
-FINE = {"budget": 0.05, "pool_size": 8, "r": 1}
+FINE = {"budget": 0.05, "pool_size": 8, "r": 1, **HOULSBY}
 BUDGET, ADAPTER = int(0.05 * 19744), 65
 
 
@@ -109,7 +110,7 @@ def test_the_structure_of_a_result_is_found_beside_the_grid_and_hashed_by_conten
         (
             fixed("uniform", graft={"budget": 0.01, "r": 1}),
             StructureError,
-            "needs an adapter at each of the 4",
+            "needs an adapter at each of the 12",
         ),
         (fixed("file:no.json"), StructureError, r"there is no structure file no\.json"),
     ],

@@ -26,6 +26,7 @@ from graftwork.models.multitask import MultiTaskModel
 from graftwork.recipe.loading import load_recipe
 from graftwork.recipe.settings import GraftSettings
 from graftwork.search.schedule import Schedule
+from graftwork.tuner.layer import GraftLayer
 
 MakeGrid = Callable[..., Grid]
 
@@ -226,6 +227,15 @@ def test_a_setting_that_came_later_leaves_the_key_as_it_was(make_grid: MakeGrid)
     datas = load_data(plain.tasks, 0)
     assert "uniform" not in run_settings(plain, datas)["settings"]["method"]
     assert run_settings(plain, datas)["key"] != run_settings(other, datas)["key"]
+
+
+@pytest.mark.parametrize("name", ["adapters", "adapters_ffn", "adapter_drop", "shared", "private"])
+def test_fixed_adapters_have_no_scale(name: str, toy: Any) -> None:
+    """Unlike the pool of a search, whatever its default: their results were measured without one."""
+    model, _ = adapt(name, toy)
+    layers = [module for module in model.backbone.modules() if isinstance(module, GraftLayer)]
+    pools = [pool for layer in layers for pool in layer.pools.values()]
+    assert {(pool.scale, pool.activation, pool.parallel) for pool in pools} == {(1.0, "gelu", False)}
 
 
 def test_prefix_changes_the_output(toy: Any) -> None:

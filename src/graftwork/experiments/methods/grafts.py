@@ -147,6 +147,7 @@ class _FixedAdapters:
                 tasks=list(setup.tasks),
                 pool_size=self._adapters(setup.tasks),
                 r=r,
+                scale=1.0,
                 activation=self.activation,
                 position=self.position,
                 placement=self.placement,
