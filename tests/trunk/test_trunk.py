@@ -182,7 +182,7 @@ def test_blocks_that_are_unwrapped_are_hooked_again():
 def test_a_site_outside_the_layers():
     """In the embeddings, tasks part before the first layer; a pooler that nobody reads costs the last one."""
     targets = {"embeddings.word_embeddings", "encoder.layer.1.output.dense", "pooler.dense"}
-    adapted = grafted(target_modules=targets)
+    adapted = grafted(target_modules=targets, position="sequential")
     model = MultiTaskModel(adapted, HEADS).eval()
     for site, price in (("embeddings.word_embeddings", 2.0), ("pooler.dense", 1.5)):
         data = gw.structure_of(adapted).to_dict()
