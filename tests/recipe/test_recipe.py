@@ -5,7 +5,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.data.task import Task
@@ -275,6 +275,7 @@ def test_graft_settings_mirror_the_config() -> None:
         assert set(typing.get_args(hints[name])) == set(allowed)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(
     budget=st.floats(min_value=1e-6, max_value=0.999),
     pool_size=st.integers(1, 32),
