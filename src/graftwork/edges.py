@@ -23,6 +23,8 @@ __all__ = ["forward_errors", "library_errors", "quiet_peft", "words_of"]
 
 OURS = str(Path(__file__).parent)
 """Folder of this package, to tell its frames from those of a library."""
+OLD_NAME = "`is_gradient_checkpointing` is deprecated"
+"""Begin of a warning: peft 0.21 asks transformers 5.2x for a property by its old name."""
 MOST = 300
 """Longest part of a library's message that is shown, in characters."""
 OPTIONAL = ("sentencepiece", "tiktoken", "protobuf", "blobfile")
@@ -125,6 +127,5 @@ def _is_ours(error: BaseException) -> bool:
 def quiet_peft() -> Iterator[None]:
     """Leave out what PEFT warns of when it wraps or loads a model, and no user of graftwork can act on."""
     with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.2x for a property by its old name whenever it wraps a model.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        warnings.filterwarnings("ignore", message=OLD_NAME, category=FutureWarning)
         yield

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_config
 
 import graftwork as gw
 from graftwork.errors import ConfigError
@@ -83,6 +83,12 @@ def test_configurations_saved_without_it_have_none(tmp_path):
     loaded = PeftModel.from_pretrained(tiny(), str(tmp_path)).eval()
     assert scales(loaded) == {1.0}
     assert torch.equal(outputs(loaded, graft_rows=ROWS), outputs(model, graft_rows=ROWS))
+
+
+def test_only_a_file_without_a_scale_means_none():
+    """Settings in Python may name the type, as PEFT's `get_peft_config` wants it."""
+    assert gw.GraftConfig(peft_type="GRAFT").scale == pool_scale(32, 1)
+    assert get_peft_config({"peft_type": "GRAFT", "scale": "auto", "pool_size": 8}).scale == pool_scale(8, 1)
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), "much", True])

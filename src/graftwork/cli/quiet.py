@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import warnings
 
+from graftwork.edges import OLD_NAME
+
 __all__ = ["silence_libraries"]
 
 
 def silence_libraries() -> None:
     """Leave out these sentences from here on, in this process."""
-    # peft 0.21 asks transformers 5.2x for a property by its old name whenever it wraps a model.
-    warnings.filterwarnings(
-        "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
-    )
+    warnings.filterwarnings("ignore", message=OLD_NAME, category=FutureWarning)
     # bitsandbytes, which peft imports where it is installed, looks for a kernel that nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_missing_kernel)
 

@@ -182,13 +182,13 @@ class GraftConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         """Validate every field once: a configuration may come from a file that anybody wrote."""
+        # Only a file names type and version. It has the number that `auto` stood for; older ones lack it.
+        if self.peft_type is not None and self.peft_version is not None and self.scale == "auto":
+            self.scale = 1.0
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except (ValueError, TypeError) as error:
             raise ConfigError(f"task_type={shown(self.task_type)} is not known: {error}") from error
-        if self.peft_type is not None and self.scale == "auto":
-            # A file names the type, and the number that `auto` stood for; older ones have no scale.
-            self.scale = 1.0
         self.peft_type = GRAFT
         # The sites that `target_modules` or `placement` select in this model: no field, so it is never saved.
         self.resolved_sites: frozenset[str] = frozenset()
