@@ -86,8 +86,9 @@ def _share(stored: int, facts: ModelFacts) -> str:
 def _tasks(facts: ModelFacts) -> str:
     rows = []
     for task in facts.tasks:
+        many = {"multilabel": "any of"}.get(task["kind"], "one of")
         answer = (
-            f"one of {len(task['labels'])}: {codes(task['labels'])}"
+            f"{many} {len(task['labels'])}: {codes(task['labels'])}"
             if task["labels"]
             else f"a number (training rows: mean {task.get('mean', 0):.3g}, "
             f"deviation {task.get('std', 1):.3g})"

@@ -155,7 +155,11 @@ class _Columns:
     def source(self, task: Task, split: str) -> Column:
         """Where the targets come from."""
         return Column(
-            task.label, f"{split} of task {task.name!r}", lambda i: self.table.where(int(self.keep[i]))
+            task.label,
+            f"{split} of task {task.name!r}",
+            lambda i: self.table.where(int(self.keep[i])),
+            task.separator,
+            self.texts[0],
         )
 
     def targets(self, task: Task, labels: Sequence[str], split: str, origin: str = "") -> NDArray[np.float64]:
@@ -182,9 +186,9 @@ def _text_column(table: SourceRows, field: str, what: str) -> list[str]:
 
 
 def _check_varied(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> None:
-    distinct = np.unique(targets)
-    if len(distinct) < 2:
-        value = KINDS[task.kind].value(distinct[0], labels)
+    kind = KINDS[task.kind]
+    if not kind.varied(targets):
+        value = kind.value(targets[0], labels)
         raise DataError(
             f"train of task {task.name!r}: all {len(targets)} rows have {value}; there is nothing to learn"
         )
@@ -239,7 +243,7 @@ def _carve(
         )
     rng = _rng(seed, task, "carve")
     first = np.unique(group, return_index=True)[1]
-    order = np.lexsort((rng.permutation(total), targets[first]))
+    order = np.lexsort((rng.permutation(total), KINDS[task.kind].order(targets[first])))
     # Evenly spaced positions in the order of the targets are a draw stratified by them.
     count = size * len(missing)
     drawn = order[((np.arange(count) + rng.random()) * total / count).astype(np.int64)]

@@ -16,10 +16,13 @@ import numpy as np
 import torch
 
 from graftwork.data.task import SPLITS
-from graftwork.data.task_data import TaskData
+from graftwork.data.task_data import Split, TaskData
 from graftwork.distributed.notes import note_once
 from graftwork.edges import library_errors
 from graftwork.errors import DataError
+from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.losses import NO_TARGET
+from graftwork.kinds.registry import KINDS
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["collate", "encode", "longest_first", "pad", "row_lengths", "tokenise"]
+__all__ = ["collate", "encode", "learned", "longest_first", "pad", "row_lengths", "tokenise"]
 
 CHUNK = 8192
 """Rows per call of the tokenizer, which bounds the memory of its lists of integers."""
@@ -45,7 +48,8 @@ def tokenise(
     """Tokenise all tasks, one dataset per split, and keep the result on disk.
 
     Columns: those of the tokenizer (`input_ids`, `attention_mask`, perhaps `token_type_ids`), `labels`
-    (class index, or `(score - mean) / std`) and `graft_rows` (index of the task in `datas`).
+    (class index, or `(score - mean) / std`; lists if a task has several targets per row) and `graft_rows`
+    (index of the task in `datas`).
     The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
     name and renamed, so that concurrent runs can share a folder.
 
@@ -61,7 +65,7 @@ def tokenise(
     identity = _tokenizer_identity(tokenizer)
     result = {}
     for split in SPLITS:
-        scale = [(data.sha256[split], data.head.labels, data.head.mean, data.head.std) for data in datas]
+        scale = [_learned_as(data, split) for data in datas]
         key = _digest(_FORMAT, identity, max_length, scale)
         file = Path(cache_dir) / f"tokens-{split}-{key[:32]}.arrow" if cache_dir is not None else None
         cached = _load(file) if file is not None else None
@@ -135,15 +139,52 @@ def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]
 def collate(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
-    """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64."""
+    """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64.
+
+    Of rows with several targets `labels` is [B, W], padded with `graftwork.kinds.losses.NO_TARGET`.
+    """
 
     def collator(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad(tokenizer, features)
-        batch["labels"] = torch.tensor([feature["labels"] for feature in features], dtype=torch.float32)
+        batch["labels"] = _stacked([feature["labels"] for feature in features])
         batch["graft_rows"] = torch.tensor([feature["graft_rows"] for feature in features], dtype=torch.int64)
         return batch
 
     return collator
+
+
+def _stacked(targets: Sequence[float | Sequence[float]]) -> torch.Tensor:
+    if not any(isinstance(row, Sequence) for row in targets):
+        return torch.tensor(targets, dtype=torch.float32)
+    rows = [list(row) if isinstance(row, Sequence) else [row] for row in targets]
+    width = max(map(len, rows))
+    return torch.tensor([row + [NO_TARGET] * (width - len(row)) for row in rows], dtype=torch.float32)
+
+
+def _learned_as(data: TaskData, split: str) -> tuple[object, ...]:
+    """What the column `labels` of a task depends on, for the cache's key."""
+    own = (data.sha256[split], data.head.labels, data.head.mean, data.head.std)
+    return own if KINDS[data.head.kind].per == "row" else (*own, data.head.kind)
+
+
+def learned(
+    tokenizer: PreTrainedTokenizerBase, head: TaskHead, rows: Split, part: slice, max_length: int
+) -> tuple[dict[str, list[list[int]]], list[Any]]:
+    """Tokens of some rows of a task, and their targets as models learn them.
+
+    Args:
+        tokenizer: the backbone's.
+        head: the task.
+        rows: a split of it.
+        part: which rows.
+        max_length: tokens kept per row.
+
+    Returns:
+        Columns as `encode` gives them, and a number per row, or a list of several.
+    """
+    texts = [column[part] for column in rows.texts]
+    targets = ((rows.targets[part] - head.mean) / head.std).astype(np.float32)
+    return encode(tokenizer, texts, max_length), targets.tolist()
 
 
 def _table(
@@ -152,19 +193,22 @@ def _table(
     import pyarrow
 
     types = {"input_ids": pyarrow.int32()}
+    wide = any(KINDS[data.head.kind].per != "row" for data in datas)
     parts = []
     for task, data in enumerate(datas):
         part = data.splits[split]
-        targets = ((part.targets - data.head.mean) / data.head.std).astype(np.float32)
         for start in range(0, len(part), CHUNK):
             rows = slice(start, start + CHUNK)
-            tokens = encode(tokenizer, [column[rows] for column in part.texts], max_length)
+            tokens, targets = learned(tokenizer, data.head, part, rows, max_length)
+            if wide:
+                targets = [row if isinstance(row, list) else [row] for row in targets]
+            kind = pyarrow.list_(pyarrow.float32()) if wide else pyarrow.float32()
             columns = {
                 name: pyarrow.array(values, type=pyarrow.list_(types.get(name, pyarrow.int8())))
                 for name, values in tokens.items()
             }
-            columns["labels"] = pyarrow.array(targets[rows])
-            columns["graft_rows"] = pyarrow.array(np.full(len(targets[rows]), task, dtype=np.int64))
+            columns["labels"] = pyarrow.array(targets, type=kind)
+            columns["graft_rows"] = pyarrow.array(np.full(len(targets), task, dtype=np.int64))
             parts.append(pyarrow.table(columns))
     return pyarrow.concat_tables(parts).combine_chunks()
 

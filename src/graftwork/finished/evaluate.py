@@ -44,7 +44,7 @@ def rescore(
         split: train, validation or test.
         data: a source as in a recipe, in place of the recipe's; of a folder, the file of `split`.
         task: score this task alone; needed with `data` if there are several.
-        details: add the figures of `graftwork.kinds.figures`.
+        details: add the figures of `graftwork.kinds.scoring.figures`.
         console: where to show a bar; default none.
         **loading: where the parts of the model are now (`graftwork.models.folder.Loading`).
 

@@ -18,7 +18,7 @@ from graftwork.messages import listed, mended, shown
 
 __all__ = ["FIELDS", "Answers", "to_json"]
 
-FIELDS = ("task", *(field for kind in KINDS.values() for field in kind.answers))
+FIELDS = tuple(dict.fromkeys(("task", *(field for kind in KINDS.values() for field in kind.answers))))
 """The fields of answers."""
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 """Values of Parquet files that JSON can only have as a text."""

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["LOSSES", "RowLoss"]
+__all__ = ["LOSSES", "NO_TARGET", "RowLoss"]
+
+NO_TARGET = -100.0
+"""Stands where a row has no target; Trainer pads with it, too."""
 
 
 class RowLoss(Protocol):
@@ -16,8 +19,8 @@ class RowLoss(Protocol):
 
     def __call__(
         self,
-        logits: Float[Tensor, "rows outputs"],
-        targets: Float[Tensor, " rows"],
+        logits: Float[Tensor, " rows *outputs"],
+        targets: Float[Tensor, " rows *targets"],
         mine: Bool[Tensor, " rows"],
         weights: Float[Tensor, "rows outputs"] | None,
     ) -> Float[Tensor, " rows"]:
@@ -25,7 +28,8 @@ class RowLoss(Protocol):
 
         Args:
             logits: minus infinity beyond the outputs of a row's head.
-            targets: class indices, or standardised scores.
+            targets: class indices, or standardised scores; for several labels [rows, labels], 1 or 0, and
+                less than 0 beyond those of a row's head.
             mine: the rows of this kind.
             weights: what a row counts by its class; None: 1 each.
         """
@@ -43,5 +47,18 @@ def _squared_error(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tenso
     return (logits[:, 0] - targets) ** 2
 
 
-LOSSES: dict[str, RowLoss] = {"classification": _cross_entropy, "regression": _squared_error}
+def _binary_cross_entropy(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean binary cross-entropy over the labels of a row's head."""
+    own = (targets >= 0) & mine[:, None] & (logits != float("-inf"))
+    losses = F.binary_cross_entropy_with_logits(
+        logits.masked_fill(~own, 0.0), targets.clamp(min=0), reduction="none"
+    )
+    return losses.masked_fill(~own, 0.0).sum(1) / own.sum(1).clamp(min=1)
+
+
+LOSSES: dict[str, RowLoss] = {
+    "classification": _cross_entropy,
+    "regression": _squared_error,
+    "multilabel": _binary_cross_entropy,
+}
 """Name of a kind -> its loss."""

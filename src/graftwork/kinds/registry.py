@@ -6,11 +6,12 @@ from typing import Literal
 
 from graftwork.kinds.classification import Classification
 from graftwork.kinds.kind import Kind
+from graftwork.kinds.multilabel import Multilabel
 from graftwork.kinds.regression import Regression
 
 __all__ = ["KINDS", "KindName"]
 
-KindName = Literal["classification", "regression"]
+KindName = Literal["classification", "regression", "multilabel"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression(), Multilabel())}
 """Name -> kind."""

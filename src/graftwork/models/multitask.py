@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from graftwork.errors import CheckpointError, ConfigError, DataError
 from graftwork.kinds.heads import TaskHead
-from graftwork.kinds.losses import LOSSES
+from graftwork.kinds.losses import LOSSES, NO_TARGET
 from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scores import of_task
 from graftwork.models.first_pass import measured_width
 from graftwork.models.pooling import Pooling, pool
 from graftwork.routing.router import find_router
@@ -36,6 +38,9 @@ class TaskHeads(nn.Module):
     zero, and their logits are minus infinity. There is one product per size of a head, so that the rounding
     of a task's logits does not depend on how many classes the other tasks have.
 
+    If a task has targets per token, logits are [rows, 1 + positions, C]: the first of a row is that of the
+    pooled row, the others are those of its tokens, and minus infinity where a task has none.
+
     Args:
         heads: the tasks.
         width: d, features of a pooled row.
@@ -55,13 +60,45 @@ class TaskHeads(nn.Module):
         self._kinds = [kind for kind in KINDS if any(head.kind == kind for head in heads)]
         kinds = torch.tensor([self._kinds.index(head.kind) for head in heads])
         self.register_buffer("kinds", kinds, persistent=False)
+        per_token = torch.tensor([KINDS[head.kind].per == "token" for head in heads])
+        self.tags_tokens = bool(per_token.any())
+        self.per_token: Tensor
+        self.register_buffer("per_token", per_token, persistent=False)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", _class_weights(self.heads, valid.shape[1]), persistent=False)
 
     def forward(
+        self,
+        x: Float[Tensor, "rows d"],
+        rows: Int[Tensor, " rows"],
+        tokens: Float[Tensor, "rows positions d"] | None = None,
+    ) -> Float[Tensor, " rows *outputs"]:
+        """Logits of every row under its own task's head; of its tokens, too, if any task has such targets."""
+        logits = self._of_rows(x, rows)
+        if not self.tags_tokens or tokens is None:
+            return logits
+        tagged = self.per_token[rows][:, None, None]
+        low = float("-inf")
+        of_rows = logits[:, None].masked_fill(tagged, low)
+        return torch.cat([of_rows, self._of_tokens(tokens, rows).masked_fill(~tagged, low)], dim=1)
+
+    def _of_tokens(
+        self, tokens: Float[Tensor, "rows positions d"], rows: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows positions outputs"]:
+        largest = self.weight.shape[1]
+        shape = (*tokens.shape[:2], largest)
+        logits = tokens.new_full(shape, float("-inf"), dtype=torch.float32)
+        sizes = {head.size for head in self.heads if KINDS[head.kind].per == "token"}
+        for size in sorted(sizes):
+            weight, bias = self.weight[rows, :size], self.bias[rows, None, :size]
+            part = torch.einsum("bld,bcd->blc", tokens, weight) + bias
+            padded = F.pad(part.float(), (0, largest - size), value=float("-inf"))
+            logits = torch.where((self.sizes[rows] == size)[:, None, None], padded, logits)
+        return logits
+
+    def _of_rows(
         self, x: Float[Tensor, "rows d"], rows: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows outputs"]:
-        """Logits of every row under its own task's head."""
         largest = self.weight.shape[1]
         logits = x.new_full((x.shape[0], largest), float("-inf"), dtype=torch.float32)
         for size in self._distinct:
@@ -72,8 +109,8 @@ class TaskHeads(nn.Module):
 
     def loss(
         self,
-        logits: Float[Tensor, "rows outputs"],
-        labels: Float[Tensor, " rows"],
+        logits: Float[Tensor, " rows *outputs"],
+        labels: Float[Tensor, " rows *targets"],
         rows: Int[Tensor, " rows"],
     ) -> Float[Tensor, ""]:
         """Mean of `row_losses`."""
@@ -81,8 +118,8 @@ class TaskHeads(nn.Module):
 
     def row_losses(
         self,
-        logits: Float[Tensor, "rows outputs"],
-        labels: Float[Tensor, " rows"],
+        logits: Float[Tensor, " rows *outputs"],
+        labels: Float[Tensor, " rows *targets"],
         rows: Int[Tensor, " rows"],
     ) -> Float[Tensor, " rows"]:
         """The loss of every row, as the kind of its task has it (`graftwork.kinds.losses`)."""
@@ -91,8 +128,31 @@ class TaskHeads(nn.Module):
         losses = logits.new_zeros(len(rows))
         for index, kind in enumerate(self._kinds):
             mine = kinds == index
-            losses = torch.where(mine, LOSSES[kind](logits, labels, mine, weights), losses)
+            own, targets = _of_kind(KINDS[kind].per, logits, labels, mine)
+            losses = torch.where(mine, LOSSES[kind](own, targets, mine, weights), losses)
         return losses
+
+    @torch.no_grad()
+    def settle_(self, outputs: Tensor, labels: Tensor, rows: Tensor) -> bool:
+        """Choose on validation rows what kinds leave until then, such as thresholds (`Kind.settled`).
+
+        Args:
+            outputs: logits of the rows, as `forward` gives them.
+            labels: their targets, as models learn them.
+            rows: index of the task of each.
+
+        Returns:
+            Whether a head has changed.
+        """
+        before, heads = self.heads, []
+        for index, head in enumerate(before):
+            mine = rows == index
+            if bool(mine.any()):
+                own, learned = of_task(head, outputs[mine].cpu().numpy(), labels[mine].cpu().numpy())
+                head = replace(head, **KINDS[head.kind].settled(head, own, learned))
+            heads.append(head)
+        self.heads = tuple(heads)
+        return self.heads != before
 
     def count(self) -> int:
         """Parameters of all heads, without the padding."""
@@ -124,6 +184,22 @@ class TaskHeads(nn.Module):
                         f"{tuple(place.shape)} is needed."
                     )
                 place.copy_(found)
+
+
+def _of_kind(per: str, logits: Tensor, labels: Tensor, mine: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and targets of a batch as the losses of a kind take them; those of other rows are finite."""
+    if logits.dim() == 3:
+        logits = logits[:, 1:] if per == "token" else logits[:, 0]
+        # Rows of tokens have no logits as rows, and the other way round.
+        logits = torch.where(mine.view(-1, *[1] * (logits.dim() - 1)), logits, 0.0)
+    if labels.dim() == 2:
+        labels = labels[:, 0] if per == "row" else _fitted(labels, logits.shape[1])
+    return logits, labels
+
+
+def _fitted(labels: Tensor, width: int) -> Tensor:
+    """Targets with so many columns: padding that is missing, or that other rows of the batch need."""
+    return F.pad(labels, (0, max(0, width - labels.shape[1])), value=NO_TARGET)[:, :width]
 
 
 def _class_weights(heads: Sequence[TaskHead], classes: int) -> Tensor | None:
@@ -205,7 +281,7 @@ class MultiTaskModel(nn.Module):
         attention_mask: Int[Tensor, "rows positions"] | None = None,
         token_type_ids: Int[Tensor, "rows positions"] | None = None,
         pixel_values: Float[Tensor, "rows channels height width"] | None = None,
-        labels: Float[Tensor, " rows"] | None = None,
+        labels: Float[Tensor, " rows *targets"] | None = None,
         graft_rows: Int[Tensor, " rows"] | None = None,
     ) -> SequenceClassifierOutput:
         """Logits, and the loss if there are labels.
@@ -215,7 +291,7 @@ class MultiTaskModel(nn.Module):
             attention_mask: 1 for tokens, 0 for padding.
             token_type_ids: segment of every token, for backbones that know segments.
             pixel_values: images, in place of tokens.
-            labels: class index or standardised score of every row.
+            labels: class index or standardised score of every row, or all targets of each, padded.
             graft_rows: index of every row's task; not needed if there is only one task.
         """
         given = {
@@ -238,7 +314,9 @@ class MultiTaskModel(nn.Module):
         if attention_mask is None:
             attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         pooled = self.dropout(pool(hidden, attention_mask, self.pooling))
-        logits = self.heads(pooled.to(self.heads.weight.dtype), graft_rows)
+        dtype = self.heads.weight.dtype
+        tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
+        logits = self.heads(pooled.to(dtype), graft_rows, tokens)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

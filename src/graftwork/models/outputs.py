@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graftwork.data.tokens import collate
 from graftwork.edges import forward_errors
 from graftwork.files.hashing import stable_key
+from graftwork.kinds.losses import NO_TARGET
 from graftwork.kinds.scores import per_task_scores
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ class Outputs:
     """Outputs of a model for some rows, on the CPU.
 
     Attributes:
-        logits: [N, C].
-        labels: [N].
+        logits: [N, C], or [N, 1 + positions, C] (`graftwork.models.multitask.TaskHeads`).
+        labels: [N], or [N, W], padded.
         rows: [N], the task of every row.
     """
 
@@ -93,7 +95,19 @@ def forward_rows(
                 logits.append(model(**inputs).logits.float().cpu())
     finally:
         model.train(training)
-    return Outputs(torch.cat(logits), torch.cat(labels), torch.cat(rows))
+    return Outputs(_joined(logits), _joined(labels), torch.cat(rows))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Batches below each other; where rows differ in length, as Trainer pads them."""
+    width = max(part.shape[1] for part in parts) if parts[0].dim() > 1 else 0
+    padded = [
+        F.pad(part, (0, 0) * (part.dim() - 2) + (0, width - part.shape[1]), value=NO_TARGET)
+        if part.dim() > 1 and part.shape[1] < width
+        else part
+        for part in parts
+    ]
+    return torch.cat(padded)
 
 
 class RowSample:

@@ -9,8 +9,8 @@ import numpy as np
 
 from graftwork.data.task_data import Split
 from graftwork.kinds.heads import TaskHead
-from graftwork.kinds.metrics import score
 from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scoring.metrics import score
 from graftwork.models.pooling import Embedder
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def fit_probe(
     features = [_features(split.texts, embed_fn) for split in (train, validation)]
     scaler = StandardScaler().fit(features[0])
     fitted, chosen = (scaler.transform(block) for block in features)
-    models = KINDS[head.kind].probes(fitted, train.targets)
+    kind = KINDS[head.kind]
+    models = kind.probes(fitted, train.targets)
+    for model in models:
+        kind.settle_probe_(model, chosen, validation.targets)
     # Of equals the first, that is the most regularised.
     best = max(models, key=lambda model: score(head.metric, model.predict(chosen), validation.targets))
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import Trainer
 
 from graftwork.data.splits import load_task
 from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import longest_first
 from graftwork.distributed.processes import main_first, on_main
-from graftwork.kinds.scores import majority_score
+from graftwork.kinds.scores import majority_score, per_task_scores
 from graftwork.models.backbone import load_backbone
 from graftwork.models.identity import CACHE
 from graftwork.models.outputs import RowSample
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from graftwork.data.task import Task
     from graftwork.kinds.heads import TaskHead
-    from graftwork.models.multitask import MultiTaskModel
+    from graftwork.models.multitask import MultiTaskModel, TaskHeads
     from graftwork.noise.kinds import Noise
 
 __all__ = [
@@ -225,8 +226,19 @@ def find_groups(prepared: Prepared, seed: int) -> Grouping:
 
 
 def split_scores(trainer: Trainer, tokens: Dataset, split: str, tasks: Sequence[str]) -> dict[str, float]:
-    """Score of every task on one split, by the trainer's model as it is now; rows go in order of length."""
-    metrics = trainer.predict(longest_first(tokens), metric_key_prefix=split).metrics or {}
+    """Score of every task on one split, by the trainer's model as it is now; rows go in order of length.
+
+    Before validation is scored, heads choose on it what their kinds leave until then, such as thresholds.
+    """
+    found = trainer.predict(longest_first(tokens), metric_key_prefix=split)
+    metrics: dict[str, float] = found.metrics or {}
+    if split == "validation":
+        heads: TaskHeads = trainer.model.heads  # type: ignore[union-attr, assignment]
+        both: Any = found.label_ids
+        labels, rows = both
+        outputs: Any = found.predictions
+        if heads.settle_(*map(torch.from_numpy, (outputs, labels, rows))):
+            return per_task_scores(outputs, labels, rows, heads.heads)
     return {name: float(metrics[f"{split}_{name}"]) for name in tasks}
 
 

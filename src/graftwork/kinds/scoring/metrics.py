@@ -18,6 +18,9 @@ __all__ = ["score"]
 def score(metric: str, predictions: ArrayLike, labels: ArrayLike) -> float:
     """Score predictions: class indices for classification metrics, numbers for correlations.
 
+    Of several labels, predictions and labels are rows of 0 and 1, shape [N, labels], for `micro_f1` and
+    `macro_f1`.
+
     Correlations of a constant are 0; of anything that is not finite, NaN.
 
     Raises:
@@ -41,6 +44,12 @@ def _macro_f1(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels, predictions, average="macro", zero_division=0))
+
+
+def _micro_f1(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="micro", zero_division=0))
 
 
 def _matthews(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
@@ -77,4 +86,5 @@ _SCORERS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
     "matthews": _matthews,
     "spearman": _spearman,
     "pearson": _pearson,
+    "micro_f1": _micro_f1,
 }
