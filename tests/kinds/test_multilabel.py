@@ -37,27 +37,11 @@ from graftwork.noise.applying import apply_to_task
 from graftwork.noise.kinds import Noise
 from graftwork.recipe.loading import load_recipe
 from toy_heads import HEADS
-from toyrun import WORDS, recipe_dict, write_lines, write_recipe, write_run
+from toy_kinds import LABELS, things, write_things
+from toyrun import recipe_dict, write_lines, write_recipe, write_run
 
 QUIET = Console(quiet=True)
 KIND = KINDS["multilabel"]
-LABELS = ("bird", "road", "stone")
-
-
-def write_things(folder: Path) -> None:
-    """Which of three words are in the text; none in about a third of the rows."""
-    rng = np.random.default_rng(0)
-    for split, size in (("train", 96), ("validation", 48), ("test", 48)):
-        rows = []
-        for _ in range(size):
-            words = [str(word) for word in rng.choice(WORDS[2:], size=2)]
-            rows.append({"text": " ".join(words), "things": sorted(set(words) & set(LABELS))})
-        write_lines(folder / "things" / f"{split}.jsonl", rows)
-
-
-def things(folder: Path, **changes: Any) -> dict[str, Any]:
-    source = str(folder / "data/things")
-    return {"name": "things", "train": source, "label": "things", "kind": "multilabel", **changes}
 
 
 @pytest.fixture(scope="module")
@@ -291,3 +275,21 @@ def test_extract_and_add(folder: Path) -> None:
     assert rescore(folder / "more", task="things")["tasks"]["things"]["score"] == pytest.approx(
         report["tasks"]["things"]["test"]
     )
+
+
+def test_rows_in_memory(folder: Path) -> None:
+    """A DataFrame has lists as they are, or as arrays where it comes from a Parquet file."""
+    import pandas as pd
+
+    rows = [json.loads(line) for line in (folder / "data/things/train.jsonl").read_text().splitlines()]
+    frame = pd.DataFrame(rows)
+    frame["things"] = [np.array(labels) for labels in frame["things"]]
+    model = gw.fit(
+        model=str(folder / "backbone"),
+        tasks={"things": {"train": frame, "label": "things", "kind": "multilabel"}},
+        graft={"budget": "5%", "pool_size": 4},
+        training={"epochs": 1, "max_length": 16},
+        console=QUIET,
+    )
+    assert model.predict(["tree"])[0].keys() == {"task", "labels", "probabilities"}
+    assert model.report["tasks"]["things"]["labels"] == list(LABELS)

@@ -26,6 +26,8 @@ from graftwork.kinds.scoring.metrics import score
 from graftwork.models.multitask import TaskHeads
 from toy_heads import HEADS
 
+TAGS = KINDS["tokens"].column([("O", "B-a", "I-a"), ("B-b",)])
+
 
 def test_every_kind_has_a_name_a_loss_and_metrics_that_are_known() -> None:
     assert list(KINDS) == list(get_args(KindName)) == list(LOSSES)
@@ -33,7 +35,8 @@ def test_every_kind_has_a_name_a_loss_and_metrics_that_are_known() -> None:
         assert kind.name == name
         assert set(kind.metrics) <= set(get_args(Metric))
         for metric in kind.metrics:
-            assert score(metric, np.arange(4), np.arange(4)) == 1.0
+            values = TAGS if name == "tokens" else np.arange(4)
+            assert score(metric, values, values) == 1.0
         labels = () if name == "regression" else ("a", "b", "c")
         head = TaskHead("t", ("text",), "label", name, kind.metrics[0], labels)  # type: ignore[arg-type]
         assert kind.predicted(np.zeros((2, head.size), np.float32)).dtype == kind.dtype

@@ -19,12 +19,15 @@ PIPELINES = {
     "classification": "text-classification",
     "regression": "text-classification",
     "multilabel": "text-classification",
+    "tokens": "token-classification",
 }
 """Kind of a task -> the hub's name for what it does; to the hub a regression is a class with a score."""
 METRICS: dict[str, tuple[str, dict[str, str]]] = {
     "accuracy": ("accuracy", {}),
     "macro_f1": ("f1", {"average": "macro"}),
     "micro_f1": ("f1", {"average": "micro"}),
+    "entity_f1": ("f1", {"average": "micro"}),
+    "token_accuracy": ("accuracy", {}),
     "matthews": ("matthews_correlation", {}),
     "spearman": ("spearmanr", {}),
     "pearson": ("pearsonr", {}),

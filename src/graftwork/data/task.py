@@ -35,8 +35,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 class Task:
     """One task of a recipe.
 
-    A source is a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a folder with one file per split
-    (`train.jsonl`, ...), a folder with one sub-folder of `.txt` files per class, any of these inside an
+    A source is a `.jsonl`, `.json`, `.csv`, `.tsv`, `.conll` or `.parquet` file, a folder with one file per
+    split (`train.jsonl`, ...), a folder with one sub-folder of `.txt` files per class, any of these inside an
     installed package (`package:NAME/sub/path`), or a hub dataset (`hub:ID[/CONFIG][:SPLIT]`). Text files may
     be compressed (`.csv.gz`).
 
@@ -69,11 +69,13 @@ class Task:
     label: str = "label"
     """Field that holds the label or the score."""
     kind: KindName = "classification"
-    """What a target is: a class, a number, or several labels (`multilabel`)."""
+    """What a target is: a class, a number, several labels (`multilabel`), or spans of the text or tags of its
+    words (`tokens`)."""
     metric: Metric | None = None
-    """How the task is scored: accuracy for classes and spearman for numbers, unless given."""
+    """How the task is scored: accuracy for classes, spearman for numbers, micro_f1 for several labels and
+    entity_f1 for tokens, unless given."""
     labels: tuple[str, ...] | None = None
-    """The classes in a fixed order; found in the train rows and sorted, unless given."""
+    """The classes, or types of spans, in a fixed order; found in the train rows and sorted, unless given."""
     max_train: int | None = None
     """Largest number of training rows; they are drawn with the seed."""
     max_validation: int | None = None

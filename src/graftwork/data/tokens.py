@@ -17,6 +17,7 @@ import torch
 
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import Split, TaskData
+from graftwork.data.words import tagged_rows
 from graftwork.distributed.notes import note_once
 from graftwork.edges import library_errors
 from graftwork.errors import DataError
@@ -182,6 +183,8 @@ def learned(
     Returns:
         Columns as `encode` gives them, and a number per row, or a list of several.
     """
+    if KINDS[head.kind].per == "token":
+        return tagged_rows(tokenizer, head, rows, part, max_length)
     texts = [column[part] for column in rows.texts]
     targets = ((rows.targets[part] - head.mean) / head.std).astype(np.float32)
     return encode(tokenizer, texts, max_length), targets.tolist()

@@ -299,7 +299,7 @@ class _Addition:
                     model, self.prepared.tokens[split], collate(self.prepared.tokenizer), row=self.older
                 )
             if split == "validation":
-                model.heads.settle_(outputs.logits, outputs.labels, outputs.rows)
+                model.heads.heads = outputs.settled(model)
             found[split] = outputs.scores(model)[self.data.head.name]
         return found
 

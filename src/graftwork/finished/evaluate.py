@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from graftwork.data.task import SPLITS
+from graftwork.data.task_data import TaskData
+from graftwork.data.words import word_notes
 from graftwork.errors import DataError
 from graftwork.finished.scored_rows import SavedData, note_of_score
 from graftwork.finished.scoring import predictions
@@ -83,6 +85,8 @@ def rescore(
                 "rows": len(rows.rows),
             }
             tasks[rows.head.name] = result
+            about = TaskData(rows.head, {split: rows.rows})
+            saved.notes += word_notes(tokenizer, about, model.max_length)
             saved.notes += filter(None, (note_of_score(rows, split, made.score()), made.one_value()))
             if details:
                 result["details"] = figures_of(rows.head, *made.in_units())

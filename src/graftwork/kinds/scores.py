@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from graftwork.kinds.scoring.metrics import score
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["figures_of", "majority_score", "of_task", "per_task_scores"]
+__all__ = ["figures_of", "majority_score", "of_task", "per_task_scores", "settled_heads"]
 
 
 def per_task_scores(
@@ -67,6 +68,28 @@ def of_task(
         width = {"row": 0, "label": head.size, "token": outputs.shape[1]}[per]
         targets = targets[:, :width] if width else targets[:, 0]
     return outputs[..., : head.size], targets
+
+
+def settled_heads(
+    heads: Sequence[TaskHead], logits: ArrayLike, labels: ArrayLike, rows: ArrayLike
+) -> tuple[TaskHead, ...]:
+    """The heads with what kinds leave until the end of training, such as thresholds (`Kind.settled`).
+
+    Args:
+        heads: the tasks.
+        logits: of validation rows, as for `per_task_scores`; the other two, too.
+        labels: as there.
+        rows: as there.
+    """
+    outputs, targets, owner = np.asarray(logits), np.asarray(labels), np.asarray(rows)
+    found = []
+    for index, head in enumerate(heads):
+        mine = owner == index
+        chosen = (
+            KINDS[head.kind].settled(head, *of_task(head, outputs[mine], targets[mine])) if mine.any() else {}
+        )
+        found.append(replace(head, **chosen))
+    return tuple(found)
 
 
 def majority_score(head: TaskHead, train_labels: ArrayLike, test_labels: ArrayLike) -> float:

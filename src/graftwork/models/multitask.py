@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +13,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from graftwork.errors import CheckpointError, ConfigError, DataError
 from graftwork.kinds.heads import TaskHead
-from graftwork.kinds.losses import LOSSES, NO_TARGET
+from graftwork.kinds.losses import LOSSES, of_kind
 from graftwork.kinds.registry import KINDS
-from graftwork.kinds.scores import of_task
 from graftwork.models.first_pass import measured_width
 from graftwork.models.pooling import Pooling, pool
 from graftwork.routing.router import find_router
@@ -128,31 +126,9 @@ class TaskHeads(nn.Module):
         losses = logits.new_zeros(len(rows))
         for index, kind in enumerate(self._kinds):
             mine = kinds == index
-            own, targets = _of_kind(KINDS[kind].per, logits, labels, mine)
+            own, targets = of_kind(KINDS[kind].per, logits, labels, mine)
             losses = torch.where(mine, LOSSES[kind](own, targets, mine, weights), losses)
         return losses
-
-    @torch.no_grad()
-    def settle_(self, outputs: Tensor, labels: Tensor, rows: Tensor) -> bool:
-        """Choose on validation rows what kinds leave until then, such as thresholds (`Kind.settled`).
-
-        Args:
-            outputs: logits of the rows, as `forward` gives them.
-            labels: their targets, as models learn them.
-            rows: index of the task of each.
-
-        Returns:
-            Whether a head has changed.
-        """
-        before, heads = self.heads, []
-        for index, head in enumerate(before):
-            mine = rows == index
-            if bool(mine.any()):
-                own, learned = of_task(head, outputs[mine].cpu().numpy(), labels[mine].cpu().numpy())
-                head = replace(head, **KINDS[head.kind].settled(head, own, learned))
-            heads.append(head)
-        self.heads = tuple(heads)
-        return self.heads != before
 
     def count(self) -> int:
         """Parameters of all heads, without the padding."""
@@ -184,22 +160,6 @@ class TaskHeads(nn.Module):
                         f"{tuple(place.shape)} is needed."
                     )
                 place.copy_(found)
-
-
-def _of_kind(per: str, logits: Tensor, labels: Tensor, mine: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and targets of a batch as the losses of a kind take them; those of other rows are finite."""
-    if logits.dim() == 3:
-        logits = logits[:, 1:] if per == "token" else logits[:, 0]
-        # Rows of tokens have no logits as rows, and the other way round.
-        logits = torch.where(mine.view(-1, *[1] * (logits.dim() - 1)), logits, 0.0)
-    if labels.dim() == 2:
-        labels = labels[:, 0] if per == "row" else _fitted(labels, logits.shape[1])
-    return logits, labels
-
-
-def _fitted(labels: Tensor, width: int) -> Tensor:
-    """Targets with so many columns: padding that is missing, or that other rows of the batch need."""
-    return F.pad(labels, (0, max(0, width - labels.shape[1])), value=NO_TARGET)[:, :width]
 
 
 def _class_weights(heads: Sequence[TaskHead], classes: int) -> Tensor | None:

@@ -16,12 +16,13 @@ from graftwork.data.tokens import collate
 from graftwork.edges import forward_errors
 from graftwork.files.hashing import stable_key
 from graftwork.kinds.losses import NO_TARGET
-from graftwork.kinds.scores import per_task_scores
+from graftwork.kinds.scores import per_task_scores, settled_heads
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["Outputs", "RowSample", "forward_rows"]
@@ -50,6 +51,11 @@ class Outputs:
         """Score of every task that has rows."""
         arrays = (self.logits.numpy(), self.labels.numpy(), self.rows.numpy())
         return per_task_scores(*arrays, model.heads.heads)
+
+    def settled(self, model: MultiTaskModel) -> tuple[TaskHead, ...]:
+        """The heads with what is chosen on these rows, if they are those of validation."""
+        arrays = (self.logits.numpy(), self.labels.numpy(), self.rows.numpy())
+        return settled_heads(model.heads.heads, *arrays)
 
     def losses(self, model: MultiTaskModel) -> dict[int, float]:
         """Mean loss of every task that has rows, by the task's index."""

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graftwork.data.splits import joined_words
 from graftwork.data.tokens import encode, pad
+from graftwork.data.words import encode_words
 from graftwork.edges import forward_errors
 from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scoring.tags import Tagged, Word
 from graftwork.messages import listed, mended, shown
 from graftwork.models.files import read_report
 from graftwork.models.folder import Loading, load_model
@@ -140,7 +144,11 @@ class Predictor:
             digits: decimals of probabilities, and of scores in units of their deviation; all, unless given.
 
         Returns:
-            `{"task", "label", "probabilities": {label: p}}` for classes, `{"task", "score"}` for numbers.
+            `{"task", "label", "probabilities": {label: p}}` for classes, `{"task", "score"}` for numbers,
+            `{"task", "labels", "probabilities"}` for several labels, and for tokens
+            `{"task", "spans": [{"start", "end", "label", "text", "probability"}]}`, with `read_to` if the
+            text was cut: the character up to which it was read. Words that are given as a list count as
+            one text with a blank between two.
 
         Raises:
             DataError: a row has no task, an unknown one, other texts than its task, or lacks a field that is
@@ -189,7 +197,7 @@ class Predictor:
         return CHUNK * self.batch_size
 
     def _predict_rows(self, rows: list[_Row], answers: Answers) -> list[dict[str, Any]]:
-        tokens = self._tokenise(rows)
+        tokens, words = self._tokenise(rows)
         order = sorted(range(len(rows)), key=lambda index: -len(tokens[index]["input_ids"]))
         index_of = {name: index for index, name in enumerate(self.heads)}
         results: list[dict[str, Any]] = [{} for _ in rows]
@@ -202,15 +210,21 @@ class Predictor:
                 inputs = {name: value.to(device) for name, value in batch.items()}
                 with forward_errors(inputs):
                     logits = self.model(**inputs, graft_rows=graft_rows.to(device)).logits.cpu()
+            tagged = logits.dim() == 3
             for index, outputs in zip(picked, logits.tolist(), strict=True):
-                row = rows[index]
-                results[index] = row.kept | answers.describe(row.head, outputs[: row.head.size])
+                row, own, size = rows[index], words.get(index), rows[index].head.size
+                found: list[float] | Tagged = (outputs[0] if tagged else outputs)[:size]
+                if own is not None:  # the first output is that of the row
+                    found = Tagged(row.texts[0], own, [outputs[1 + word[0]][:size] for word in own])
+                results[index] = row.kept | answers.describe(row.head, found)
         return results
 
     def _read(self, row: RowLike, number: int, task: str | None, answers: Answers) -> _Row:
         head = self.heads[self._task_of(row, number, task)]
         if not isinstance(row, Mapping):
             row = _with_fields(row, number, head)
+        if KINDS[head.kind].per == "token":
+            row = {**row, **{field: joined_words(row[field]) for field in head.text if field in row}}
         texts = tuple(_text(row, field, number, head.name) for field in head.text)
         return _Row(head, texts, answers.kept(row, number))
 
@@ -232,18 +246,27 @@ class Predictor:
             )
         return name
 
-    def _tokenise(self, rows: list[_Row]) -> list[dict[str, list[int]]]:
-        """Token lists of every row, with one tokenizer call for single texts and one for pairs."""
+    def _tokenise(self, rows: list[_Row]) -> tuple[list[dict[str, list[int]]], dict[int, list[Word]]]:
+        """Token lists of every row, with one tokenizer call for single texts and one for pairs.
+
+        Also the words of rows whose task has targets per token.
+        """
         tokens: list[dict[str, list[int]]] = [{} for _ in rows]
+        words: dict[int, list[Word]] = {}
         groups: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
-            groups.setdefault(len(row.texts), []).append(index)
-        for members in groups.values():
+            per_token = KINDS[row.head.kind].per == "token"
+            groups.setdefault(0 if per_token else len(row.texts), []).append(index)
+        for texts, members in groups.items():
             columns = list(zip(*(rows[index].texts for index in members), strict=True))
-            encoded = encode(self.tokenizer, columns, self.max_length)
+            if texts:
+                encoded = encode(self.tokenizer, columns, self.max_length)
+            else:
+                encoded, found = encode_words(self.tokenizer, columns[0], self.max_length)
+                words |= dict(zip(members, found, strict=True))
             for place, index in enumerate(members):
                 tokens[index] = {name: values[place] for name, values in encoded.items()}
-        return tokens
+        return tokens, words
 
 
 def load(folder: str | Path, **options: Any) -> Predictor:

@@ -10,7 +10,7 @@ import numpy as np
 
 from graftwork.data.splits import content_hash
 from graftwork.data.task_data import Split, TaskData
-from graftwork.errors import DataError
+from graftwork.errors import ConfigError, DataError
 from graftwork.files.hashing import stable_key
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
@@ -55,6 +55,11 @@ def damage_split(data: TaskData, name: str, kind: str, ratio: float, seed: int) 
 
 
 def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: int) -> DamagedSplit:
+    if KINDS[data.head.kind].per == "token":
+        raise ConfigError(
+            f"{kind} noise would move the spans of task {data.head.name!r}; leave it out, or train the task "
+            "apart"
+        )
     change = TEXT_NOISE[kind]
     columns = []
     counts: Counter[str] = Counter()

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import Trainer
 
 from graftwork.data.splits import load_task
 from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import longest_first
+from graftwork.data.words import tags_of_rows, word_notes
 from graftwork.distributed.processes import main_first, on_main
-from graftwork.kinds.scores import majority_score, per_task_scores
+from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scores import majority_score, per_task_scores, settled_heads
 from graftwork.models.backbone import load_backbone
 from graftwork.models.identity import CACHE
 from graftwork.models.outputs import RowSample
@@ -28,9 +29,11 @@ from graftwork.search.grouping import ROWS, group_tasks, input_distances
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.data.task import Task
+    from graftwork.data.task_data import Split
     from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel, TaskHeads
     from graftwork.noise.kinds import Noise
@@ -140,6 +143,7 @@ def prepare(
     at("tokenising")
     # The main process makes the cache, the others find it.
     found = main_first(lambda: fitting_tokens(datas, backbone, tokenizer, max_length, cache_folder()))
+    words = [note for data in datas for note in word_notes(tokenizer, data, found.max_length)]
     return Prepared(
         name=model,
         backbone=backbone,
@@ -149,7 +153,7 @@ def prepare(
         noise=reports,
         tokens=found.splits,
         max_length=found.max_length,
-        notes=found.notes,
+        notes=[*found.notes, *words],
     )
 
 
@@ -177,12 +181,20 @@ def baselines(
     found = {}
     for data in prepared.datas:
         train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
-        own = {"majority": majority_score(data.head, train.targets, test.targets)}
+        constant = [_compared(prepared, data, split) for split in (train, test)]
+        own = {"majority": majority_score(data.head, *constant)}
         if probe:
             own["linear_probe"] = linear_probe(data.head, train, validation, test, embedder)
         found[data.head.name] = own
         advance()
     return found
+
+
+def _compared(prepared: Prepared, data: TaskData, split: Split) -> NDArray[Any]:
+    """Targets from which a constant guess is made: of tokens the tags of the words."""
+    if KINDS[data.head.kind].per != "token":
+        return split.targets
+    return tags_of_rows(prepared.tokenizer, data.head, split, prepared.max_length)
 
 
 def probe_texts(prepared: Prepared) -> int:
@@ -237,8 +249,10 @@ def split_scores(trainer: Trainer, tokens: Dataset, split: str, tasks: Sequence[
         both: Any = found.label_ids
         labels, rows = both
         outputs: Any = found.predictions
-        if heads.settle_(*map(torch.from_numpy, (outputs, labels, rows))):
-            return per_task_scores(outputs, labels, rows, heads.heads)
+        settled = settled_heads(heads.heads, outputs, labels, rows)
+        if settled != heads.heads:
+            heads.heads = settled
+            return per_task_scores(outputs, labels, rows, settled)
     return {name: float(metrics[f"{split}_{name}"]) for name in tasks}
 
 
