@@ -27,7 +27,8 @@ def linear_probe(head: TaskHead, train: Split, validation: Split, test: Split, e
     """Score a linear model on frozen embeddings: what the backbone knows without any fine-tuning.
 
     Logistic regression, or ridge for scores, on standardised features; a pair has the features
-    `[u, v, |u - v|, u * v]`. The regularisation is chosen on validation, and test is scored once.
+    `[u, v, |u - v|, u * v]`. The regularisation is chosen on validation, and test is scored once. Of
+    tokens the model is fitted on the frozen vectors of at most `MOST_WORDS` words.
 
     Args:
         head: The task.
