@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from graftwork.finished.score_tables import confusions, print_scores
-from graftwork.kinds.figures import class_figures
+from graftwork.kinds.scoring.figures import class_figures
 
 
 def printed(labels: tuple[str, ...], predicted: Any, expected: Any, width: int = 80) -> str:

@@ -21,12 +21,26 @@ from graftwork.experiments.results.collect import compare, read_results
 from graftwork.models.predictor import Predictor
 from models import run
 
-ROWS = [{"text": f"word {i}", "other": "a\tb", "label": "yn"[i % 2], "score": i / 3} for i in range(30)]
+ROWS: list[dict[str, Any]] = [
+    {
+        "text": f"word {i}",
+        "other": "a\tb",
+        "label": "yn"[i % 2],
+        "score": i / 3,
+        "several": ["a", "b", "c"][: i % 4],
+        "spans": [{"start": 0, "end": 4, "label": "ab"[i % 2]}][: i % 3],
+    }
+    for i in range(30)
+]
 WAYS: dict[str, dict[str, Any]] = {
     "classes": {},
     "given": {"labels": ("n", "y")},
     "pair": {"text": ("text", "other")},
     "numbers": {"kind": "regression", "label": "score"},
+    "several": {"kind": "multilabel", "label": "several"},
+    "parted": {"kind": "multilabel", "separator": "|"},
+    "spans": {"kind": "tokens", "label": "spans"},
+    "words": {"kind": "tokens", "text": "tokens", "label": "tags"},
     "minimum": {"minimum": {"score": 1.0}, "drop_broken": True},
 }
 FIELDS = st.sampled_from(["text", "task", "first", "second", "x"])
@@ -49,6 +63,7 @@ FILES = {
     "a.jsonl": lines(ROWS),
     "a.json": json.dumps(ROWS).encode(),
     "a.csv": table(ROWS, ","),
+    "a.conll": b"word x O\n0 x B-a\n\nword x I-a\n\n" * 20,
     "a.tsv": table([{**row, "other": "c"} for row in ROWS], "\t"),
 }
 
@@ -79,7 +94,7 @@ def test_a_file_with_broken_rows(rows: Any, way: str, tmp_path: Path) -> None:
 @share(0.1)
 @given(
     column=st.lists(values, min_size=8, max_size=20),
-    field=st.sampled_from(["text", "label", "score"]),
+    field=st.sampled_from(["text", "label", "score", "several", "spans"]),
     way=ways,
 )
 def test_a_column_of_anything(column: list[Any], field: str, way: str, tmp_path: Path) -> None:

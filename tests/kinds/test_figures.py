@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import classification_report, f1_score
 
 from graftwork.data.task import Task
-from graftwork.kinds.figures import class_figures, number_figures
 from graftwork.kinds.scores import figures_of
+from graftwork.kinds.scoring.figures import class_figures, number_figures
 
 
 def test_figures_are_those_of_scikit_learn() -> None:

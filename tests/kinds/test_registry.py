@@ -18,13 +18,15 @@ from graftwork.data.task import Task
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.kind import Column, Head, Metric
+from graftwork.kinds.linear_heads import TaskHeads
 from graftwork.kinds.losses import LOSSES
-from graftwork.kinds.metrics import score
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.kinds.regression import Regression
 from graftwork.kinds.scores import majority_score, per_task_scores
-from graftwork.models.multitask import TaskHeads
+from graftwork.kinds.scoring.metrics import score
 from toy_heads import HEADS
+
+TAGS = KINDS["tokens"].column([("O", "B-a", "I-a"), ("B-b",)])
 
 
 def test_every_kind_has_a_name_a_loss_and_metrics_that_are_known() -> None:
@@ -33,8 +35,9 @@ def test_every_kind_has_a_name_a_loss_and_metrics_that_are_known() -> None:
         assert kind.name == name
         assert set(kind.metrics) <= set(get_args(Metric))
         for metric in kind.metrics:
-            assert score(metric, np.arange(4), np.arange(4)) == 1.0
-        labels = ("a", "b", "c") if name == "classification" else ()
+            values = TAGS if name == "tokens" else np.arange(4)
+            assert score(metric, values, values) == 1.0
+        labels = () if name == "regression" else ("a", "b", "c")
         head = TaskHead("t", ("text",), "label", name, kind.metrics[0], labels)  # type: ignore[arg-type]
         assert kind.predicted(np.zeros((2, head.size), np.float32)).dtype == kind.dtype
 

@@ -21,8 +21,8 @@ from transformers import (
 from graftwork.data.task import Task
 from graftwork.data.task_data import Split
 from graftwork.errors import ConfigError, DataError
-from graftwork.kinds.metrics import score
 from graftwork.kinds.scores import majority_score, per_task_scores
+from graftwork.kinds.scoring.metrics import score
 from graftwork.models.pooling import embed, pool
 from graftwork.models.probe import linear_probe
 

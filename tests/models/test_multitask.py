@@ -10,7 +10,8 @@ from torch import nn
 
 from graftwork.errors import CheckpointError, ConfigError, DataError
 from graftwork.kinds.heads import TaskHead
-from graftwork.models.multitask import MultiTaskModel, TaskHeads, hidden_width
+from graftwork.kinds.linear_heads import TaskHeads
+from graftwork.models.multitask import MultiTaskModel, hidden_width
 from toy_heads import HEADS
 from toys import TASKS, graft_layers, grafted, spread_gates, tiny, tokens
 

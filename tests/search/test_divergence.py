@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 import graftwork as gw
 import toy_search
 from graftwork.errors import DivergenceError
-from graftwork.models.multitask import TaskHeads
+from graftwork.kinds.linear_heads import TaskHeads
 from graftwork.search.divergence import not_finite
 from graftwork.training.checkpoints import last_checkpoint
 from toy_heads import HEADS

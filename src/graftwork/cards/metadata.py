@@ -15,11 +15,19 @@ __all__ = ["LICENCE", "model_metadata", "source_of"]
 
 LICENCE = "unknown"
 """What the hub takes for a licence that nobody has stated."""
-PIPELINES = {"classification": "text-classification", "regression": "text-classification"}
+PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "multilabel": "text-classification",
+    "tokens": "token-classification",
+}
 """Kind of a task -> the hub's name for what it does; to the hub a regression is a class with a score."""
 METRICS: dict[str, tuple[str, dict[str, str]]] = {
     "accuracy": ("accuracy", {}),
     "macro_f1": ("f1", {"average": "macro"}),
+    "micro_f1": ("f1", {"average": "micro"}),
+    "entity_f1": ("f1", {"average": "micro"}),
+    "token_accuracy": ("accuracy", {}),
     "matthews": ("matthews_correlation", {}),
     "spearman": ("spearmanr", {}),
     "pearson": ("pearsonr", {}),

@@ -86,8 +86,9 @@ def _share(stored: int, facts: ModelFacts) -> str:
 def _tasks(facts: ModelFacts) -> str:
     rows = []
     for task in facts.tasks:
+        many = {"multilabel": "any of", "tokens": "every word one of"}.get(task["kind"], "one of")
         answer = (
-            f"one of {len(task['labels'])}: {codes(task['labels'])}"
+            f"{many} {len(task['labels'])}: {codes(task['labels'])}"
             if task["labels"]
             else f"a number (training rows: mean {task.get('mean', 0):.3g}, "
             f"deviation {task.get('std', 1):.3g})"
@@ -231,6 +232,8 @@ def _limits(facts: ModelFacts) -> str:
     length = facts.described.get("max_length")
     cut = f" longer ones are cut at {length} tokens, as in training." if length else ""
     scored = " One run with one seed: how much other seeds differ was not measured." if facts.report else ""
+    kinds = [task["kind"] for task in facts.tasks]
+    several = ", of several labels the sigmoid of each" if "multilabel" in kinds else ""
     return (
         "## Limits\n\n"
         f"- Made for rows like those it was trained on;{cut or ' others were not tried.'}\n"
@@ -238,7 +241,8 @@ def _limits(facts: ModelFacts) -> str:
         "- Not measured: fairness between groups of people, safety, attacks, and rows of another kind."
         f"{scored}\n"
         "- What the backbone gets wrong, the adapters may get wrong, too.\n"
-        "- A probability is the softmax of the model's outputs; whether it is calibrated was not measured."
+        f"- A probability is the softmax of the model's outputs{several}; whether it is calibrated was not "
+        "measured."
     )
 
 

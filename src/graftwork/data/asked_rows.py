@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graftwork.data.splits import joined_words
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.registry import KINDS
 from graftwork.messages import listed, mended, shown
 
 __all__ = ["RowLike", "check_row", "fields_of", "lacking", "texts_of"]
@@ -59,11 +61,13 @@ def fields_of(row: RowLike, number: int, head: TaskHead) -> Mapping[str, Any]:
 
 
 def texts_of(row: Mapping[str, Any], number: int, head: TaskHead) -> tuple[str, ...]:
-    """The texts that a task reads.
+    """The texts that a task reads; words in a list are one text, if the task has targets per token.
 
     Raises:
         DataError: a field is missing, or is no text.
     """
+    if KINDS[head.kind].per == "token":
+        row = {**row, **{field: joined_words(row[field]) for field in head.text if field in row}}
     return tuple(_text(row, field, number, head.name) for field in head.text)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftwork.data.memory import GivenRows
-from graftwork.data.text_rows import TextFormat, read_csv, read_json, read_tsv
+from graftwork.data.text_rows import TextFormat, read_conll, read_csv, read_json, read_tsv
 from graftwork.distributed.notes import note_once
 from graftwork.edges import library_errors
 from graftwork.errors import DataError
@@ -30,7 +30,9 @@ __all__ = ["SourceRows", "dataset_rows", "locate", "read_rows", "read_table", "s
 Row = dict[str, Any]
 _TEXTS = (".jsonl", ".json", ".csv", ".tsv")
 """Endings of text files; each may have `.gz` behind it."""
-_FILES = (*_TEXTS, ".parquet", *(f"{kind}.gz" for kind in _TEXTS))
+_TAGGED = (".conll", ".bio")
+"""Endings of text files with a word and its tag on every line."""
+_FILES = (*_TEXTS, *_TAGGED, ".parquet", *(f"{kind}.gz" for kind in (*_TEXTS, *_TAGGED)))
 _ANY = TextFormat()
 _HUB_PART = re.compile(r"\w[\w.-]*")
 """A part of a hub id. No path: `datasets` would take one for a folder."""
@@ -176,10 +178,11 @@ def _local(path: Path, split: str, form: TextFormat) -> SourceRows:
     kind = _kind(path)
     if kind == ".parquet":
         return _parquet(path)
-    if kind.removesuffix(".gz") not in _TEXTS:
+    if kind.removesuffix(".gz") not in (*_TEXTS, *_TAGGED):
         allowed = ", ".join((*_TEXTS, ".parquet"))
         raise DataError(
-            f"{path} is of an unknown type; allowed: {allowed}, or a folder (texts also with .gz)"
+            f"{path} is of an unknown type; allowed: {allowed}, or a folder (texts also with .gz); for "
+            "kind: tokens also .conll"
         )
     return _text_rows(path, form, kind.removesuffix(".gz"))
 
@@ -209,6 +212,8 @@ def _text_rows(path: Path, form: TextFormat, kind: str) -> SourceRows:
     name = str(path)
     if kind in (".csv", ".tsv"):
         found = (read_csv if kind == ".csv" else read_tsv)(decoded.text, name, form.delimiter)
+    elif kind in _TAGGED:
+        found = read_conll(decoded.text, name)
     else:
         found = read_json(decoded.text, name, may_be_list=kind == ".json")
     return SourceRows(found.rows, name, found.unit, found.marks, decoded.unknown)

@@ -128,12 +128,15 @@ class _Columns:
     labels: list[Any]
     table: SourceRows
     keep: NDArray[np.int64]
+    first: list[Any]
+    """The first text field as the rows have it: texts, or lists of words."""
 
     @classmethod
     def read(cls, task: Task, source: str, split: str) -> _Columns:
         table = read_table(source, task=task.name, split=split, form=task.text_format)
         what = f"{split} of task {task.name!r}"
-        texts = tuple(_text_column(table, field, what) for field in task.text_fields)
+        words = KINDS[task.kind].per == "token"
+        texts = tuple(_text_column(table, field, what, words) for field in task.text_fields)
         labels = _column(table, task.label, what)
         kept = np.ones(len(table.rows), dtype=bool)
         for field, least in task.minimum.items():
@@ -149,13 +152,18 @@ class _Columns:
         keep = np.flatnonzero(kept)
         texts = tuple([column[i] for i in keep] for column in texts)
         labels = [labels[i] for i in keep]
-        columns = cls(texts, labels, table, keep)
+        first = [table.rows[i][task.text_fields[0]] for i in keep] if words else texts[0]
+        columns = cls(texts, labels, table, keep, first)
         return replace(columns, labels=KINDS[task.kind].read(labels, columns.source(task, split)))
 
     def source(self, task: Task, split: str) -> Column:
         """Where the targets come from."""
         return Column(
-            task.label, f"{split} of task {task.name!r}", lambda i: self.table.where(int(self.keep[i]))
+            task.label,
+            f"{split} of task {task.name!r}",
+            lambda i: self.table.where(int(self.keep[i])),
+            task.separator,
+            self.first,
         )
 
     def targets(self, task: Task, labels: Sequence[str], split: str, origin: str = "") -> NDArray[np.float64]:
@@ -172,8 +180,10 @@ def _column(table: SourceRows, field: str, what: str) -> list[Any]:
     raise DataError(f"{what}: {table.where(i)} has no field {field!r}; its fields: {fields}")
 
 
-def _text_column(table: SourceRows, field: str, what: str) -> list[str]:
+def _text_column(table: SourceRows, field: str, what: str, words: bool = False) -> list[str]:
     column = _column(table, field, what)
+    if words:
+        column = [joined_words(value) for value in column]
     if not all(isinstance(text, str) for text in column):
         i = next(i for i, text in enumerate(column) if not isinstance(text, str))
         given = "null" if column[i] is None else f"{shown(column[i])} ({type(column[i]).__name__})"
@@ -181,10 +191,18 @@ def _text_column(table: SourceRows, field: str, what: str) -> list[str]:
     return list(map(mended, column))
 
 
+def joined_words(value: Any) -> Any:
+    """A list of words as a text, with a blank between two; anything else as it is."""
+    whole = isinstance(value, list | tuple) and value
+    return (
+        " ".join(value) if whole and all(isinstance(word, str) and word.strip() for word in value) else value
+    )
+
+
 def _check_varied(task: Task, labels: tuple[str, ...], targets: NDArray[np.float64]) -> None:
-    distinct = np.unique(targets)
-    if len(distinct) < 2:
-        value = KINDS[task.kind].value(distinct[0], labels)
+    kind = KINDS[task.kind]
+    if not kind.varied(targets):
+        value = kind.value(targets[0], labels)
         raise DataError(
             f"train of task {task.name!r}: all {len(targets)} rows have {value}; there is nothing to learn"
         )
@@ -239,7 +257,7 @@ def _carve(
         )
     rng = _rng(seed, task, "carve")
     first = np.unique(group, return_index=True)[1]
-    order = np.lexsort((rng.permutation(total), targets[first]))
+    order = np.lexsort((rng.permutation(total), KINDS[task.kind].order(targets[first])))
     # Evenly spaced positions in the order of the targets are a draw stratified by them.
     count = size * len(missing)
     drawn = order[((np.arange(count) + rng.random()) * total / count).astype(np.int64)]

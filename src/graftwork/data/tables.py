@@ -89,9 +89,11 @@ def _list_rows(rows: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A scalar of NumPy as Python has it; anything else as it is."""
+    """A scalar or an array of NumPy as Python has it; anything else as it is."""
     import numpy as np
 
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return value.item() if isinstance(value, np.generic) else value
 
 

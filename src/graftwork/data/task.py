@@ -35,8 +35,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 class Task:
     """One task of a recipe.
 
-    A source is a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a folder with one file per split
-    (`train.jsonl`, ...), a folder with one sub-folder of `.txt` files per class, any of these inside an
+    A source is a `.jsonl`, `.json`, `.csv`, `.tsv`, `.conll` or `.parquet` file, a folder with one file per
+    split (`train.jsonl`, ...), a folder with one sub-folder of `.txt` files per class, any of these inside an
     installed package (`package:NAME/sub/path`), or a hub dataset (`hub:ID[/CONFIG][:SPLIT]`). Text files may
     be compressed (`.csv.gz`).
 
@@ -69,11 +69,13 @@ class Task:
     label: str = "label"
     """Field that holds the label or the score."""
     kind: KindName = "classification"
-    """Classes, or a number."""
+    """What a target is: a class, a number, several labels (`multilabel`), or spans of the text or tags of its
+    words (`tokens`)."""
     metric: Metric | None = None
-    """How the task is scored: accuracy for classes and spearman for numbers, unless given."""
+    """How the task is scored: accuracy for classes, spearman for numbers, micro_f1 for several labels and
+    entity_f1 for tokens, unless given."""
     labels: tuple[str, ...] | None = None
-    """The classes in a fixed order; found in the train rows and sorted, unless given."""
+    """The classes, or types of spans, in a fixed order; found in the train rows and sorted, unless given."""
     max_train: int | None = None
     """Largest number of training rows; they are drawn with the seed."""
     max_validation: int | None = None
@@ -92,6 +94,8 @@ class Task:
     bytes that the last of several does not know become U+FFFD."""
     delimiter: str | None = field(default=None, metadata=LATER)
     """Delimiter of CSV and TSV files; null: the comma if it fits, else that of `;`, tab and `|` that does."""
+    separator: str | None = field(default=None, metadata=LATER)
+    """Stands between the labels of a row if they are one text, such as `|`, for `kind: multilabel`."""
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the metric, and check everything at once."""
@@ -156,6 +160,11 @@ class Task:
         if self.metric is not None and self.metric not in kind.metrics:
             allowed = ", ".join(kind.metrics)
             faults.append(f"metric is {self.metric!r}; allowed for {self.kind}: {allowed}")
+        if self.separator is not None:
+            if kind.per != "label":
+                faults.append(f"separator is for kind: multilabel, not {self.kind}")
+            elif not isinstance(self.separator, str) or not self.separator:
+                faults.append(f"separator is {shown(self.separator)}, not a text such as '|'")
         return faults + kind.faults(self)
 
     @property
@@ -175,6 +184,7 @@ class Task:
         std: float = 1.0,
         *,
         class_weights: Sequence[float] = (),
+        thresholds: Sequence[float] = (),
     ) -> TaskHead:
         """Make the task's head: with its classes, or with the mean and deviation of its training scores."""
         metric = self.metric or KINDS[self.kind].metrics[0]
@@ -188,6 +198,7 @@ class Task:
             mean,
             std,
             class_weights=tuple(class_weights),
+            thresholds=tuple(thresholds),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Split:
     texts: tuple[list[str], ...]
     """One list per text field."""
     targets: NDArray[np.float64]
-    """Class index, or the score as it was given."""
+    """Class index, or the score as it was given, [N]; 0 and 1 for several labels, [N, labels]."""
     sha256: str
     """SHA-256 of the texts and the label names or scores, in their order."""
 

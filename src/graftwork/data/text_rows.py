@@ -17,7 +17,16 @@ from graftwork.files.decoding import UTF8
 from graftwork.files.reading import parse_json
 from graftwork.messages import shown
 
-__all__ = ["Rows", "TextFormat", "delimiter_faults", "json_row", "read_csv", "read_json", "read_tsv"]
+__all__ = [
+    "Rows",
+    "TextFormat",
+    "delimiter_faults",
+    "json_row",
+    "read_conll",
+    "read_csv",
+    "read_json",
+    "read_tsv",
+]
 
 Row = dict[str, Any]
 DELIMITERS = (",", ";", "\t", "|")
@@ -151,6 +160,38 @@ def read_tsv(text: str, name: str, delimiter: str | None = None) -> Rows:
     if isinstance(quoted, Rows):
         return quoted
     raise plain
+
+
+def read_conll(text: str, name: str) -> Rows:
+    """Rows with `tokens` and `tags` from lines of a word, perhaps other columns, and its tag.
+
+    A blank line ends a row. Columns are parted by tabs if a line has any, else by blanks; lines that begin
+    with `-DOCSTART-` are passed over.
+
+    Raises:
+        DataError: a line has fewer than two columns, or another number than the first.
+    """
+    rows: list[Row] = []
+    marks: list[int] = []
+    width, begun = 0, False
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            begun = False
+            continue
+        cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
+        width = width or len(cells)
+        if len(cells) < 2 or len(cells) != width:
+            raise DataError(
+                f"{name} line {number} has {len(cells)} columns, "
+                + ("not a word and its tag" if width < 2 else f"but the lines before have {width}")
+            )
+        if not begun:
+            rows.append({"tokens": [], "tags": []})
+            marks.append(number)
+            begun = True
+        rows[-1]["tokens"].append(cells[0])
+        rows[-1]["tags"].append(cells[-1])
+    return Rows(rows, marks)
 
 
 def _delimited_or_fault(

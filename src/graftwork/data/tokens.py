@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graftwork.data.targets.words import encode_words, tagged_rows
 from graftwork.data.task import SPLITS
-from graftwork.data.task_data import TaskData
+from graftwork.data.task_data import Split, TaskData
 from graftwork.distributed.notes import note_once
 from graftwork.edges import library_errors
 from graftwork.errors import DataError
+from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.losses import NO_TARGET
+from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scoring.tags import Word
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -27,7 +32,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["collate", "encode", "encode_rows", "longest_first", "pad", "row_lengths", "tokenise"]
+__all__ = [
+    "collate",
+    "encode",
+    "encode_rows",
+    "learned",
+    "longest_first",
+    "pad",
+    "row_lengths",
+    "tokenise",
+]
 
 CHUNK = 8192
 """Rows per call of the tokenizer, which bounds the memory of its lists of integers."""
@@ -45,7 +59,8 @@ def tokenise(
     """Tokenise all tasks, one dataset per split, and keep the result on disk.
 
     Columns: those of the tokenizer (`input_ids`, `attention_mask`, perhaps `token_type_ids`), `labels`
-    (class index, or `(score - mean) / std`) and `graft_rows` (index of the task in `datas`).
+    (class index, or `(score - mean) / std`; lists if a task has several targets per row) and `graft_rows`
+    (index of the task in `datas`).
     The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
     name and renamed, so that concurrent runs can share a folder.
 
@@ -61,7 +76,7 @@ def tokenise(
     identity = _tokenizer_identity(tokenizer)
     result = {}
     for split in SPLITS:
-        scale = [(data.sha256[split], data.head.labels, data.head.mean, data.head.std) for data in datas]
+        scale = [_learned_as(data, split) for data in datas]
         key = _digest(_FORMAT, identity, max_length, scale)
         file = Path(cache_dir) / f"tokens-{split}-{key[:32]}.arrow" if cache_dir is not None else None
         cached = _load(file) if file is not None else None
@@ -91,19 +106,36 @@ def encode(
 
 
 def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[str, ...]], max_length: int
-) -> list[dict[str, list[int]]]:
-    """Token lists of every row, with one tokenizer call for single texts and one for pairs."""
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[tuple[tuple[str, ...], Sequence[TaskHead]]],
+    max_length: int,
+) -> tuple[list[dict[str, list[int]]], dict[int, list[Word]]]:
+    """Token lists of rows, with one call of the tokenizer for single texts, one for pairs, one for words.
+
+    Args:
+        tokenizer: the backbone's.
+        rows: the texts of each, and the tasks that read them.
+        max_length: tokens kept per row.
+
+    Returns:
+        The tokens, and by their place the words of rows that a task with targets per token reads.
+    """
     tokens: list[dict[str, list[int]]] = [{} for _ in rows]
+    words: dict[int, list[Word]] = {}
     groups: dict[int, list[int]] = {}
-    for index, texts in enumerate(rows):
-        groups.setdefault(len(texts), []).append(index)
-    for members in groups.values():
-        columns = list(zip(*(rows[index] for index in members), strict=True))
-        encoded = encode(tokenizer, columns, max_length)
+    for index, (texts, heads) in enumerate(rows):
+        per_token = any(KINDS[head.kind].per == "token" for head in heads)
+        groups.setdefault(0 if per_token else len(texts), []).append(index)
+    for count, members in groups.items():
+        columns = list(zip(*(rows[index][0] for index in members), strict=True))
+        if count:
+            encoded = encode(tokenizer, columns, max_length)
+        else:
+            encoded, found = encode_words(tokenizer, columns[0], max_length)
+            words |= dict(zip(members, found, strict=True))
         for place, index in enumerate(members):
             tokens[index] = {name: values[place] for name, values in encoded.items()}
-    return tokens
+    return tokens, words
 
 
 def row_lengths(dataset: Dataset) -> NDArray[np.int64]:
@@ -151,15 +183,54 @@ def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]
 def collate(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
-    """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64."""
+    """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64.
+
+    Of rows with several targets `labels` is [B, W], padded with `graftwork.kinds.losses.NO_TARGET`.
+    """
 
     def collator(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad(tokenizer, features)
-        batch["labels"] = torch.tensor([feature["labels"] for feature in features], dtype=torch.float32)
+        batch["labels"] = _stacked([feature["labels"] for feature in features])
         batch["graft_rows"] = torch.tensor([feature["graft_rows"] for feature in features], dtype=torch.int64)
         return batch
 
     return collator
+
+
+def _stacked(targets: Sequence[float | Sequence[float]]) -> torch.Tensor:
+    if not any(isinstance(row, Sequence) for row in targets):
+        return torch.tensor(targets, dtype=torch.float32)
+    rows = [list(row) if isinstance(row, Sequence) else [row] for row in targets]
+    width = max(map(len, rows))
+    return torch.tensor([row + [NO_TARGET] * (width - len(row)) for row in rows], dtype=torch.float32)
+
+
+def _learned_as(data: TaskData, split: str) -> tuple[object, ...]:
+    """What the column `labels` of a task depends on, for the cache's key."""
+    own = (data.sha256[split], data.head.labels, data.head.mean, data.head.std)
+    return own if KINDS[data.head.kind].per == "row" else (*own, data.head.kind)
+
+
+def learned(
+    tokenizer: PreTrainedTokenizerBase, head: TaskHead, rows: Split, part: slice, max_length: int
+) -> tuple[dict[str, list[list[int]]], list[Any]]:
+    """Tokens of some rows of a task, and their targets as models learn them.
+
+    Args:
+        tokenizer: the backbone's.
+        head: the task.
+        rows: a split of it.
+        part: which rows.
+        max_length: tokens kept per row.
+
+    Returns:
+        Columns as `encode` gives them, and a number per row, or a list of several.
+    """
+    if KINDS[head.kind].per == "token":
+        return tagged_rows(tokenizer, head, rows, part, max_length)
+    texts = [column[part] for column in rows.texts]
+    targets = ((rows.targets[part] - head.mean) / head.std).astype(np.float32)
+    return encode(tokenizer, texts, max_length), targets.tolist()
 
 
 def _table(
@@ -168,19 +239,22 @@ def _table(
     import pyarrow
 
     types = {"input_ids": pyarrow.int32()}
+    wide = any(KINDS[data.head.kind].per != "row" for data in datas)
     parts = []
     for task, data in enumerate(datas):
         part = data.splits[split]
-        targets = ((part.targets - data.head.mean) / data.head.std).astype(np.float32)
         for start in range(0, len(part), CHUNK):
             rows = slice(start, start + CHUNK)
-            tokens = encode(tokenizer, [column[rows] for column in part.texts], max_length)
+            tokens, targets = learned(tokenizer, data.head, part, rows, max_length)
+            if wide:
+                targets = [row if isinstance(row, list) else [row] for row in targets]
+            kind = pyarrow.list_(pyarrow.float32()) if wide else pyarrow.float32()
             columns = {
                 name: pyarrow.array(values, type=pyarrow.list_(types.get(name, pyarrow.int8())))
                 for name, values in tokens.items()
             }
-            columns["labels"] = pyarrow.array(targets[rows])
-            columns["graft_rows"] = pyarrow.array(np.full(len(targets[rows]), task, dtype=np.int64))
+            columns["labels"] = pyarrow.array(targets, type=kind)
+            columns["graft_rows"] = pyarrow.array(np.full(len(targets), task, dtype=np.int64))
             parts.append(pyarrow.table(columns))
     return pyarrow.concat_tables(parts).combine_chunks()
 

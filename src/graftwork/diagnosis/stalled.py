@@ -11,6 +11,7 @@ from graftwork.advice import again
 from graftwork.distributed.notes import note
 from graftwork.errors import TrainingError
 from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scores import of_task
 from graftwork.models.outputs import RowSample
 
 if TYPE_CHECKING:
@@ -123,11 +124,12 @@ def spreads(outputs: Outputs, heads: Sequence[TaskHead]) -> list[float]:
         outputs: of rows of several tasks.
         heads: the tasks.
     """
-    logits, rows = outputs.logits.numpy(), outputs.rows.numpy()
+    logits, labels, rows = (part.numpy() for part in (outputs.logits, outputs.labels, outputs.rows))
     found = []
     for index, head in enumerate(heads):
-        own = logits[rows == index, : head.size]
-        if len(own) > 1:
+        mine = rows == index
+        if mine.sum() > 1:
+            own = KINDS[head.kind].pooled(*of_task(head, logits[mine], labels[mine]))
             found.append(float(own.std(axis=0).max() / (1.0 + np.abs(own).mean())))
     return found
 
@@ -139,10 +141,11 @@ def guessed_loss(outputs: Outputs, heads: Sequence[TaskHead]) -> float:
         outputs: of rows of several tasks.
         heads: the tasks.
     """
-    labels, rows = outputs.labels.numpy(), outputs.rows.numpy()
+    logits, labels, rows = (part.numpy() for part in (outputs.logits, outputs.labels, outputs.rows))
     total = 0.0
     for index, head in enumerate(heads):
-        own: NDArray[Any] = labels[rows == index]
-        if len(own):
+        mine = rows == index
+        if mine.any():
+            own: NDArray[Any] = of_task(head, logits[mine], labels[mine])[1]
             total += len(own) * KINDS[head.kind].guessed_loss(own)
     return total / len(labels)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.errors import ExportError
+from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.registry import KINDS
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.trunk.trunk import find_trunk
 
@@ -19,6 +21,8 @@ PREFIX = "logits."
 
 class AllTasks(nn.Module):
     """The logits of every task, [batch, classes of the task], in one pass that branches.
+
+    Those of tasks with targets per token are [batch, sequence, tags].
 
     Args:
         model: the model; its structure is taken as it is now.
@@ -51,7 +55,12 @@ class AllTasks(nn.Module):
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         """One tensor a task."""
         logits = self.model.forward_all(inputs, tree=self._tree)
-        return tuple(logits[:, task, : head.size] for task, head in enumerate(self.heads))
+        return tuple(self._own(logits[:, task], head) for task, head in enumerate(self.heads))
+
+    def _own(self, logits: Tensor, head: TaskHead) -> Tensor:
+        if self.model.heads.tags_tokens:
+            logits = logits[:, 1:] if KINDS[head.kind].per == "token" else logits[:, 0]
+        return logits[..., : head.size]
 
     def one_by_one(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         """The same from one routed pass a task: what an exported model is checked against."""
@@ -59,5 +68,5 @@ class AllTasks(nn.Module):
         found = []
         for task, head in enumerate(self.heads):
             rows = torch.full((first.shape[0],), task, device=first.device)
-            found.append(self.model(**inputs, graft_rows=rows).logits[:, : head.size])
+            found.append(self._own(self.model(**inputs, graft_rows=rows).logits, head))
         return tuple(found)

@@ -22,6 +22,7 @@ from graftwork.files.provenance import git_commits, versions
 from graftwork.files.writing import check_target, output_lock, staged_folder
 from graftwork.finished.new_task import PRIVATE, NewTask
 from graftwork.finished.reports import extended_report, print_addition, read_report
+from graftwork.kinds.registry import KINDS
 from graftwork.models.files import FILES, Parts, local_parts, read_structure
 from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
@@ -131,7 +132,7 @@ def _add_task(
     with phase(console, "test", "scoring the task, and comparing the outputs of the older ones"):
         scores = run.scores(model)
         model.cpu()
-        after = run.older_outputs(model)[:, : before.shape[1]]
+        after = run.older_outputs(model)[..., : before.shape[-1]]
     structure = structure_of(model)
     addition = {
         "task": run.data.head.name,
@@ -234,7 +235,11 @@ class _Addition:
         routes = [torch.full((count,), task) for task in range(self.older)]
         routes.append(torch.arange(count) % self.older)
         with torch.no_grad():
-            return torch.cat([model(**batch, graft_rows=rows).logits for rows in routes])
+            found = torch.cat([model(**batch, graft_rows=rows).logits for rows in routes])
+        # A task with targets per token, that was added, gives outputs per token to all.
+        tagged = any(KINDS[head.kind].per == "token" for head in model.heads.heads[: self.older])
+        found = found.view(len(found), -1, found.shape[-1])
+        return found if tagged else found[:, :1]
 
     def baselines(self, new: NewTask, probe: bool) -> dict[str, float]:
         """Majority class, and linear probe on the frozen backbone if asked for."""
@@ -293,6 +298,8 @@ class _Addition:
                 outputs = forward_rows(
                     model, self.prepared.tokens[split], collate(self.prepared.tokenizer), row=self.older
                 )
+            if split == "validation":
+                model.heads.heads = outputs.settled(model)
             found[split] = outputs.scores(model)[self.data.head.name]
         return found
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from graftwork.data.targets.words import word_notes
 from graftwork.data.task import SPLITS
+from graftwork.data.task_data import TaskData
 from graftwork.errors import DataError
 from graftwork.finished.scored_rows import SavedData, note_of_score
 from graftwork.finished.scoring import predictions
@@ -44,7 +46,7 @@ def rescore(
         split: train, validation or test.
         data: a source as in a recipe, in place of the recipe's; of a folder, the file of `split`.
         task: score this task alone; needed with `data` if there are several.
-        details: add the figures of `graftwork.kinds.figures`.
+        details: add the figures of `graftwork.kinds.scoring.figures`.
         console: where to show a bar; default none.
         **loading: where the parts of the model are now (`graftwork.models.folder.Loading`).
 
@@ -83,6 +85,8 @@ def rescore(
                 "rows": len(rows.rows),
             }
             tasks[rows.head.name] = result
+            about = TaskData(rows.head, {split: rows.rows})
+            saved.notes += word_notes(tokenizer, about, model.max_length)
             saved.notes += filter(None, (note_of_score(rows, split, made.score()), made.one_value()))
             if details:
                 result["details"] = figures_of(rows.head, *made.in_units())

@@ -38,7 +38,7 @@ def print_scores(scores: Mapping[str, Any], folder: Path, console: Console) -> N
 
 
 def _details(name: str, details: Mapping[str, Any], console: Console) -> Iterator[Table]:
-    if "confusion" not in details:
+    if "classes" not in details:
         values = [(figure, f"{value:.4g}") for figure, value in details.items()]
         yield _table(f"{name}: figures", ("figure", "value"), values)
         return
@@ -51,9 +51,17 @@ def _details(name: str, details: Mapping[str, Any], console: Console) -> Iterato
     total = f"{sum(found['support'] for found in classes.values()):,}"
     rows += [
         (f"({mean} mean)", *(f"{details[mean][figure]:.3f}" for figure in figures), total)
-        for mean in ("macro", "weighted")
+        for mean in ("macro", "weighted", "micro")
+        if mean in details
+    ]
+    plain = [
+        (figure, f"{details[figure]:.3f}") for figure in ("exact", "token_accuracy") if figure in details
     ]
     yield _table(f"{name}: every class", ("class", *figures, "support"), rows)
+    if plain:
+        yield _table(f"{name}: figures", ("figure", "value"), plain)
+    if "confusion" not in details:
+        return
     labels, matrix = details["confusion"]["labels"], details["confusion"]["matrix"]
     whole = _matrix(name, labels, matrix)
     # A column that does not fit would be cut, and a number that is cut is another number.

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graftwork.data.tokens import CHUNK, collate, encode
+from graftwork.data.tokens import CHUNK, collate, learned
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
-from graftwork.kinds.metrics import score
 from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scores import of_task
+from graftwork.kinds.scoring.metrics import score
 from graftwork.models.outputs import BATCH, forward_rows
 
 if TYPE_CHECKING:
@@ -74,23 +75,27 @@ def predictions(
     route = [known.name for known in model.heads.heads].index(head.name)
     make_batch = collate(tokenizer)
     kind = KINDS[head.kind]
-    predicted = np.empty(len(rows), dtype=kind.dtype)
+    predicted: list[Any] = [None] * len(rows)
+    expected: list[Any] = [None] * len(rows)
     for start in range(0, len(rows), CHUNK):
-        tokens = encode(tokenizer, [column[start : start + CHUNK] for column in rows.texts], max_length)
+        part = slice(start, start + CHUNK)
+        tokens, targets = learned(tokenizer, head, rows, part, max_length)
         order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
         for first in range(0, len(order), STEP):
             picked = order[first : first + STEP]
             batch = [
-                {**{name: values[i] for name, values in tokens.items()}, "labels": 0.0, "graft_rows": route}
+                {name: values[i] for name, values in tokens.items()}
+                | {"labels": targets[i], "graft_rows": route}
                 for i in picked
             ]
-            outputs = forward_rows(model, batch, make_batch).logits[:, : head.size].numpy()
+            given = forward_rows(model, batch, make_batch)
+            outputs, own = of_task(head, given.logits.numpy(), given.labels.numpy())
             if not np.isfinite(outputs).all():
                 raise DataError(
                     f"the model gives no finite outputs for task {head.name!r}; its weights are damaged."
                 )
-            predicted[start + picked] = kind.predicted(outputs)
+            for i, told, true in zip(start + picked, *kind.scored(head, outputs, own), strict=True):
+                predicted[i], expected[i] = told, true
             advance(len(picked))
-    # Standardised in single precision, as in training, so that ties and with them the score are the same.
-    expected = ((rows.targets - head.mean) / head.std).astype(kind.dtype)
-    return Predictions(head, predicted, expected)
+    # Targets were standardised in single precision, as in training: ties, and so the score, are the same.
+    return Predictions(head, kind.column(predicted), kind.column(expected))

@@ -15,6 +15,7 @@ from graftwork.errors import CheckpointError, RecipeError
 from graftwork.files.reading import read_regular, user_path
 from graftwork.fitting.earlier_rows import EarlierRows
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.scoring.tags import inside_types
 from graftwork.messages import listed, shown
 from graftwork.models.backbone import load_encoder, saved_tokenizer
 from graftwork.models.files import FILES, read_report
@@ -211,7 +212,10 @@ def _task_faults(task: Task, head: TaskHead) -> Iterator[str]:
             f"task {task.name!r} reads {listed(task.text_fields)}, but in the model {len(head.text)} texts "
             f"({listed(head.text)})"
         )
-    elif task.labels is not None and set(task.labels) != set(head.labels):
+    elif task.labels is not None and set(task.labels) not in (
+        set(head.labels),
+        set(inside_types(head.labels)),  # of tokens a task may list the types of its spans
+    ):
         other = sorted(set(task.labels) ^ set(head.labels))
         yield (
             f"the classes of task {task.name!r} are not those of the model ({listed(head.labels, 20)}): "

@@ -14,11 +14,12 @@ from typing import Any
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scoring.tags import Tagged
 from graftwork.messages import listed, mended, shown
 
 __all__ = ["FIELDS", "Answers", "to_json"]
 
-FIELDS = ("task", *(field for kind in KINDS.values() for field in kind.answers))
+FIELDS = tuple(dict.fromkeys(("task", *(field for kind in KINDS.values() for field in kind.answers))))
 """The fields of answers."""
 ALL_FIELDS = ("answers", "skipped")
 """The fields of a row of answers of all tasks."""
@@ -73,17 +74,21 @@ class Answers:
             )
         return {field: row[field] for field in self.keep}
 
-    def describe(self, head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
+    def describe(self, head: TaskHead, outputs: Sequence[float] | Tagged) -> dict[str, Any]:
         """The answer of a head with the given outputs: the logits of its classes, or its one number.
+
+        Of tokens: the text, its words and their logits.
 
         Raises:
             DataError: they are not finite.
         """
-        if not all(map(math.isfinite, outputs)):
+        rows = outputs.logits if isinstance(outputs, Tagged) else [outputs]
+        if not all(math.isfinite(value) for row in rows for value in row):
             raise DataError(
                 f"the model gives no finite outputs for task {head.name!r}; its weights are damaged."
             )
-        return {"task": head.name, **KINDS[head.kind].answer(head, outputs, self.top, self.digits)}
+        answer: Any = KINDS[head.kind].answer
+        return {"task": head.name, **answer(head, outputs, self.top, self.digits)}
 
 
 def to_json(answer: Mapping[str, Any], *, ascii_only: bool = False) -> str:

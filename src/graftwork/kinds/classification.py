@@ -161,7 +161,7 @@ class Classification(Kind):
         """The most frequent class of the train rows."""
         import numpy as np
 
-        from graftwork.kinds.metrics import score
+        from graftwork.kinds.scoring.metrics import score
 
         expected = test.astype(np.int64)
         guess = np.bincount(train.astype(np.int64)).argmax()
@@ -169,7 +169,7 @@ class Classification(Kind):
 
     def figures(self, head: Head, predicted: NDArray[Any], expected: NDArray[Any]) -> dict[str, Any]:
         """`class_figures`."""
-        from graftwork.kinds.figures import class_figures
+        from graftwork.kinds.scoring.figures import class_figures
 
         return class_figures(head.labels, predicted, expected)
 

@@ -32,6 +32,9 @@ class TaskHead:
     """Deviation of the training scores."""
     class_weights: tuple[float, ...] = field(default=(), metadata=LATER)
     """What a row counts in the training loss, by its class, in the order of `labels`; empty: 1 each."""
+    thresholds: tuple[float, ...] = field(default=(), metadata=LATER)
+    """Probability from which a row has a label, in the order of `labels`, chosen on validation rows; empty: a
+    half each."""
 
     @property
     def size(self) -> int:
@@ -62,10 +65,16 @@ class TaskHead:
             faults = ["metric"]
         if not faults and len(values.get("class_weights", ())) not in (0, len(values["labels"])):
             faults = ["class_weights"]
+        if not faults and len(values.get("thresholds", ())) not in (0, len(values["labels"])):
+            faults = ["thresholds"]
         if faults:
             given = ", ".join(f"{key}={shown(values[key])}" for key in faults)
             raise CheckpointError(f"the saved head of task {name} has {given}")
-        lists = {key: tuple(values[key]) for key in ("text", "labels", "class_weights") if key in values}
+        lists = {
+            key: tuple(values[key])
+            for key in ("text", "labels", "class_weights", "thresholds")
+            if key in values
+        }
         return cls(**{**values, **lists})
 
 
@@ -85,6 +94,9 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
     "std": lambda value: is_finite(value) and value > 0,
     "class_weights": lambda value: (
         isinstance(value, list | tuple) and all(is_finite(weight) and weight > 0 for weight in value)
+    ),
+    "thresholds": lambda value: (
+        isinstance(value, list | tuple) and all(is_finite(part) and 0 < part < 1 for part in value)
     ),
 }
 """What the fields of a saved head may be."""

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Column", "Head", "Kind", "Metric", "TaskSettings"]
 
-Metric = Literal["accuracy", "macro_f1", "matthews", "pearson", "spearman"]
-"""Names of `graftwork.kinds.metrics`."""
+Metric = Literal[
+    "accuracy", "macro_f1", "matthews", "pearson", "spearman", "micro_f1", "entity_f1", "token_accuracy"
+]
+"""Names of `graftwork.kinds.scoring.metrics`."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class Column:
     """The split and its task."""
     place: Callable[[int], str]
     """Says where the row of a value is: the file and its line."""
+    separator: str | None = None
+    """Between the labels of a row in one text; None: labels are lists."""
+    texts: Sequence[Any] = ()
+    """What the rows have in their first text field: a text, or a list of words."""
 
 
 class TaskSettings(Protocol):
@@ -33,6 +39,10 @@ class TaskSettings(Protocol):
     @property
     def name(self) -> str:
         """Name of the task."""
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """Fields of the texts."""
 
     @property
     def label(self) -> str:
@@ -74,13 +84,18 @@ class Head(Protocol):
     def class_weights(self) -> tuple[float, ...]:
         """What a row counts by its class; empty: 1 each."""
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Probability from which a row has a label, by label; empty: a half each."""
+
 
 class Kind(Protocol):
     """One kind of task: its targets, its head, its scores, and how a prediction reads.
 
     A kind holds nothing and imports neither torch nor, at its top, numpy: recipes ask it for its metrics. Its
     loss is in `graftwork.kinds.losses`. Targets are one float64 number per row; models learn
-    `(target - mean) / std`.
+    `(target - mean) / std`. Where targets are several numbers per row, `per` says of what, and the methods
+    that have a body here are the kind's own.
     """
 
     name: str
@@ -93,6 +108,8 @@ class Kind(Protocol):
     """Fields of its answers, beside `task`."""
     dtype: str
     """NumPy's name for the type of predictions."""
+    per: Literal["row", "label", "token"] = "row"
+    """What has a target: a row one (shape [N]), each of its labels ([N, labels]), or its tokens."""
 
     def faults(self, task: TaskSettings) -> list[str]:
         """What is wrong with the settings of a task that only some kinds have."""
@@ -163,6 +180,45 @@ class Kind(Protocol):
     def in_units(self, head: Head, values: NDArray[Any]) -> NDArray[Any]:
         """Predictions or learned targets in the unit of the rows."""
 
+    def scored(
+        self, head: Head, outputs: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Predictions and targets as metrics compare them.
+
+        Args:
+            head: the task.
+            outputs: of its head, shape [N, outputs], of tokens [N, positions, outputs].
+            targets: as models learn them, shape [N], or [N, labels], or [N, positions].
+        """
+        return self.predicted(outputs), self.expected(targets)
+
+    def settled(self, head: Head, outputs: NDArray[Any], targets: NDArray[Any]) -> dict[str, Any]:
+        """Fields of the head that are chosen on validation rows after training; none unless overridden."""
+        return {}
+
+    def pooled(self, outputs: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
+        """The outputs of `scored` as one list of numbers per row, shape [N, outputs]."""
+        return outputs
+
+    def column(self, rows: Sequence[Any]) -> NDArray[Any]:
+        """Predictions or targets of rows, one after another as `scored` gives them, as one array."""
+        import numpy as np
+
+        return np.array(rows, dtype=self.dtype)
+
+    def varied(self, targets: NDArray[Any]) -> bool:
+        """Whether train targets differ, so that there is something to learn."""
+        return len(targets) > 0 and bool((targets != targets[0]).any())
+
+    def order(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Numbers [N] by which rows are sorted for splits that have every kind of target."""
+        return targets
+
+    def keys(self, targets: NDArray[Any]) -> list[Any]:
+        """The targets as numbers or texts, by which random choices are made."""
+        found: list[Any] = targets.tolist()
+        return found
+
     def says_little(self, head: Head, predicted: NDArray[Any], expected: NDArray[Any]) -> str | None:
         """What to say of a score over rows, or predictions, that are all alike."""
 
@@ -191,3 +247,7 @@ class Kind(Protocol):
 
     def probes(self, features: NDArray[Any], targets: NDArray[Any]) -> list[Any]:
         """Linear models of scikit-learn on features [N, d], one per regularisation, the strongest first."""
+
+    def settle_probe_(self, probe: Any, features: NDArray[Any], targets: NDArray[Any]) -> None:
+        """Choose on validation rows what `settled` chooses for a head; nothing unless overridden."""
+        return None

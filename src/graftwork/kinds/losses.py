@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["LOSSES", "RowLoss"]
+__all__ = ["LOSSES", "NO_TARGET", "RowLoss", "of_kind"]
+
+NO_TARGET = -100.0
+"""Stands where a row has no target; Trainer pads with it, too."""
 
 
 class RowLoss(Protocol):
@@ -16,8 +20,8 @@ class RowLoss(Protocol):
 
     def __call__(
         self,
-        logits: Float[Tensor, "rows outputs"],
-        targets: Float[Tensor, " rows"],
+        logits: Float[Tensor, " rows *outputs"],
+        targets: Float[Tensor, " rows *targets"],
         mine: Bool[Tensor, " rows"],
         weights: Float[Tensor, "rows outputs"] | None,
     ) -> Float[Tensor, " rows"]:
@@ -25,7 +29,9 @@ class RowLoss(Protocol):
 
         Args:
             logits: minus infinity beyond the outputs of a row's head.
-            targets: class indices, or standardised scores.
+            targets: class indices, or standardised scores; for several labels [rows, labels], 1 or 0, and
+                less than 0 beyond those of a row's head. For tokens [rows, positions, outputs] and
+                [rows, positions], the index of a tag, less than 0 where there is none.
             mine: the rows of this kind.
             weights: what a row counts by its class; None: 1 each.
         """
@@ -43,5 +49,46 @@ def _squared_error(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tenso
     return (logits[:, 0] - targets) ** 2
 
 
-LOSSES: dict[str, RowLoss] = {"classification": _cross_entropy, "regression": _squared_error}
+def _binary_cross_entropy(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean binary cross-entropy over the labels of a row's head."""
+    own = (targets >= 0) & mine[:, None] & (logits != float("-inf"))
+    losses = F.binary_cross_entropy_with_logits(
+        logits.masked_fill(~own, 0.0), targets.clamp(min=0), reduction="none"
+    )
+    return losses.masked_fill(~own, 0.0).sum(1) / own.sum(1).clamp(min=1)
+
+
+def _tag_entropy(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean cross-entropy over the words of a row; 0 without any."""
+    own = (targets >= 0) & mine[:, None]
+    losses = F.cross_entropy(
+        logits.masked_fill(~own[:, :, None], 0.0).transpose(1, 2),
+        targets.long().masked_fill(~own, 0),
+        reduction="none",
+    )
+    return losses.masked_fill(~own, 0.0).sum(1) / own.sum(1).clamp(min=1)
+
+
+LOSSES: dict[str, RowLoss] = {
+    "classification": _cross_entropy,
+    "regression": _squared_error,
+    "multilabel": _binary_cross_entropy,
+    "tokens": _tag_entropy,
+}
 """Name of a kind -> its loss."""
+
+
+def of_kind(per: str, logits: Tensor, labels: Tensor, mine: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and targets of a batch as the losses of a kind take them; those of other rows are finite."""
+    if logits.dim() == 3:
+        logits = logits[:, 1:] if per == "token" else logits[:, 0]
+        # Rows of tokens have no logits as rows, and the other way round.
+        logits = torch.where(mine.view(-1, *[1] * (logits.dim() - 1)), logits, 0.0)
+    if labels.dim() == 2:
+        labels = labels[:, 0] if per == "row" else _fitted(labels, logits.shape[1])
+    return logits, labels
+
+
+def _fitted(labels: Tensor, width: int) -> Tensor:
+    """Targets with so many columns: padding that is missing, or that other rows of the batch need."""
+    return F.pad(labels, (0, max(0, width - labels.shape[1])), value=NO_TARGET)[:, :width]

@@ -6,11 +6,15 @@ from typing import Literal
 
 from graftwork.kinds.classification import Classification
 from graftwork.kinds.kind import Kind
+from graftwork.kinds.multilabel import Multilabel
 from graftwork.kinds.regression import Regression
+from graftwork.kinds.tokens import Tokens
 
 __all__ = ["KINDS", "KindName"]
 
-KindName = Literal["classification", "regression"]
+KindName = Literal["classification", "regression", "multilabel", "tokens"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression())}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (Classification(), Regression(), Multilabel(), Tokens())
+}
 """Name -> kind."""

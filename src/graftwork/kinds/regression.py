@@ -111,7 +111,7 @@ class Regression(Kind):
 
     def figures(self, head: Head, predicted: NDArray[Any], expected: NDArray[Any]) -> dict[str, Any]:
         """`number_figures`."""
-        from graftwork.kinds.figures import number_figures
+        from graftwork.kinds.scoring.figures import number_figures
 
         return number_figures(predicted, expected)
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graftwork.kinds.heads import TaskHead
-from graftwork.kinds.metrics import score
 from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scoring.metrics import score
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["figures_of", "majority_score", "per_task_scores"]
+__all__ = ["figures_of", "majority_score", "of_task", "per_task_scores", "settled_heads"]
 
 
 def per_task_scores(
@@ -23,8 +24,9 @@ def per_task_scores(
     """Score the rows of several tasks, each under its own metric.
 
     Args:
-        logits: Outputs, shape [N, C], C the largest head; padding beyond a head's size is ignored.
-        labels: Class indices or standardised scores, shape [N].
+        logits: Outputs, shape [N, C], C the largest head; padding beyond a head's size is ignored. If a task
+            has targets per token, [N, 1 + positions, C] (`graftwork.kinds.linear_heads.TaskHeads`).
+        labels: Class indices or standardised scores, shape [N]; or what `of_task` reads, [N, W].
         rows: Index into `heads` for each row, shape [N].
         heads: The tasks.
 
@@ -37,13 +39,57 @@ def per_task_scores(
         mine = owner == index
         if not mine.any():
             continue
-        own = outputs[mine, : head.size]
+        own, learned = of_task(head, outputs[mine], targets[mine])
         if np.isnan(own).any():
             scores[head.name] = float("nan")
             continue
-        kind = KINDS[head.kind]
-        scores[head.name] = score(head.metric, kind.predicted(own), kind.expected(targets[mine]))
+        scores[head.name] = score(head.metric, *KINDS[head.kind].scored(head, own, learned))
     return scores
+
+
+def of_task(
+    head: TaskHead, outputs: NDArray[Any], targets: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The outputs and learned targets of one task's rows, without what other tasks of a batch add.
+
+    Args:
+        head: the task.
+        outputs: [N, C], or [N, 1 + positions, C]: the first is of the row, the others are of its tokens.
+        targets: [N], or padded to the longest row of a batch, [N, W].
+
+    Returns:
+        Outputs [N, size] and targets as the kind has them: [N], [N, labels], or of tokens
+        [N, positions, size] and [N, positions].
+    """
+    per = KINDS[head.kind].per
+    if outputs.ndim == 3:
+        outputs = outputs[:, 1:] if per == "token" else outputs[:, 0]
+    if targets.ndim == 2:
+        width = {"row": 0, "label": head.size, "token": outputs.shape[1]}[per]
+        targets = targets[:, :width] if width else targets[:, 0]
+    return outputs[..., : head.size], targets
+
+
+def settled_heads(
+    heads: Sequence[TaskHead], logits: ArrayLike, labels: ArrayLike, rows: ArrayLike
+) -> tuple[TaskHead, ...]:
+    """The heads with what kinds leave until the end of training, such as thresholds (`Kind.settled`).
+
+    Args:
+        heads: the tasks.
+        logits: of validation rows, as for `per_task_scores`; the other two, too.
+        labels: as there.
+        rows: as there.
+    """
+    outputs, targets, owner = np.asarray(logits), np.asarray(labels), np.asarray(rows)
+    found = []
+    for index, head in enumerate(heads):
+        mine = owner == index
+        chosen = (
+            KINDS[head.kind].settled(head, *of_task(head, outputs[mine], targets[mine])) if mine.any() else {}
+        )
+        found.append(replace(head, **chosen))
+    return tuple(found)
 
 
 def majority_score(head: TaskHead, train_labels: ArrayLike, test_labels: ArrayLike) -> float:

@@ -15,6 +15,8 @@ from graftwork.edges import forward_errors
 from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scoring.tags import of_row
 from graftwork.messages import listed
 from graftwork.trunk.trunk import find_trunk
 
@@ -109,7 +111,8 @@ def answer_rows(
         for index, row in enumerate(rows)
         for texts, heads in row.questions.items()
     ]
-    tokens = encode_rows(tokenizer, [question.texts for question in questions], max_length)
+    asked = [(question.texts, question.heads) for question in questions]
+    tokens, words = encode_rows(tokenizer, asked, max_length)
     order = sorted(range(len(questions)), key=lambda place: -len(tokens[place]["input_ids"]))
     index_of = {head.name: task for task, head in enumerate(model.heads.heads)}
     trunk = find_trunk(model.backbone)
@@ -131,7 +134,8 @@ def answer_rows(
                 logits = model.forward_all(inputs, some, tree).tolist()
         for line, place in enumerate(picked):
             for head in questions[place].heads:
-                outputs = logits[line][index_of[head.name]][: head.size]
+                own = words[place] if KINDS[head.kind].per == "token" else None
+                outputs = of_row(logits[line][index_of[head.name]], head.size, questions[place].texts[0], own)
                 found[questions[place].row][head.name] = answers.describe(head, outputs)
     return [
         row.kept

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from graftwork.errors import CheckpointError, ConfigError, DataError
+from graftwork.errors import ConfigError, DataError
 from graftwork.kinds.heads import TaskHead
-from graftwork.kinds.losses import LOSSES
-from graftwork.kinds.registry import KINDS
+from graftwork.kinds.linear_heads import TaskHeads
 from graftwork.models.first_pass import measured_width
 from graftwork.models.pooling import Pooling, pool
 from graftwork.routing.router import find_router
@@ -26,123 +24,7 @@ from graftwork.trunk.trunk import find_trunk
 from graftwork.tuner.pool import check_size
 from graftwork.tuner.view import graft_view
 
-__all__ = ["MultiTaskModel", "TaskHeads", "hidden_width", "select_tasks_"]
-
-
-class TaskHeads(nn.Module):
-    r"""The linear heads of all tasks as one tensor, so that a batch of several tasks is one product.
-
-    .. math:: \mathrm{logits}_i = W_{t(i)} x_i + b_{t(i)}
-
-    `weight` has shape [tasks, C, d] with C the size of the largest head; rows beyond a head's own size stay
-    zero, and their logits are minus infinity. There is one product per size of a head, so that the rounding
-    of a task's logits does not depend on how many classes the other tasks have.
-
-    Args:
-        heads: the tasks.
-        width: d, features of a pooled row.
-    """
-
-    def __init__(self, heads: Sequence[TaskHead], width: int) -> None:
-        super().__init__()
-        self.heads = tuple(heads)
-        sizes = torch.tensor([head.size for head in heads])
-        valid = torch.arange(int(sizes.max())) < sizes[:, None]
-        self.weight = nn.Parameter(torch.randn(*valid.shape, width) * 0.02 * valid.unsqueeze(-1))
-        self.bias = nn.Parameter(torch.zeros(valid.shape))
-        self._distinct = sorted({head.size for head in heads})
-        self.sizes: Tensor
-        self.kinds: Tensor
-        self.register_buffer("sizes", sizes, persistent=False)
-        self._kinds = [kind for kind in KINDS if any(head.kind == kind for head in heads)]
-        kinds = torch.tensor([self._kinds.index(head.kind) for head in heads])
-        self.register_buffer("kinds", kinds, persistent=False)
-        self.class_weights: Tensor | None
-        self.register_buffer("class_weights", _class_weights(self.heads, valid.shape[1]), persistent=False)
-
-    def forward(
-        self, x: Float[Tensor, "rows d"], rows: Int[Tensor, " rows"]
-    ) -> Float[Tensor, "rows outputs"]:
-        """Logits of every row under its own task's head."""
-        largest = self.weight.shape[1]
-        logits = x.new_full((x.shape[0], largest), float("-inf"), dtype=torch.float32)
-        for size in self._distinct:
-            part = torch.einsum("bd,bcd->bc", x, self.weight[rows, :size]) + self.bias[rows, :size]
-            padded = F.pad(part.float(), (0, largest - size), value=float("-inf"))
-            logits = torch.where((self.sizes[rows] == size).unsqueeze(1), padded, logits)
-        return logits
-
-    def of_all(self, x: Float[Tensor, "rows tasks d"]) -> Float[Tensor, "rows tasks outputs"]:
-        """Logits of every row under all heads; `x` has a vector of each row for each task."""
-        logits = torch.einsum("rtd,tcd->rtc", x, self.weight) + self.bias
-        beyond = torch.arange(self.weight.shape[1], device=x.device) >= self.sizes[:, None]
-        return logits.float().masked_fill(beyond, float("-inf"))
-
-    def loss(
-        self,
-        logits: Float[Tensor, "rows outputs"],
-        labels: Float[Tensor, " rows"],
-        rows: Int[Tensor, " rows"],
-    ) -> Float[Tensor, ""]:
-        """Mean of `row_losses`."""
-        return self.row_losses(logits, labels, rows).mean()
-
-    def row_losses(
-        self,
-        logits: Float[Tensor, "rows outputs"],
-        labels: Float[Tensor, " rows"],
-        rows: Int[Tensor, " rows"],
-    ) -> Float[Tensor, " rows"]:
-        """The loss of every row, as the kind of its task has it (`graftwork.kinds.losses`)."""
-        kinds = self.kinds[rows]
-        weights = None if self.class_weights is None else self.class_weights[rows]
-        losses = logits.new_zeros(len(rows))
-        for index, kind in enumerate(self._kinds):
-            mine = kinds == index
-            losses = torch.where(mine, LOSSES[kind](logits, labels, mine, weights), losses)
-        return losses
-
-    def count(self) -> int:
-        """Parameters of all heads, without the padding."""
-        return sum(head.size * (self.weight.shape[-1] + 1) for head in self.heads)
-
-    def export(self) -> dict[str, Tensor]:
-        """`<task>.weight` [C_t, d] and `<task>.bias` [C_t] for every task, without the padding."""
-        tensors = {}
-        for index, head in enumerate(self.heads):
-            tensors[f"{head.name}.weight"] = self.weight[index, : head.size].detach().clone()
-            tensors[f"{head.name}.bias"] = self.bias[index, : head.size].detach().clone()
-        return tensors
-
-    @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `export` returned.
-
-        Raises:
-            CheckpointError: a head is missing or has another shape.
-        """
-        for index, head in enumerate(self.heads):
-            for name, target in (("weight", self.weight), ("bias", self.bias)):
-                found = tensors.get(f"{head.name}.{name}")
-                place = target[index, : head.size]
-                if found is None or found.shape != place.shape:
-                    shape = "none" if found is None else tuple(found.shape)
-                    raise CheckpointError(
-                        f"the saved {name} of the head of task {head.name!r} is {shape}; "
-                        f"{tuple(place.shape)} is needed."
-                    )
-                place.copy_(found)
-
-
-def _class_weights(heads: Sequence[TaskHead], classes: int) -> Tensor | None:
-    """Weight of a row by task and class, [tasks, C]; None if all are 1."""
-    if not any(head.class_weights for head in heads):
-        return None
-    weights = torch.ones(len(heads), classes)
-    for index, head in enumerate(heads):
-        if head.class_weights:
-            weights[index, : head.size] = torch.tensor(head.class_weights)
-    return weights
+__all__ = ["MultiTaskModel", "hidden_width", "select_tasks_"]
 
 
 class MultiTaskModel(nn.Module):
@@ -213,7 +95,7 @@ class MultiTaskModel(nn.Module):
         attention_mask: Int[Tensor, "rows positions"] | None = None,
         token_type_ids: Int[Tensor, "rows positions"] | None = None,
         pixel_values: Float[Tensor, "rows channels height width"] | None = None,
-        labels: Float[Tensor, " rows"] | None = None,
+        labels: Float[Tensor, " rows *targets"] | None = None,
         graft_rows: Int[Tensor, " rows"] | None = None,
     ) -> SequenceClassifierOutput:
         """Logits, and the loss if there are labels.
@@ -223,7 +105,7 @@ class MultiTaskModel(nn.Module):
             attention_mask: 1 for tokens, 0 for padding.
             token_type_ids: segment of every token, for backbones that know segments.
             pixel_values: images, in place of tokens.
-            labels: class index or standardised score of every row.
+            labels: class index or standardised score of every row, or all targets of each, padded.
             graft_rows: index of every row's task; not needed if there is only one task.
         """
         given = {
@@ -246,7 +128,9 @@ class MultiTaskModel(nn.Module):
         if attention_mask is None:
             attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         pooled = self.dropout(pool(hidden, attention_mask, self.pooling))
-        logits = self.heads(pooled.to(self.heads.weight.dtype), graft_rows)
+        dtype = self.heads.weight.dtype
+        tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
+        logits = self.heads(pooled.to(dtype), graft_rows, tokens)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
@@ -255,7 +139,7 @@ class MultiTaskModel(nn.Module):
         inputs: Mapping[str, Tensor],
         wanted: Bool[Tensor, "rows tasks"] | None = None,
         tree: Tree | None = None,
-    ) -> Float[Tensor, "rows tasks outputs"]:
+    ) -> Float[Tensor, " rows tasks *outputs"]:
         """Logits of all tasks for every row, in one pass that branches where the tasks part.
 
         Args:
@@ -282,9 +166,13 @@ class MultiTaskModel(nn.Module):
             mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=device)
         else:
             mask = mask.index_select(0, source)
-        pooled = self.dropout(pool(hidden, mask, self.pooling)).to(self.heads.weight.dtype)
-        logits = self.heads.of_all(pooled[place])
-        return logits if wanted is None else logits.masked_fill(~wanted[:, :, None], float("nan"))
+        dtype = self.heads.weight.dtype
+        pooled = self.dropout(pool(hidden, mask, self.pooling)).to(dtype)
+        tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
+        logits = self.heads.of_all(pooled, place, tokens)
+        if wanted is None:
+            return logits
+        return logits.masked_fill(~wanted[(...,) + (None,) * (logits.dim() - 2)], float("nan"))
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute the backbone's activations in the backward pass; Trainer asks for it by this name."""

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graftwork.data.tokens import collate
 from graftwork.edges import forward_errors
 from graftwork.files.hashing import stable_key
-from graftwork.kinds.scores import per_task_scores
+from graftwork.kinds.losses import NO_TARGET
+from graftwork.kinds.scores import per_task_scores, settled_heads
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["Outputs", "RowSample", "forward_rows"]
@@ -35,8 +38,8 @@ class Outputs:
     """Outputs of a model for some rows, on the CPU.
 
     Attributes:
-        logits: [N, C].
-        labels: [N].
+        logits: [N, C], or [N, 1 + positions, C] (`graftwork.kinds.linear_heads.TaskHeads`).
+        labels: [N], or [N, W], padded.
         rows: [N], the task of every row.
     """
 
@@ -48,6 +51,11 @@ class Outputs:
         """Score of every task that has rows."""
         arrays = (self.logits.numpy(), self.labels.numpy(), self.rows.numpy())
         return per_task_scores(*arrays, model.heads.heads)
+
+    def settled(self, model: MultiTaskModel) -> tuple[TaskHead, ...]:
+        """The heads with what is chosen on these rows, if they are those of validation."""
+        arrays = (self.logits.numpy(), self.labels.numpy(), self.rows.numpy())
+        return settled_heads(model.heads.heads, *arrays)
 
     def losses(self, model: MultiTaskModel) -> dict[int, float]:
         """Mean loss of every task that has rows, by the task's index."""
@@ -93,7 +101,19 @@ def forward_rows(
                 logits.append(model(**inputs).logits.float().cpu())
     finally:
         model.train(training)
-    return Outputs(torch.cat(logits), torch.cat(labels), torch.cat(rows))
+    return Outputs(_joined(logits), _joined(labels), torch.cat(rows))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Batches below each other; where rows differ in length, as Trainer pads them."""
+    width = max(part.shape[1] for part in parts) if parts[0].dim() > 1 else 0
+    padded = [
+        F.pad(part, (0, 0) * (part.dim() - 2) + (0, width - part.shape[1]), value=NO_TARGET)
+        if part.dim() > 1 and part.shape[1] < width
+        else part
+        for part in parts
+    ]
+    return torch.cat(padded)
 
 
 class RowSample:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from graftwork.data.targets.words import encode_words
 from graftwork.data.tokens import encode, pad
 from graftwork.edges import forward_errors
 from graftwork.errors import ConfigError, DataError
+from graftwork.kinds.scoring.tags import Word
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["Pooling", "embed", "pool"]
 
 Pooling = Literal["mean", "cls", "last"]
-Embedder = Callable[[Sequence[str]], "NDArray[np.float32]"]
+Embedder = Callable[..., Any]
+"""Texts to vectors [texts, d], and with `words=True` to what `embed` gives then."""
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
@@ -51,25 +53,31 @@ def embed(
     batch_size: int = 64,
     pooling: Pooling = "mean",
     advance: Callable[[int], None] = lambda count: None,
-) -> NDArray[np.float32]:
+    words: bool = False,
+) -> Any:
     """Embed texts with a frozen backbone; rows are sorted by length and padded per batch.
 
     Of an encoder-decoder the encoder is used. Equal texts are embedded once. `advance` is told how many texts
     were done since the last time.
 
     Returns:
-        Pooled last hidden states, shape [len(texts), D].
+        Pooled last hidden states, shape [len(texts), D]. With `words`, of every text the last hidden states
+        at the first pieces of its words, shape [words, D], and the words (`graftwork.data.targets.words`).
     """
     if not len(texts):
         raise DataError("there are no texts to embed")
     distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    tokens = encode(tokenizer, [list(distinct)], max_length)
+    found: list[list[Word]] = []
+    if words:
+        tokens, found = encode_words(tokenizer, list(distinct), max_length)
+    else:
+        tokens = encode(tokenizer, [list(distinct)], max_length)
     order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
     model = backbone.get_encoder() if backbone.config.is_encoder_decoder else backbone
     device = next(model.parameters()).device
     training = backbone.training
     backbone.train(False)
-    parts = []
+    parts: list[Any] = []
     try:
         with torch.inference_mode():
             for start in range(0, len(order), batch_size):
@@ -78,10 +86,20 @@ def embed(
                 batch = {name: value.to(device) for name, value in batch.items()}
                 with forward_errors(batch):
                     hidden = model(**batch).last_hidden_state
-                parts.append(pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy())
+                if words:
+                    places = [[word[0] for word in found[i]] for i in rows]
+                    parts += [
+                        row[place].float().cpu().numpy() for row, place in zip(hidden, places, strict=True)
+                    ]
+                else:
+                    parts.append(pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy())
                 advance(len(rows))
     finally:
         backbone.train(training)
+    if words:
+        back = {int(row): part for row, part in zip(order, parts, strict=True)}
+        advance(len(texts) - len(distinct))
+        return [(back[distinct[text]], found[distinct[text]]) for text in texts]
     pooled = np.concatenate(parts)
     result = np.empty_like(pooled)
     result[order] = pooled

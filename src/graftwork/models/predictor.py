@@ -17,6 +17,7 @@ from graftwork.edges import forward_errors
 from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.scoring.tags import of_row
 from graftwork.messages import shown
 from graftwork.models.all_tasks import answer_rows, read_row
 from graftwork.models.files import read_report
@@ -144,7 +145,11 @@ class Predictor:
             digits: decimals of probabilities, and of scores in units of their deviation; all, unless given.
 
         Returns:
-            `{"task", "label", "probabilities": {label: p}}` for classes, `{"task", "score"}` for numbers.
+            `{"task", "label", "probabilities": {label: p}}` for classes, `{"task", "score"}` for numbers,
+            `{"task", "labels", "probabilities"}` for several labels, and for tokens
+            `{"task", "spans": [{"start", "end", "label", "text", "probability"}]}`, with `read_to` if the
+            text was cut: the character up to which it was read. Words that are given as a list count as
+            one text with a blank between two.
 
         Raises:
             DataError: a row has no task, an unknown one, other texts than its task, or lacks a field that is
@@ -245,7 +250,8 @@ class Predictor:
         return CHUNK * self.batch_size
 
     def _predict_rows(self, rows: list[_Row], answers: Answers) -> list[dict[str, Any]]:
-        tokens = encode_rows(self.tokenizer, [row.texts for row in rows], self.max_length)
+        asked = [(row.texts, (row.head,)) for row in rows]
+        tokens, words = encode_rows(self.tokenizer, asked, self.max_length)
         order = sorted(range(len(rows)), key=lambda index: -len(tokens[index]["input_ids"]))
         index_of = {name: index for index, name in enumerate(self.heads)}
         results: list[dict[str, Any]] = [{} for _ in rows]
@@ -260,7 +266,8 @@ class Predictor:
                     logits = self.model(**inputs, graft_rows=graft_rows.to(device)).logits.cpu()
             for index, outputs in zip(picked, logits.tolist(), strict=True):
                 row = rows[index]
-                results[index] = row.kept | answers.describe(row.head, outputs[: row.head.size])
+                found = of_row(outputs, row.head.size, row.texts[0], words.get(index))
+                results[index] = row.kept | answers.describe(row.head, found)
         return results
 
     def _read(self, row: RowLike, number: int, task: str | None, answers: Answers) -> _Row:

@@ -10,8 +10,9 @@ import numpy as np
 
 from graftwork.data.splits import content_hash
 from graftwork.data.task_data import Split, TaskData
-from graftwork.errors import DataError
+from graftwork.errors import ConfigError, DataError
 from graftwork.files.hashing import stable_key
+from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
 from graftwork.noise.text import TEXT_NOISE, edit_distance, moved_words
 
@@ -54,6 +55,11 @@ def damage_split(data: TaskData, name: str, kind: str, ratio: float, seed: int) 
 
 
 def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: int) -> DamagedSplit:
+    if KINDS[data.head.kind].per == "token":
+        raise ConfigError(
+            f"{kind} noise would move the spans of task {data.head.name!r}; leave it out, or train the task "
+            "apart"
+        )
     change = TEXT_NOISE[kind]
     columns = []
     counts: Counter[str] = Counter()
@@ -89,11 +95,12 @@ def _fraction(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _shuffled_rows(split: Split, kind: str, seed: int) -> NDArray[np.int64]:
+def _shuffled_rows(head: TaskHead, split: Split, kind: str, seed: int) -> NDArray[np.int64]:
     """The rows in a random order that depends on their content alone; equal rows are numbered."""
     seen: Counter[tuple[object, ...]] = Counter()
     keys = []
-    for *texts, target in zip(*split.texts, split.targets.tolist(), strict=True):
+    told = KINDS[head.kind].keys(split.targets)
+    for *texts, target in zip(*split.texts, told, strict=True):
         row = (*texts, target)
         keys.append(stable_key(seed, kind, *row, seen[row]))
         seen[row] += 1
@@ -102,15 +109,17 @@ def _shuffled_rows(split: Split, kind: str, seed: int) -> NDArray[np.int64]:
 
 def _change_labels(data: TaskData, split: Split, ratio: float, seed: int) -> DamagedSplit:
     """Another class, each equally likely; scores go round among the chosen rows, in their random order."""
-    rows = _shuffled_rows(split, "labels", seed)
+    rows = _shuffled_rows(data.head, split, "labels", seed)
+    told = KINDS[data.head.kind].keys(split.targets)
     chosen = rows[: round(ratio * len(rows))]
 
     def draw(row: int) -> int:
         texts = [column[row] for column in split.texts]
-        return stable_key(seed, "class", *texts, float(split.targets[row]))
+        return stable_key(seed, "class", *texts, told[row])
 
     targets = KINDS[data.head.kind].damaged(data.head, split.targets, chosen, draw)
-    changed = int((targets != split.targets).sum())
+    unlike = targets != split.targets
+    changed = int(unlike.any(axis=1).sum() if unlike.ndim > 1 else unlike.sum())
     return DamagedSplit(
         Split(split.texts, targets, content_hash(split.texts, targets, data.head.kind, data.head.labels)),
         _fraction(changed, len(rows)),
@@ -119,11 +128,11 @@ def _change_labels(data: TaskData, split: Split, ratio: float, seed: int) -> Dam
 
 
 def _drop_rows(data: TaskData, split: Split, ratio: float, seed: int) -> DamagedSplit:
-    rows = _shuffled_rows(split, "row_drop", seed)
+    rows = _shuffled_rows(data.head, split, "row_drop", seed)
     lost = round(ratio * len(rows))
     keep = np.sort(rows[lost:])
     targets = split.targets[keep]
-    if len(np.unique(targets)) < 2:
+    if not KINDS[data.head.kind].varied(targets):
         what = KINDS[data.head.kind].several
         raise DataError(
             f"train of task {data.head.name!r}: row_drop noise of {ratio:g} leaves {len(keep)} of "

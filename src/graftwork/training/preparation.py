@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer
 
 from graftwork.data.splits import load_task
+from graftwork.data.targets.words import tags_of_rows, word_notes
 from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import longest_first
 from graftwork.distributed.processes import main_first, on_main
-from graftwork.kinds.scores import majority_score
+from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scores import majority_score, per_task_scores, settled_heads
 from graftwork.models.backbone import load_backbone
 from graftwork.models.identity import CACHE
 from graftwork.models.outputs import RowSample
@@ -27,10 +29,13 @@ from graftwork.search.grouping import ROWS, group_tasks, input_distances
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.data.task import Task
+    from graftwork.data.task_data import Split
     from graftwork.kinds.heads import TaskHead
+    from graftwork.kinds.linear_heads import TaskHeads
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.noise.kinds import Noise
 
@@ -139,6 +144,7 @@ def prepare(
     at("tokenising")
     # The main process makes the cache, the others find it.
     found = main_first(lambda: fitting_tokens(datas, backbone, tokenizer, max_length, cache_folder()))
+    words = [note for data in datas for note in word_notes(tokenizer, data, found.max_length)]
     return Prepared(
         name=model,
         backbone=backbone,
@@ -148,7 +154,7 @@ def prepare(
         noise=reports,
         tokens=found.splits,
         max_length=found.max_length,
-        notes=found.notes,
+        notes=[*found.notes, *words],
     )
 
 
@@ -176,12 +182,20 @@ def baselines(
     found = {}
     for data in prepared.datas:
         train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
-        own = {"majority": majority_score(data.head, train.targets, test.targets)}
+        constant = [_compared(prepared, data, split) for split in (train, test)]
+        own = {"majority": majority_score(data.head, *constant)}
         if probe:
             own["linear_probe"] = linear_probe(data.head, train, validation, test, embedder)
         found[data.head.name] = own
         advance()
     return found
+
+
+def _compared(prepared: Prepared, data: TaskData, split: Split) -> NDArray[Any]:
+    """Targets from which a constant guess is made: of tokens the tags of the words."""
+    if KINDS[data.head.kind].per != "token":
+        return split.targets
+    return tags_of_rows(prepared.tokenizer, data.head, split, prepared.max_length)
 
 
 def probe_texts(prepared: Prepared) -> int:
@@ -225,8 +239,21 @@ def find_groups(prepared: Prepared, seed: int) -> Grouping:
 
 
 def split_scores(trainer: Trainer, tokens: Dataset, split: str, tasks: Sequence[str]) -> dict[str, float]:
-    """Score of every task on one split, by the trainer's model as it is now; rows go in order of length."""
-    metrics = trainer.predict(longest_first(tokens), metric_key_prefix=split).metrics or {}
+    """Score of every task on one split, by the trainer's model as it is now; rows go in order of length.
+
+    Before validation is scored, heads choose on it what their kinds leave until then, such as thresholds.
+    """
+    found = trainer.predict(longest_first(tokens), metric_key_prefix=split)
+    metrics: dict[str, float] = found.metrics or {}
+    if split == "validation":
+        heads: TaskHeads = trainer.model.heads  # type: ignore[union-attr, assignment]
+        both: Any = found.label_ids
+        labels, rows = both
+        outputs: Any = found.predictions
+        settled = settled_heads(heads.heads, outputs, labels, rows)
+        if settled != heads.heads:
+            heads.heads = settled
+            return per_task_scores(outputs, labels, rows, settled)
     return {name: float(metrics[f"{split}_{name}"]) for name in tasks}
 
 

@@ -28,19 +28,25 @@ from graftwork.training.order import check_order
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from graftwork.models.multitask import TaskHeads
+    from graftwork.kinds.linear_heads import TaskHeads
 
 __all__ = ["MultiTaskTrainer", "offending_tasks", "suite_scores"]
 
 
-def suite_scores(heads: tuple[TaskHead, ...]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """A `compute_metrics`: the score of every task under its own metric, and `mean` over the tasks."""
+def suite_scores(
+    heads: tuple[TaskHead, ...] | Callable[[], tuple[TaskHead, ...]],
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics`: the score of every task under its own metric, and `mean` over the tasks.
+
+    Args:
+        heads: the tasks; or a function that gives them as they are when it scores.
+    """
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         # Transformers declares a tuple of one, whatever `label_names` says.
         label_ids: Any = prediction.label_ids
         labels, rows = label_ids
-        scores = per_task_scores(prediction.predictions, labels, rows, heads)
+        scores = per_task_scores(prediction.predictions, labels, rows, heads() if callable(heads) else heads)
         return {**scores, "mean": float(np.mean(list(scores.values())))}
 
     return compute
@@ -133,7 +139,7 @@ class MultiTaskTrainer(CheckpointingTrainer):
             model=model,
             args=args,
             train_dataset=train_dataset,
-            compute_metrics=suite_scores(model.heads.heads),
+            compute_metrics=suite_scores(lambda: model.heads.heads),
             **kwargs,
         )
         if self.is_fsdp_enabled:
@@ -204,7 +210,7 @@ class MultiTaskTrainer(CheckpointingTrainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         labels, rows = inputs.get("labels"), inputs.get("graft_rows")
         if model.training and labels is not None:
-            rows = torch.zeros_like(labels, dtype=torch.long) if rows is None else rows
+            rows = labels.new_zeros(len(labels), dtype=torch.long) if rows is None else rows
             self._batch = outputs.logits.detach(), labels, rows
         extra = None if self.extra_loss is None else self.extra_loss()
         if extra is not None and model.training:

@@ -11,9 +11,6 @@ from graftwork.models.probe import fit_probe
 from graftwork.training.preparation import Prepared
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from graftwork.recipe.settings import TrainingSettings
 
 __all__ = ["Probe"]
@@ -65,7 +62,7 @@ class Probe:
             for data in self.prepared.datas
         )
 
-    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors = self.prepared.embedder(self.training.pooling)(texts)
-        self.width = vectors.shape[1]
-        return vectors
+    def _embed(self, texts: Sequence[str], words: bool = False) -> Any:
+        found = self.prepared.embedder(self.training.pooling)(texts, words=words)
+        self.width = (found[0][0] if words else found).shape[1]
+        return found

@@ -47,13 +47,14 @@ def general_texts() -> tuple[str, ...]:
 
 def embed_general(prepared: Prepared, training: TrainingSettings) -> NDArray[np.float32]:
     """The sentences under the backbone before it is adapted, shape [sentences, d]."""
-    return embed(
+    vectors: NDArray[np.float32] = embed(
         prepared.backbone,
         prepared.tokenizer,
         general_texts(),
         _most_tokens(prepared),
         pooling=training.pooling,
     )
+    return vectors
 
 
 def forgetting(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graftwork.errors import ConfigError, DataError
+from graftwork.kinds.scoring.tags import entity_score
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,9 @@ __all__ = ["score"]
 
 def score(metric: str, predictions: ArrayLike, labels: ArrayLike) -> float:
     """Score predictions: class indices for classification metrics, numbers for correlations.
+
+    Of several labels, predictions and labels are rows of 0 and 1, shape [N, labels], for `micro_f1` and
+    `macro_f1`. Of tokens they are objects, the tags of each row's words.
 
     Correlations of a constant are 0; of anything that is not finite, NaN.
 
@@ -41,6 +45,12 @@ def _macro_f1(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels, predictions, average="macro", zero_division=0))
+
+
+def _micro_f1(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="micro", zero_division=0))
 
 
 def _matthews(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
@@ -71,10 +81,22 @@ def _correlation(measure: Callable[..., Any], predictions: NDArray[Any], labels:
     return float(measure(predictions.astype(np.float64), labels.astype(np.float64)).statistic)
 
 
+def _entity_f1(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
+    return entity_score(list(predictions), list(labels))
+
+
+def _token_accuracy(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
+    pairs = [pair for row in zip(predictions, labels, strict=True) for pair in zip(*row, strict=True)]
+    return sum(bool(told == true) for told, true in pairs) / max(1, len(pairs))
+
+
 _SCORERS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
     "accuracy": _accuracy,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
     "spearman": _spearman,
     "pearson": _pearson,
+    "micro_f1": _micro_f1,
+    "entity_f1": _entity_f1,
+    "token_accuracy": _token_accuracy,
 }

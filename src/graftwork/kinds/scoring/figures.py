@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graftwork.kinds.metrics import score
+from graftwork.kinds.scoring.metrics import score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["class_figures", "number_figures"]
+__all__ = ["class_figures", "label_figures", "number_figures"]
 
 
 def class_figures(labels: tuple[str, ...], predicted: NDArray[Any], expected: NDArray[Any]) -> dict[str, Any]:
@@ -69,4 +69,51 @@ def number_figures(predicted: NDArray[Any], expected: NDArray[Any]) -> dict[str,
         "spearman": score("spearman", predicted, expected),
         "mae": float(mean_absolute_error(expected, predicted)),
         "rmse": math.sqrt(float(mean_squared_error(expected, predicted))),
+    }
+
+
+def label_figures(
+    labels: tuple[str, ...],
+    predicted: NDArray[Any],
+    expected: NDArray[Any],
+    thresholds: tuple[float, ...] = (),
+) -> dict[str, Any]:
+    """Precision, recall and F1 of every label, and of all; 0 where a figure is undefined.
+
+    Args:
+        labels: in the order of the head.
+        predicted: 0 and 1, shape [N, labels].
+        expected: 0 and 1, shape [N, labels].
+        thresholds: of the head, if it has any.
+
+    Returns:
+        `classes`: per label `precision`, `recall`, `f1`, `support` (its rows), `predicted` (rows given it)
+        and perhaps its `threshold`; `macro`: their plain mean over the labels; `micro`: over all labels of
+        all rows; `exact`: part of the rows whose set is right.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    names = ("precision", "recall", "f1")
+
+    def figures(average: str | None) -> list[Any]:
+        return list(
+            precision_recall_fscore_support(expected, predicted, average=average, zero_division=0)[:3]
+        )
+
+    columns = figures(None)
+    return {
+        "classes": {
+            label: {
+                **{name: float(column[i]) for name, column in zip(names, columns, strict=True)},
+                "support": int(expected[:, i].sum()),
+                "predicted": int(predicted[:, i].sum()),
+                **({"threshold": thresholds[i]} if thresholds else {}),
+            }
+            for i, label in enumerate(labels)
+        },
+        **{
+            mean: {name: float(value) for name, value in zip(names, figures(mean), strict=True)}
+            for mean in ("macro", "micro")
+        },
+        "exact": float((predicted == expected).all(axis=1).mean()),
     }

@@ -1,0 +1,1 @@
+"""Rows whose targets stand in their tokens, as models learn and score them."""
