@@ -41,6 +41,7 @@ __all__ = [
     "pad",
     "row_lengths",
     "tokenise",
+    "tokenizer_identity",
 ]
 
 CHUNK = 8192
@@ -73,7 +74,7 @@ def tokenise(
     """
     from datasets import Dataset
 
-    identity = _tokenizer_identity(tokenizer)
+    identity = tokenizer_identity(tokenizer)
     result = {}
     for split in SPLITS:
         scale = [_learned_as(data, split) for data in datas]
@@ -295,7 +296,8 @@ def _store(table: pyarrow.Table, file: Path) -> None:
                 Path(temporary).unlink(missing_ok=True)
 
 
-def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A checksum that two tokenizers share if they make the same tokens of every text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content = json.loads(backend.to_str())
