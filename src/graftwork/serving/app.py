@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
+from graftwork.data.asked_rows import check_row, lacking
 from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.messages import shown
@@ -132,9 +133,11 @@ def make_app(service: Service, metrics: Metrics, key: str | None = None) -> Fast
                 for name, question in form.questions.items()
             }
             read = partial(read_all, rows=[form.state], names=list(questions), answers=Answers())
+            check_row(form.state, 1)
+            for name in questions:
+                if lack := lacking(form.state, tasks.tasks[name].head):
+                    raise RefusedError(422, f"question {name!r}: the state has {lack}.")
             reading, (found,) = await ask(request, [form.state], read)
-            for name, lack in reading.rows[0].skipped.items():
-                raise RefusedError(422, f"question {name!r}: the state has {lack}.")
             said = {name: typed_answer(question, found[name]) for name, question in questions.items()}
             usage = {"input_tokens": reading.tokens, "output_tokens": 0}
             return Json({"model": form.model, "answers": said, "usage": usage})

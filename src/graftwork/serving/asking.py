@@ -31,12 +31,14 @@ class Reading:
         questions: of all rows.
         places: the row of every question.
         answers: how they are given.
+        order: of the tasks.
     """
 
     rows: Sequence[AskedRow]
     questions: Sequence[tuple[Group, Question]]
     places: Sequence[int]
     answers: Answers
+    order: Sequence[str]
     tokens: int = field(init=False)
     """What the rows are for the backbone, special tokens included."""
 
@@ -54,7 +56,7 @@ class Reading:
         for place, (_, question), outputs in zip(self.places, self.questions, said, strict=True):
             for head in question.heads:
                 found[place][head.name] = self.answers.describe(head, outputs[head.name])
-        return found
+        return [{name: mine[name] for name in self.order if name in mine} for mine in found]
 
 
 def read_tasks(tasks: TaskSet, rows: Sequence[Any], task: str | None, answers: Answers) -> Reading:
@@ -125,7 +127,7 @@ def _asked(tasks: TaskSet, rows: Sequence[AskedRow], answers: Answers) -> Readin
         asked = [(texts, heads) for _, texts, heads in mine]
         questions += [(group, one) for one in ask(group.tokenizer, asked, group.model.max_length)]
         places += [place for place, _, _ in mine]
-    return Reading(rows, questions, places, answers)
+    return Reading(rows, questions, places, answers, list(tasks.tasks))
 
 
 def characters(row: Any) -> int:

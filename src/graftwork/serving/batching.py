@@ -77,7 +77,7 @@ class Item:
 def choose(waiting: Iterable[Item], limits: Limits) -> tuple[list[Item], bool]:
     """The next batch, of one model: the oldest question, and in their order all that fit to it.
 
-    A question that does not fit is left for a later batch. The oldest is always taken, so none waits for ever.
+    A question that does not fit is left for a later batch. The oldest is always taken: none waits for ever.
 
     Args:
         waiting: questions, the oldest first.

@@ -78,7 +78,7 @@ def fuse(models: Sequence[MultiTaskModel], base: PreTrainedModel) -> MultiTaskMo
     config.structure = {"format": 1, "tasks": tasks, "sites": tables}
     config.base_model_name_or_path = base.name_or_path
     with quiet_peft():
-        adapted = get_peft_model(base, config)  # type: ignore[arg-type]
+        adapted = get_peft_model(base, config)
     for name, layer in graft_view(adapted).sites.items():
         _fill_(layer, name, views)
     model = MultiTaskModel(adapted, heads, pooling=models[0].pooling, max_length=models[0].max_length)

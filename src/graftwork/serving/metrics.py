@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -22,7 +22,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry, "namespace": "graftwork"}
+        own: Any = {"registry": self.registry, "namespace": "graftwork"}
         self._requests = Counter("requests", "Requests by path and status.", ["path", "status"], **own)
         self._seconds = Histogram("request_seconds", "Time of requests.", ["path"], buckets=SECONDS, **own)
         self._answers = Counter("answers", "Answers by task.", ["task"], **own)

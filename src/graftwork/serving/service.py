@@ -101,8 +101,9 @@ class Service:
                 self.engine.put(job, reading.questions)
                 said = asyncio.wrap_future(job.future)
                 left = asyncio.ensure_future(gone())
+                both: set[asyncio.Future[Any]] = {said, left}
                 try:
-                    await asyncio.wait({said, left}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     left.cancel()
                 if not said.done():

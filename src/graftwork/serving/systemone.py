@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from graftwork.kinds.heads import TaskHead
 from graftwork.messages import listed, shown
 from graftwork.serving.service import RefusedError
 
-try:
-    from transformers.decision import DecisionConfig
-    from transformers.decision.template_utils import Question as TypedQuestion
-except ImportError:  # Transformers before 5.23
-    DecisionConfig = TypedQuestion = None
-
 __all__ = ["available", "typed", "typed_answer"]
 
 
 def available() -> bool:
     """Whether the installed Transformers knows the questions."""
-    return TypedQuestion is not None
+    return find_spec("transformers.decision") is not None  # since 5.23
 
 
 def typed(name: str, question: Mapping[str, Any], head: TaskHead) -> Any:
@@ -29,12 +24,15 @@ def typed(name: str, question: Mapping[str, Any], head: TaskHead) -> Any:
     Raises:
         RefusedError: it is no such question, or its criteria are not the labels.
     """
+    from transformers.decision import DecisionConfig
+    from transformers.decision.template_utils import Question
+
     if head.kind != "classification":
         raise RefusedError(422, f"question {name!r}: the task is of kind {head.kind}; ask it by /v1/predict.")
     criteria = question.get("criteria")
     most = [str(place) for place in range(len(criteria))] if isinstance(criteria, dict | list) else []
     try:
-        found = TypedQuestion.from_request(
+        found = Question.from_request(
             name, dict(question), DecisionConfig(labels={"choice": most, "score": most})
         )
     except (ValueError, TypeError) as error:
