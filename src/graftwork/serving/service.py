@@ -169,7 +169,7 @@ class Service:
         return place
 
     async def unload(self, task: str) -> None:
-        """Serve a task no longer.
+        """Take a task out of what is served.
 
         Raises:
             RefusedError: it is not served.
