@@ -14,12 +14,12 @@ import pytest
 
 import graftwork as gw
 from graftwork.serving import engine as engines
-from graftwork.serving.app import make_app
-from graftwork.serving.door import Door
 from graftwork.serving.engine import Engine
 from graftwork.serving.limits import Limits
-from graftwork.serving.metrics import Metrics
 from graftwork.serving.service import Service, load_tasks
+from graftwork.serving.web.app import make_app
+from graftwork.serving.web.door import Door
+from graftwork.serving.web.metrics import Metrics
 from toy_served import MOOD, PAIR, rows_of, write_folders, write_served
 
 testclient = pytest.importorskip("starlette.testclient")

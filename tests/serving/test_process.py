@@ -24,7 +24,7 @@ import pytest
 
 import graftwork as gw
 from commands import fails
-from graftwork.serving.server import KEY
+from graftwork.serving.web.server import KEY
 from toy_served import rows_of, write_folders, write_served
 
 PATIENCE = 120

@@ -13,10 +13,10 @@ import pytest
 
 from graftwork.kinds.answers import Answers
 from graftwork.serving.asking import read_tasks
-from graftwork.serving.door import Door
 from graftwork.serving.engine import Engine
 from graftwork.serving.limits import Limits
 from graftwork.serving.service import RefusedError, Service, load_tasks
+from graftwork.serving.web.door import Door
 from toy_served import TRUE, write_served
 from toyrun import write_backbone
 

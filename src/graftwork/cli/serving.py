@@ -54,7 +54,7 @@ def serve(
         raise ServingError(f"serving needs {', '.join(missing)}; run: pip install 'graftwork[serve]'")
     from graftwork.models.files import Loading
     from graftwork.serving.limits import Limits
-    from graftwork.serving.server import serve as run
+    from graftwork.serving.web.server import serve as run
 
     limits = Limits(
         batch_rows=batch_rows,

@@ -23,7 +23,9 @@ from graftwork.kinds.answers import Answers
 from graftwork.messages import shown
 from graftwork.serving.asking import Reading, UnknownTaskError, read_all, read_tasks
 from graftwork.serving.engine import BusyError, ClosedError
-from graftwork.serving.forms import (
+from graftwork.serving.service import RefusedError, Service
+from graftwork.serving.tasks import Served, TaskSet
+from graftwork.serving.web.forms import (
     Classify,
     Json,
     LoadTask,
@@ -34,10 +36,8 @@ from graftwork.serving.forms import (
     refusal,
     validation_line,
 )
-from graftwork.serving.metrics import Metrics
-from graftwork.serving.service import RefusedError, Service
-from graftwork.serving.systemone import available, typed, typed_answer
-from graftwork.serving.tasks import Served, TaskSet
+from graftwork.serving.web.metrics import Metrics
+from graftwork.serving.web.systemone import available, typed, typed_answer
 
 __all__ = ["ALL", "make_app"]
 
@@ -165,7 +165,7 @@ def make_app(service: Service, metrics: Metrics, key: str | None = None) -> Fast
 
     @app.get("/")
     async def page() -> Response:
-        text = files("graftwork.serving").joinpath("page/index.html").read_text(encoding="utf-8")
+        text = files("graftwork.serving.web").joinpath("page/index.html").read_text(encoding="utf-8")
         return HTMLResponse(text, headers={"content-security-policy": POLICY})
 
     if service.models is not None and key:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from graftwork.serving.forms import refusal
+from graftwork.serving.web.forms import refusal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

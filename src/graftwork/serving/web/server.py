@@ -14,12 +14,12 @@ import uvicorn
 
 from graftwork.errors import ServingError
 from graftwork.models.files import Loading
-from graftwork.serving.app import make_app
-from graftwork.serving.door import Door
 from graftwork.serving.engine import Engine
 from graftwork.serving.limits import Limits
-from graftwork.serving.metrics import Metrics
 from graftwork.serving.service import Service, load_tasks
+from graftwork.serving.web.app import make_app
+from graftwork.serving.web.door import Door
+from graftwork.serving.web.metrics import Metrics
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
