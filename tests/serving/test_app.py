@@ -200,7 +200,7 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "unknown field": ("/v1/classify", {"model": "mood", "input": "a", "activation": 1}, 400, "activation"),
     "no rows": ("/v1/classify", {"model": "mood", "input": []}, 400, "no rows"),
     "token ids": ("/v1/classify", {"model": "mood", "input": [1, 2]}, 400, "row 1 is 1, not a text"),
-    "other kind": ("/v1/classify", {"model": "size", "input": "a"}, 400, "ask it by /v1/predict"),
+    "other kind": ("/v1/classify", {"model": "size", "input": "a"}, 400, "ask /v1/predict"),
     "many rows": ("/v1/predict", {"rows": ["a"] * 9, "task": "mood"}, 413, "9 rows; give at most 8"),
     "long row": ("/v1/predict", {"rows": ["a" * 201], "task": "mood"}, 413, "201 characters"),
     "large body": ("/v1/predict", {"rows": ["a" * 5000], "task": "mood"}, 413, "more than 4,000 bytes"),

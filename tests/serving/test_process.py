@@ -24,6 +24,7 @@ import pytest
 
 import graftwork as gw
 from commands import fails
+from graftwork.cli import serving
 from graftwork.serving.web.server import KEY
 from toy_served import rows_of, write_folders, write_served
 
@@ -216,3 +217,11 @@ def test_a_model_is_loaded_while_it_runs(folders: list[Path], tmp_path: Path) ->
         found = post(address, "/v1/predict", rows=["red stone"], task="size")["answers"]
         expected = gw.load(tmp_path / "late").predict(["red stone"], "size")
         assert found[0]["score"] == pytest.approx(expected[0]["score"], abs=1e-5)
+
+
+def test_missing_packages_are_named(
+    folders: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "prometheus_client" else name)
+    line = fails(capsys, "serve", str(folders[0]))
+    assert "serving needs prometheus-client; run: pip install 'graftwork[serve]'" in line

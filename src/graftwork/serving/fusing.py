@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from peft import PeftModel, get_peft_model
 
+from graftwork.attached import attach
 from graftwork.data.tokens import tokenizer_identity
 from graftwork.edges import quiet_peft
+from graftwork.models.first_pass import WIDTH_NAME, measured_width
 from graftwork.models.identity import identity_of
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.routing.router import find_router
@@ -77,6 +79,8 @@ def fuse(models: Sequence[MultiTaskModel], base: PreTrainedModel) -> MultiTaskMo
     config.scale = 1.0
     config.structure = {"format": 1, "tasks": tasks, "sites": tables}
     config.base_model_name_or_path = base.name_or_path
+    if (width := measured_width(models[0].backbone)) is not None:
+        attach(base, WIDTH_NAME, width)
     with quiet_peft():
         adapted = get_peft_model(base, config)
     for name, layer in graft_view(adapted).sites.items():

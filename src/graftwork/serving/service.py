@@ -153,8 +153,12 @@ class Service:
         return part
 
     def _with(self, place: Path, name: str) -> tuple[Part, TaskSet]:
-        part = load_part(place, self._backbones, name)
-        return part, self.tasks.with_part(part)
+        try:
+            part = load_part(place, self._backbones, name)
+            return part, self.tasks.with_part(part)
+        except GraftworkError:
+            self.tasks.forget_others()
+            raise
 
     def _place(self, folder: str) -> Path:
         assert self.models is not None

@@ -188,6 +188,10 @@ class TaskSet:
             replace(part, offered=tuple(name for name in part.offered if name != task)) for part in self.parts
         ]
         found = TaskSet([part for part in left if part.offered], self._backbones)
-        used = {identity_of(part.model.backbone) for part in found.parts}
-        self._backbones.keep({identity for identity in used if identity is not None})
+        found.forget_others()
         return found
+
+    def forget_others(self) -> None:
+        """Forget the backbones on which none of these models stands."""
+        used = {identity_of(part.model.backbone) for part in self.parts}
+        self._backbones.keep({identity for identity in used if identity is not None})

@@ -78,17 +78,20 @@ def make_app(service: Service, metrics: Metrics, key: str | None = None) -> Fast
     @app.post("/classify")
     async def classify(form: Classify, request: Request) -> Response:
         rows = [form.input] if isinstance(form.input, str) else form.input
-        head = _task(service.tasks, form.model).head
-        if head.kind != "classification":
-            raise RefusedError(
-                400, f"task {head.name!r} is of kind {head.kind}, which has no class; ask it by /v1/predict."
-            )
-        read = partial(read_tasks, rows=rows, task=form.model, answers=Answers())
+
+        def read(tasks: TaskSet) -> Reading:
+            head = _task(tasks, form.model).head
+            if head.kind != "classification":
+                raise RefusedError(
+                    400, f"task {head.name!r} is of kind {head.kind}, which has no class; ask /v1/predict."
+                )
+            return read_tasks(tasks, rows, form.model, Answers())
+
         reading, answers = await ask(request, rows, read)
         data = []
         for index, row in enumerate(answers):
-            answer = row[head.name]
-            probs = [answer["probabilities"][label] for label in head.labels]
+            answer = row[form.model]
+            probs = list(answer["probabilities"].values())
             data.append({"index": index, "label": answer["label"], "probs": probs, "num_classes": len(probs)})
         return Json(
             {
@@ -127,16 +130,17 @@ def make_app(service: Service, metrics: Metrics, key: str | None = None) -> Fast
                 raise RefusedError(404, f"unknown model {shown(form.model)}; all tasks together are {ALL!r}.")
             if form.assets:
                 raise RefusedError(422, "assets are given, but the tasks read texts alone.")
-            tasks = service.tasks
-            questions = {
-                name: typed(name, question, _task(tasks, name).head)
-                for name, question in form.questions.items()
-            }
-            read = partial(read_all, rows=[form.state], names=list(questions), answers=Answers())
-            check_row(form.state, 1)
-            for name in questions:
-                if lack := lacking(form.state, tasks.tasks[name].head):
-                    raise RefusedError(422, f"question {name!r}: the state has {lack}.")
+            questions: dict[str, Any] = {}
+
+            def read(tasks: TaskSet) -> Reading:
+                check_row(form.state, 1)
+                for name, question in form.questions.items():
+                    head = _task(tasks, name).head
+                    questions[name] = typed(name, question, head)
+                    if lack := lacking(form.state, head):
+                        raise RefusedError(422, f"question {name!r}: the state has {lack}.")
+                return read_all(tasks, [form.state], list(questions), Answers())
+
             reading, (found,) = await ask(request, [form.state], read)
             said = {name: typed_answer(question, found[name]) for name, question in questions.items()}
             usage = {"input_tokens": reading.tokens, "output_tokens": 0}

@@ -70,6 +70,7 @@ class Door:
         if said.isdigit() and int(said) > self._body:
             return too_large
         parts: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(self._seconds):
                 while True:
@@ -77,7 +78,8 @@ class Door:
                     if message["type"] != "http.request":
                         return 400, "the connection was closed before the body had come."
                     parts.append(message.get("body", b""))
-                    if sum(map(len, parts)) > self._body:
+                    size += len(parts[-1])
+                    if size > self._body:
                         return too_large
                     if not message.get("more_body"):
                         return b"".join(parts)

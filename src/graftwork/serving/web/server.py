@@ -28,6 +28,8 @@ __all__ = ["KEY", "serve"]
 
 KEY = "GRAFTWORK_API_KEY"
 """Environment variable of the key for loading and unloading."""
+CONNECTIONS = 2048
+"""Open connections, each of which may hold one body; more get 503."""
 GRACE = 2.0
 """Seconds that connections have to close after the last request that may be answered."""
 
@@ -140,6 +142,7 @@ def _config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         app,
         log_level="warning",
         access_log=False,
+        limit_concurrency=CONNECTIONS,
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=int(2 * limits.timeout + GRACE) + 1,
