@@ -24,6 +24,7 @@ from graftwork.kinds.registry import KINDS, KindName
 from graftwork.kinds.regression import Regression
 from graftwork.kinds.scores import majority_score, per_task_scores
 from graftwork.models.multitask import TaskHeads
+from graftwork.texts.scores import _PACKAGES, METRICS, _there
 from toy_heads import HEADS
 
 
@@ -33,7 +34,15 @@ def test_every_kind_has_a_name_a_loss_and_metrics_that_are_known() -> None:
         assert kind.name == name
         assert set(kind.metrics) <= set(get_args(Metric))
         for metric in kind.metrics:
-            assert score(metric, np.arange(4), np.arange(4)) == 1.0
+            if metric == "likelihood":  # of losses, not of what is right
+                assert score(metric, np.full(4, math.log(2)), np.arange(4)) == pytest.approx(0.5)
+            elif kind.written:
+                if metric not in _PACKAGES or _there(metric):
+                    assert METRICS[metric](
+                        ["red lamp 3 on it"] * 2, [["red lamp 3 on it"]] * 2
+                    ) == pytest.approx(1)
+            else:
+                assert score(metric, np.arange(4), np.arange(4)) == 1.0
         labels = ("a", "b", "c") if name == "classification" else ()
         head = TaskHead("t", ("text",), "label", name, kind.metrics[0], labels)  # type: ignore[arg-type]
         assert kind.predicted(np.zeros((2, head.size), np.float32)).dtype == kind.dtype

@@ -17,6 +17,7 @@ import torch
 
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import TaskData
+from graftwork.data.written import TRAINED, written_tokens
 from graftwork.distributed.notes import note_once
 from graftwork.edges import library_errors
 from graftwork.errors import DataError
@@ -45,7 +46,9 @@ def tokenise(
     """Tokenise all tasks, one dataset per split, and keep the result on disk.
 
     Columns: those of the tokenizer (`input_ids`, `attention_mask`, perhaps `token_type_ids`), `labels`
-    (class index, or `(score - mean) / std`) and `graft_rows` (index of the task in `datas`).
+    (class index, or `(score - mean) / std`) and `graft_rows` (index of the task in `datas`). If a language
+    model itself answers a task, there is also `trained`, 1 for tokens that are learned; rows of such a task
+    that have none are left out.
     The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
     name and renamed, so that concurrent runs can share a folder.
 
@@ -62,7 +65,7 @@ def tokenise(
     result = {}
     for split in SPLITS:
         scale = [(data.sha256[split], data.head.labels, data.head.mean, data.head.std) for data in datas]
-        key = _digest(_FORMAT, identity, max_length, scale)
+        key = _digest(_FORMAT, identity, max_length, scale, *_writing(datas, tokenizer))
         file = Path(cache_dir) / f"tokens-{split}-{key[:32]}.arrow" if cache_dir is not None else None
         cached = _load(file) if file is not None else None
         if cached is None:
@@ -139,6 +142,10 @@ def collate(
 
     def collator(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad(tokenizer, features)
+        if TRAINED in features[0]:
+            longest = batch["input_ids"].shape[1]
+            padded = [[*row[TRAINED], *[0] * (longest - len(row[TRAINED]))] for row in features]
+            batch[TRAINED] = torch.tensor(padded, dtype=torch.long)
         batch["labels"] = torch.tensor([feature["labels"] for feature in features], dtype=torch.float32)
         batch["graft_rows"] = torch.tensor([feature["graft_rows"] for feature in features], dtype=torch.int64)
         return batch
@@ -153,18 +160,27 @@ def _table(
 
     types = {"input_ids": pyarrow.int32()}
     parts = []
+    any_written = any(data.head.written for data in datas)
     for task, data in enumerate(datas):
         part = data.splits[split]
         targets = ((part.targets - data.head.mean) / data.head.std).astype(np.float32)
         for start in range(0, len(part), CHUNK):
             rows = slice(start, start + CHUNK)
-            tokens = encode(tokenizer, [column[rows] for column in part.texts], max_length)
+            found = targets[rows]
+            if data.head.written:
+                chosen = range(start, min(start + CHUNK, len(part)))
+                tokens, kept = written_tokens(tokenizer, data.head, part, chosen)
+                found = targets[kept]
+            else:
+                tokens = encode(tokenizer, [column[rows] for column in part.texts], max_length)
+                if any_written:
+                    tokens[TRAINED] = [[0] * len(ids) for ids in tokens["input_ids"]]
             columns = {
                 name: pyarrow.array(values, type=pyarrow.list_(types.get(name, pyarrow.int8())))
-                for name, values in tokens.items()
+                for name, values in (sorted(tokens.items()) if any_written else tokens.items())
             }
-            columns["labels"] = pyarrow.array(targets[rows])
-            columns["graft_rows"] = pyarrow.array(np.full(len(targets[rows]), task, dtype=np.int64))
+            columns["labels"] = pyarrow.array(found)
+            columns["graft_rows"] = pyarrow.array(np.full(len(found), task, dtype=np.int64))
             parts.append(pyarrow.table(columns))
     return pyarrow.concat_tables(parts).combine_chunks()
 
@@ -203,6 +219,16 @@ def _store(table: pyarrow.Table, file: Path) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
+
+
+def _writing(datas: Sequence[TaskData], tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """What the tokens of tasks depend on that the language model itself answers; nothing for others."""
+    written = [None if data.head.writing is None else data.head.writing.as_dict() for data in datas]
+    return (
+        [written, getattr(tokenizer, "chat_template", None)]
+        if any(data.head.written for data in datas)
+        else []
+    )
 
 
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -11,8 +11,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Column", "Head", "Kind", "Metric", "TaskSettings"]
 
-Metric = Literal["accuracy", "macro_f1", "matthews", "pearson", "spearman"]
-"""Names of `graftwork.kinds.metrics`."""
+Metric = Literal[
+    "accuracy",
+    "macro_f1",
+    "matthews",
+    "pearson",
+    "spearman",
+    "likelihood",
+    "token_f1",
+    "exact_match",
+    "number",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "bleu",
+    "chrf",
+]
+"""Names of `graftwork.kinds.metrics` and, from `token_f1` on, of `graftwork.texts.scores`."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,10 @@ class Kind(Protocol):
     """Fields of its answers, beside `task`."""
     dtype: str
     """NumPy's name for the type of predictions."""
+    written: bool = False
+    """Whether the language model itself answers, without a head."""
+    in_training: Metric | None = None
+    """What outputs are scored by where that is not the metric of the task."""
 
     def faults(self, task: TaskSettings) -> list[str]:
         """What is wrong with the settings of a task that only some kinds have."""

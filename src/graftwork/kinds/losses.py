@@ -43,5 +43,14 @@ def _squared_error(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tenso
     return (logits[:, 0] - targets) ** 2
 
 
-LOSSES: dict[str, RowLoss] = {"classification": _cross_entropy, "regression": _squared_error}
+def _own_loss(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tensor | None) -> Tensor:
+    """The output itself: the language model has computed the loss where it has the tokens."""
+    return logits[:, 0]
+
+
+LOSSES: dict[str, RowLoss] = {
+    "classification": _cross_entropy,
+    "regression": _squared_error,
+    "generation": _own_loss,
+}
 """Name of a kind -> its loss."""

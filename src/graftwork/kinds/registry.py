@@ -7,10 +7,11 @@ from typing import Literal
 from graftwork.kinds.classification import Classification
 from graftwork.kinds.kind import Kind
 from graftwork.kinds.regression import Regression
+from graftwork.kinds.written.generation import Generation
 
 __all__ = ["KINDS", "KindName"]
 
-KindName = Literal["classification", "regression"]
+KindName = Literal["classification", "regression", "generation"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classification(), Regression(), Generation())}
 """Name -> kind."""

@@ -42,7 +42,9 @@ def per_task_scores(
             scores[head.name] = float("nan")
             continue
         kind = KINDS[head.kind]
-        scores[head.name] = score(head.metric, kind.predicted(own), kind.expected(targets[mine]))
+        scores[head.name] = score(
+            kind.in_training or head.metric, kind.predicted(own), kind.expected(targets[mine])
+        )
     return scores
 
 

@@ -181,7 +181,8 @@ class GraftLayer(GatedPools):
             return hidden + F.linear(units, up).to(hidden.dtype)
         factors = hidden.flatten(0, -2), units.flatten(0, -2), up.t()
         if not torch.is_grad_enabled():
-            return factors[0].addmm_(*factors[1:]).view(hidden.shape)
+            # Autocast leaves products in place as they are.
+            return factors[0].addmm_(factors[1], factors[2].to(units.dtype)).view(hidden.shape)
         return torch.addmm(*factors).view(hidden.shape)
 
     def _row_gates(self, name: str, rows: int | Tensor, dimensions: int) -> Tensor:
