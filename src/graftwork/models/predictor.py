@@ -17,8 +17,11 @@ from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
 from graftwork.messages import listed, mended, shown
+from graftwork.models.causal.answering import answer_texts
 from graftwork.models.files import read_report
 from graftwork.models.folder import Loading, load_model
+from graftwork.texts.rows import Reader
+from graftwork.texts.template import template_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +35,10 @@ RowLike = Mapping[str, Any] | str | Sequence[str]
 
 CHUNK = 64
 """Batches whose rows are read ahead and sorted by length together."""
+
+
+WRITTEN = 4
+"""The same for models that write: each batch takes long, and its answers are wanted."""
 
 
 class Predictor:
@@ -140,7 +147,8 @@ class Predictor:
             digits: decimals of probabilities, and of scores in units of their deviation; all, unless given.
 
         Returns:
-            `{"task", "label", "probabilities": {label: p}}` for classes, `{"task", "score"}` for numbers.
+            `{"task", "label", "probabilities": {label: p}}` for classes, `{"task", "score"}` for numbers,
+            `{"task", "text"}` for tasks that the language model answers in its own words.
 
         Raises:
             DataError: a row has no task, an unknown one, other texts than its task, or lacks a field that is
@@ -186,13 +194,21 @@ class Predictor:
     @property
     def ahead(self) -> int:
         """How many rows are sorted by length together."""
-        return CHUNK * self.batch_size
+        return (CHUNK if not self.model.causal else WRITTEN) * self.batch_size
 
     def _predict_rows(self, rows: list[_Row], answers: Answers) -> list[dict[str, Any]]:
-        tokens = self._tokenise(rows)
-        order = sorted(range(len(rows)), key=lambda index: -len(tokens[index]["input_ids"]))
         index_of = {name: index for index, name in enumerate(self.heads)}
         results: list[dict[str, Any]] = [{} for _ in rows]
+        asked = [index for index, row in enumerate(rows) if row.head.written]
+        if asked:
+            self._write(rows, asked, index_of, results, answers)
+            rest = [index for index, row in enumerate(rows) if not row.head.written]
+            others = self._predict_rows([rows[index] for index in rest], answers) if rest else []
+            for index, found in zip(rest, others, strict=True):
+                results[index] = found
+            return results
+        tokens = self._tokenise(rows)
+        order = sorted(range(len(rows)), key=lambda index: -len(tokens[index]["input_ids"]))
         for start in range(0, len(order), self.batch_size):
             picked = order[start : start + self.batch_size]
             batch = pad(self.tokenizer, [tokens[index] for index in picked])
@@ -207,10 +223,31 @@ class Predictor:
                 results[index] = row.kept | answers.describe(row.head, outputs[: row.head.size])
         return results
 
+    def _write(
+        self,
+        rows: list[_Row],
+        asked: list[int],
+        index_of: Mapping[str, int],
+        results: list[dict[str, Any]],
+        answers: Answers,
+    ) -> None:
+        """Write the answers of some rows, all tasks together, into the results."""
+        sources = [rows[index].texts[0] for index in asked]
+        tasks = [index_of[rows[index].head.name] for index in asked]
+        heads = list(self.heads.values())
+        texts = answer_texts(
+            self.model.backbone, self.tokenizer, heads, tasks, sources, batch_size=self.batch_size
+        )
+        for index, text in zip(asked, texts, strict=True):
+            results[index] = rows[index].kept | answers.written(rows[index].head, text)
+
     def _read(self, row: RowLike, number: int, task: str | None, answers: Answers) -> _Row:
         head = self.heads[self._task_of(row, number, task)]
         if not isinstance(row, Mapping):
             row = _with_fields(row, number, head)
+        if head.writing is not None:
+            source = Reader(head.writing).asked(row, f"row {number}")
+            return _Row(head, (source,), answers.kept(row, number))
         texts = tuple(_text(row, field, number, head.name) for field in head.text)
         return _Row(head, texts, answers.kept(row, number))
 
@@ -273,6 +310,12 @@ def _with_fields(row: str | Sequence[str], number: int, head: TaskHead) -> dict[
         DataError: they are more or fewer than the task has.
     """
     texts = [row] if isinstance(row, str) else list(row)
+    if head.writing is not None:
+        fields = template_fields(head.writing.prompt or "") or (head.writing.source,)
+        if head.writing.is_list or len(fields) != len(texts):
+            given = "a list of messages" if head.writing.is_list else f"the fields {listed(fields)}"
+            raise DataError(f"row {number} is a text, but task {head.name!r} reads {given}; give a mapping.")
+        return dict(zip(fields, texts, strict=True))
     if len(texts) != len(head.text):
         raise DataError(
             f"row {number} has {len(texts)} texts, but task {head.name!r} reads "

@@ -8,7 +8,7 @@ templates leave empty.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graftwork.edges import library_errors
@@ -71,6 +71,10 @@ class Renderer:
                 "tokenizer.eos_token"
             )
         return tuple(dict.fromkeys(found))
+
+    def in_list(self) -> Renderer:
+        """The same for sources that are lists of messages."""
+        return Renderer(self.tokenizer, replace(self.writing, form="messages"))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         with library_errors(f"{type(self.tokenizer).__name__} cannot read the texts", DataError):

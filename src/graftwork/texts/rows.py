@@ -87,6 +87,20 @@ class Reader:
             return _dumped(self._split(row, where)[0])
         return self._text(row, where)
 
+    def asked(self, row: Row, where: str) -> str:
+        """The source of a row to be answered: of chat rows all messages, but for an answer at the end.
+
+        Raises:
+            DataError: a field is missing, or no text.
+        """
+        if not self.writing.is_list:
+            return self._text(row, where)
+        messages = [self._message(item, where) for item in self._list(row, where)]
+        before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        if not before:
+            raise DataError(f"{where}: the assistant speaks first, so there is no prompt")
+        return _dumped(before)
+
     def answers(self, row: Row, where: str) -> tuple[str, ...]:
         """The answers of a row that count as right; the first one is learned.
 

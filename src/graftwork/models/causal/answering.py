@@ -13,12 +13,15 @@ from graftwork.edges import forward_errors
 from graftwork.models.causal.model import language_model
 from graftwork.models.traceless import traceless
 from graftwork.routing.rows import ROWS_KEYWORD
+from graftwork.texts.rendering import Renderer
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["BATCH", "Prompt", "left_padded", "write_answers"]
+    from graftwork.kinds.heads import TaskHead
+
+__all__ = ["BATCH", "Prompt", "answer_texts", "left_padded", "prompts_of", "write_answers"]
 
 BATCH = 16
 """Prompts of a batch."""
@@ -55,6 +58,7 @@ def write_answers(
     batch_size: int = BATCH,
     advance: Callable[[int], object] = lambda count: None,
     routed: bool = True,
+    streamer: Any = None,
     **settings: Any,
 ) -> list[list[int]]:
     """The likeliest next tokens, one after the other, of every prompt; tasks may be mixed freely.
@@ -68,6 +72,7 @@ def write_answers(
         batch_size: prompts that are answered together.
         advance: told how many were answered since the last time.
         routed: whether the adapters have several tasks.
+        streamer: of Transformers, is told of every token of a single prompt.
         **settings: of `transformers.GenerationConfig`, in place of greedy ones.
 
     Returns:
@@ -105,7 +110,9 @@ def write_answers(
             routing = {ROWS_KEYWORD: rows} if routed else {}
             inputs = {"input_ids": ids, "attention_mask": mask}
             with forward_errors(inputs):
-                written = model.generate(**inputs, generation_config=config, **routing)[:, ids.shape[1] :]
+                written = model.generate(**inputs, generation_config=config, streamer=streamer, **routing)[
+                    :, ids.shape[1] :
+                ]
             for i, row, answer in zip(
                 order[start : start + batch_size], picked, written.tolist(), strict=True
             ):
@@ -114,3 +121,45 @@ def write_answers(
                 found[i] = answer[:end]
             advance(len(picked))
     return found
+
+
+def prompts_of(renderer: Renderer, task: int, sources: Sequence[str]) -> list[Prompt]:
+    """The prompts of some rows of a task; of one that is too long the end is kept, which asks."""
+    writing = renderer.writing
+    return [
+        Prompt(ids[-writing.max_length :], task, writing.max_new_tokens, renderer.ends)
+        for ids in renderer.prompts(sources)
+    ]
+
+
+def answer_texts(
+    backbone: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    heads: Sequence[TaskHead],
+    tasks: Sequence[int],
+    sources: Sequence[str],
+    **options: Any,
+) -> list[str]:
+    """The answers to rows of several tasks as texts, in the order of the rows.
+
+    Args:
+        backbone: a causal model, perhaps under adapters.
+        tokenizer: its tokenizer.
+        heads: all tasks of the model.
+        tasks: of every row, the index of its task, a written one.
+        sources: what the prompt of every row is made of.
+        **options: of `write_answers`.
+    """
+    renderers: dict[int, Renderer] = {}
+    prompts: list[Prompt | None] = [None] * len(sources)
+    for task in dict.fromkeys(tasks):
+        writing = heads[task].writing
+        assert writing is not None
+        renderers[task] = Renderer(tokenizer, writing)
+        mine = [row for row, own in enumerate(tasks) if own == task]
+        found = prompts_of(renderers[task], task, [sources[row] for row in mine])
+        for row, prompt in zip(mine, found, strict=True):
+            prompts[row] = prompt
+    ready = [prompt for prompt in prompts if prompt is not None]
+    written = write_answers(backbone, tokenizer, ready, **options)
+    return [renderers[task].text(ids) for task, ids in zip(tasks, written, strict=True)]

@@ -14,9 +14,8 @@ import torch
 from graftwork.data.tokens import collate, longest_first
 from graftwork.data.written import TRAINED, written_tokens
 from graftwork.errors import DataError
-from graftwork.models.causal.answering import BATCH, Prompt, write_answers
+from graftwork.models.causal.answering import BATCH, answer_texts
 from graftwork.models.outputs import forward_rows
-from graftwork.texts.rendering import Renderer
 from graftwork.texts.rows import messages_of
 from graftwork.texts.scores import text_figures, text_score
 
@@ -69,39 +68,39 @@ def score_texts(
     most: Mapping[str, int | None],
     advance: Callable[[int], object] = lambda count: None,
     routed: bool = True,
+    order: Sequence[str] | None = None,
 ) -> dict[str, TextScore]:
     """Write answers for rows of all written tasks, mixed in batches, and score them.
 
     Args:
         backbone: a causal model, perhaps under adapters.
         tokenizer: its tokenizer.
-        datas: all tasks of the model, in its order; those that are not written are passed over.
+        datas: tasks; those that are not written are passed over.
         split: of which rows.
         most: rows of a task; None: `MOST`.
         advance: told how many rows were answered since the last time.
         routed: whether the adapters have several tasks.
+        order: the tasks of the model in its order, if they are others than `datas`.
     """
-    prompts: list[Prompt] = []
-    chosen: dict[str, list[int]] = {}
-    renderers: dict[str, Renderer] = {}
-    for index, data in enumerate(datas):
-        head, writing = data.head, data.head.writing
-        if writing is None or head.kind != "generation" or split not in data.splits:
-            continue
-        rows = written_rows(data.splits[split], most.get(head.name))
-        renderer = Renderer(tokenizer, writing)
-        chosen[head.name], renderers[head.name] = rows, renderer
-        sources = [data.splits[split].texts[0][row] for row in rows]
-        prompts += [
-            Prompt(ids[-writing.max_length :], index, writing.max_new_tokens, renderer.ends)
-            for ids in renderer.prompts(sources)
-        ]
-    tokens = iter(write_answers(backbone, tokenizer, prompts, advance=advance, routed=routed))
+    chosen = {
+        data.head.name: written_rows(data.splits[split], most.get(data.head.name))
+        for data in datas
+        if data.head.kind == "generation" and split in data.splits
+    }
+    names = [data.head.name for data in datas] if order is None else list(order)
+    heads = {data.head.name: data.head for data in datas}
+    tasks, sources = [], []
+    for data in datas:
+        for row in chosen.get(data.head.name, ()):
+            tasks.append(names.index(data.head.name))
+            sources.append(data.splits[split].texts[0][row])
+    known: Any = [heads.get(name) for name in names]
+    texts = iter(answer_texts(backbone, tokenizer, known, tasks, sources, advance=advance, routed=routed))
     found = {}
     for data in datas:
         name = data.head.name
         if name in chosen:
-            answers = [renderers[name].text(next(tokens)) for _ in chosen[name]]
+            answers = [next(texts) for _ in chosen[name]]
             found[name] = _scored(data, split, chosen[name], answers)
     return found
 
