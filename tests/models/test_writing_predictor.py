@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
 from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import graftwork as gw
 from commands import fails
@@ -135,3 +139,77 @@ def test_a_chat_remembers_what_was_said_until_it_is_told_to_forget(folder: Path)
 def test_a_chat_needs_a_task_that_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no task 'label' that writes" in fails(capsys, "chat", str(folder), "--task", "label")
     assert "give at least 1" in fails(capsys, "chat", str(folder), "--max_new_tokens", "0")
+
+
+ASKED = ["which colour : stone red Answer :", "which colour : river blue Answer :"]
+
+
+def plain_answers(model: Any, tokenizer: Any) -> list[str]:
+    """What stock Transformers write for each prompt alone."""
+    found = []
+    for prompt in ASKED:
+        tokens = tokenizer(prompt, return_tensors="pt")
+        ids = model.generate(
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+            max_new_tokens=4,
+            do_sample=False,
+            pad_token_id=2,
+        )
+        found.append(tokenizer.decode(ids[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True))
+    return found
+
+
+def test_a_lora_of_a_written_task_answers_as_the_routed_model(folder: Path, tmp_path: Path) -> None:
+    main(["export", str(folder), str(tmp_path / "lora"), "--format", "lora", "--task", "colour"])
+    base = AutoModelForCausalLM.from_pretrained(folder.parent / "backbone")
+    loaded = PeftModel.from_pretrained(base, tmp_path / "lora").eval()
+    assert type(loaded.peft_config["default"]).__name__ == "LoraConfig"
+    assert plain_answers(loaded, AutoTokenizer.from_pretrained(tmp_path / "lora")) == [
+        "colour red",
+        "colour blue",
+    ]
+    routed, _ = load_model(folder)
+    ids = torch.tensor([[1, 7, 8, 9]])
+    with torch.no_grad():
+        wanted = routed.backbone(input_ids=ids, graft_rows=torch.tensor([0])).logits
+        torch.testing.assert_close(loaded(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-4)
+    assert not (tmp_path / "lora/heads.safetensors").exists()
+
+
+def test_a_merged_model_answers_as_the_routed_model(folder: Path, tmp_path: Path) -> None:
+    main(["export", str(folder), str(tmp_path / "merged"), "--format", "merged", "--task", "colour"])
+    described = json.loads((tmp_path / "merged/export.json").read_text())
+    assert 0 <= described["largest_difference"] < 1e-3
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer.chat_template
+    assert plain_answers(loaded, tokenizer) == ["colour red", "colour blue"]
+
+
+def test_a_merged_chat_task_ends_where_its_turn_ends(folder: Path, tmp_path: Path) -> None:
+    main(["export", str(folder), str(tmp_path / "merged"), "--format", "merged", "--task", "first"])
+    config = json.loads((tmp_path / "merged/generation_config.json").read_text())
+    assert set(config["eos_token_id"]) == {2, 5}
+
+
+@pytest.mark.parametrize(
+    ("format", "task", "message"),
+    [
+        ("merged", "label", "task 'label' has a head, which a merged language model has no place for"),
+        ("pt2", "colour", "task 'colour' writes texts, which --format pt2 cannot; choose lora or merged"),
+        ("merged", None, "a merged model holds one task; pass --task with one of colour, first, label"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    format: str,
+    task: str | None,
+    message: str,
+) -> None:
+    chosen = [] if task is None else ["--task", task]
+    line = fails(capsys, "export", str(folder), str(tmp_path / "out"), "--format", format, *chosen)
+    assert message in line
+    assert not (tmp_path / "out").exists()
