@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from commands import fails
+from graftwork.cli import main
 from graftwork.errors import Interrupted
 from graftwork.fitting.fit import fit
 from graftwork.models.causal.model import CausalMultiTaskModel
@@ -163,3 +164,41 @@ def test_odd_rows_without_an_answer_are_left_out_and_told(run: tuple[Path, dict[
     assert "they are left out" in said.getvalue()
     assert sum(report["tasks"]["colour"]["rows"].values()) == 60
     assert torch.isfinite(torch.tensor(report["texts"]["colour"]["test"]["loss"]))
+
+
+def test_a_finished_model_is_trained_further(run: tuple[Path, dict[str, Any], str]) -> None:
+    folder, first, _ = run
+    changes = {"output": str(folder / "further"), "start": str(folder / "out"), "training.epochs": 0.2}
+    report = fit(load_recipe(folder / "recipe.yaml", changes), console=QUIET, diagnosis=False, probe=False)
+    before = report["start"]["tasks"]
+    for name, task in first["tasks"].items():
+        assert before[name]["test"] == pytest.approx(task["test"], abs=1e-6)
+    assert isinstance(load_model(folder / "further")[0], CausalMultiTaskModel)
+
+
+def test_what_written_tasks_cannot_yet_is_said(
+    run: tuple[Path, dict[str, Any], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run[0]
+    tasks = yaml.safe_load((folder / "recipe.yaml").read_text())["tasks"]
+    added, plain, grid = folder / "added.yaml", folder / "plain.yaml", folder / "grid.yaml"
+    added.write_text(yaml.safe_dump({"tasks": [{**tasks[0], "name": "new"}]}))
+    plain.write_text(yaml.safe_dump({"tasks": [{**tasks[2], "name": "new"}]}))
+    grid.write_text(yaml.safe_dump({"model": "x", "tasks": tasks, "methods": {"graft": {"kind": "graft"}}}))
+    out = str(folder / "new")
+    line = fails(capsys, "add-task", str(folder / "out"), str(added), "-o", out)
+    assert "task 'new' is of kind: generation, which cannot be added to a trained model yet" in line
+    assert "to which no task can be added yet" in _last(
+        capsys, "add-task", str(folder / "out"), str(plain), "-o", out
+    )
+    assert "task 'colour' is of kind: generation, which compare cannot score yet" in fails(
+        capsys, "compare", str(grid)
+    )
+    assert not Path(out).exists()
+
+
+def _last(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The line on standard error in which a command ends that has said something before."""
+    with pytest.raises(SystemExit):
+        main(list(words))
+    return capsys.readouterr().err.strip().splitlines()[-1]

@@ -18,6 +18,7 @@ from graftwork.models.backbone import load_backbone
 from graftwork.models.causal.answering import Prompt, write_answers
 from graftwork.models.causal.model import CausalMultiTaskModel
 from graftwork.models.folder import load_model, save_model
+from graftwork.models.multitask import select_tasks_
 from toy_writer import toy_tokenizer, write_decoder
 from toyrun import write_backbone
 from toys import grafted, spread_gates, tiny
@@ -95,6 +96,18 @@ def test_the_head_for_words_reads_answers_alone() -> None:
     head.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[:2])))
     found(**batch())
     assert seen == [(1, int(TRAINED.sum()))]
+
+
+def test_another_model_around_the_same_backbone_has_the_same_loss() -> None:
+    found = model()
+    gw.discretise_(found)
+    with torch.no_grad():
+        wanted = found(**batch(0, 1)).logits
+        again = CausalMultiTaskModel(found.backbone, HEADS).eval()
+        assert torch.equal(again(**batch(0, 1)).logits, wanted)
+        small, _ = select_tasks_(again, ["two"])
+        rest = {name: part for name, part in batch(1).items() if name != "graft_rows"}
+        torch.testing.assert_close(small(**rest).logits[0, 0], wanted[1, 0])
 
 
 def test_heads_read_the_last_token() -> None:

@@ -15,7 +15,11 @@ __all__ = ["LICENCE", "model_metadata", "source_of"]
 
 LICENCE = "unknown"
 """What the hub takes for a licence that nobody has stated."""
-PIPELINES = {"classification": "text-classification", "regression": "text-classification"}
+PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "generation": "text-generation",
+}
 """Kind of a task -> the hub's name for what it does; to the hub a regression is a class with a score."""
 METRICS: dict[str, tuple[str, dict[str, str]]] = {
     "accuracy": ("accuracy", {}),

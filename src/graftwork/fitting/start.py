@@ -18,6 +18,7 @@ from graftwork.kinds.heads import TaskHead
 from graftwork.messages import listed, shown
 from graftwork.models.backbone import load_encoder, saved_tokenizer
 from graftwork.models.causal.model import make_model
+from graftwork.models.causal.scoring import score_texts
 from graftwork.models.files import FILES, read_report
 from graftwork.models.first_pass import measure_width_
 from graftwork.models.folder import load_model
@@ -196,6 +197,11 @@ class Start:
         with noisy_model(model, noise, "test", []):
             outputs = forward_rows(model, prepared.tokens["test"], collate(prepared.tokenizer))
             scores = outputs.scores(model)
+            if model.causal:
+                datas, most = prepared.datas, prepared.most_written
+                texts = score_texts(model.backbone, prepared.tokenizer, datas, "test", most=most)
+                written = (data.head for data in datas if data.head.metric != "likelihood")
+                scores |= {head.name: texts[head.name].score for head in written if head.name in texts}
         tasks = {}
         for data in prepared.datas:
             name = data.head.name

@@ -184,6 +184,9 @@ class MultiTaskModel(nn.Module):
         (torch.Size([2, 2]), torch.Size([]))
     """
 
+    causal = False
+    """Whether the backbone is a language model with its head (`CausalMultiTaskModel`)."""
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -194,9 +197,13 @@ class MultiTaskModel(nn.Module):
         max_length: int = 128,
     ) -> None:
         super().__init__()
+        written = [head.name for head in heads if head.written]
+        if written and not self.causal:
+            raise ConfigError(
+                f"task {written[0]!r} is written by a language model; use gw.CausalMultiTaskModel, around a "
+                "causal model."
+            )
         self.backbone = backbone
-        self.causal = False
-        """Whether the backbone is a language model with its head (`CausalMultiTaskModel`)."""
         self.max_length = max_length
         self.pooling: Pooling = pooling
         self.dropout = nn.Dropout(dropout)

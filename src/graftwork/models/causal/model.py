@@ -93,6 +93,8 @@ class CausalMultiTaskModel(MultiTaskModel):
         (torch.Size([]), torch.Size([1, 1]))
     """
 
+    causal = True
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -107,13 +109,14 @@ class CausalMultiTaskModel(MultiTaskModel):
                 f"pooling is {pooling!r}; the heads of a decoder that writes read the last token."
             )
         super().__init__(backbone, heads, pooling="last", dropout=dropout, max_length=max_length)
-        self.causal = True
         head = language_model(backbone).get_output_embeddings()
         if not isinstance(head, nn.Module):
             raise ConfigError(
                 f"{type(language_model(backbone)).__name__} has no head for words; give a causal model."
             )
-        head.register_forward_pre_hook(_select)
+        # A model of some of the tasks is another one around the same backbone.
+        if _select not in head._forward_pre_hooks.values():
+            head.register_forward_pre_hook(_select)
         written = torch.tensor([known.written for known in heads])
         self.written: Tensor
         self.register_buffer("written", written, persistent=False)
