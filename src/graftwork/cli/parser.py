@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from graftwork.cli.models import add_task, export, extract, remove_task, show
 from graftwork.cli.opening import opening
 from graftwork.cli.sharing import push
+from graftwork.cli.talk import chat
 from graftwork.cli.train import compare, fit, report
 from graftwork.cli.use import evaluate, predict
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         fit,
         evaluate,
         predict,
+        chat,
         show,
         extract,
         export,

@@ -171,13 +171,13 @@ def _load_model(
 ) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     from peft import PeftConfig, PeftModel
 
-    from graftwork.models.multitask import MultiTaskModel
+    from graftwork.models.causal.model import make_model
     from graftwork.search.discretise import structure_of
     from graftwork.tuner.config import GraftConfig
 
     described, name = read_tasks_file(folder), saved_backbone(folder, backbone)
     try:
-        base = load_encoder(name)
+        base = load_encoder(name, causal=described["causal"])
     except RecipeError as error:
         hint = "" if backbone else " If the backbone has moved, say where it is with --backbone."
         raise RecipeError(f"{error}{hint}") from error
@@ -199,11 +199,12 @@ def _load_model(
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             peft_model: PeftModel = PeftModel.from_pretrained(base, str(folder), config=config)
         read_weights(folder / FILES.adapter_weights, _adapter_shapes(peft_model), "adapter")
-        model = MultiTaskModel(
+        model = make_model(
             peft_model,
             described["tasks"],
             pooling=described["pooling"],
             max_length=row_length(folder, described),
+            causal=described["causal"],
         )
         if isinstance(config, GraftConfig) and config.structure is not None:
             _check_paths(Structure.from_dict(config.structure), structure_of(peft_model))
