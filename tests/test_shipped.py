@@ -47,6 +47,16 @@ def test_it_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(max(answer["probabilities"].values()) > 0.9 for answer in found)
 
 
+def test_it_is_pushed_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["push", "quickstart", "alice/first", "--dry-run"])
+    said = capsys.readouterr().out
+    assert "adapter_model.safetensors" in said
+    assert "nothing was sent" in said
+
+
 def test_a_folder_of_its_name_wins_and_it_has_no_revisions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graftwork.finished.push import push
     from graftwork.finished.remove_task import remove_task
     from graftwork.fitting.from_python import fit
+    from graftwork.models.causal.model import CausalMultiTaskModel
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.models.predictor import Predictor, load
     from graftwork.recipe.extension import Extension
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from graftwork.tuner.route import route
 
 __all__ = [
+    "CausalMultiTaskModel",
     "Extension",
     "GraftConfig",
     "GraftLayer",
@@ -83,6 +85,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "CausalMultiTaskModel": "models.causal.model",
     "Extension": "recipe.extension",
     "GraftConfig": "tuner.config",
     "GraftLayer": "tuner.layer",

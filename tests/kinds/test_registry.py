@@ -24,6 +24,7 @@ from graftwork.kinds.registry import KINDS, KindName
 from graftwork.kinds.regression import Regression
 from graftwork.kinds.scores import majority_score, per_task_scores
 from graftwork.kinds.scoring.metrics import score
+from graftwork.texts.scores import _PACKAGES, METRICS, _there
 from toy_heads import HEADS
 
 TAGS = KINDS["tokens"].column([("O", "B-a", "I-a"), ("B-b",)])
@@ -36,8 +37,16 @@ def test_every_kind_has_a_name_a_loss_and_metrics_that_are_known() -> None:
         assert set(kind.metrics) <= set(get_args(Metric))
         for metric in kind.metrics:
             values = TAGS if name == "tokens" else np.arange(4)
-            assert score(metric, values, values) == 1.0
-        labels = () if name == "regression" else ("a", "b", "c")
+            if metric == "likelihood":  # of losses, not of what is right
+                assert score(metric, np.full(4, math.log(2)), np.arange(4)) == pytest.approx(0.5)
+            elif kind.written:
+                if metric not in _PACKAGES or _there(metric):
+                    assert METRICS[metric](
+                        ["red lamp 3 on it"] * 2, [["red lamp 3 on it"]] * 2
+                    ) == pytest.approx(1)
+            else:
+                assert score(metric, values, values) == 1.0
+        labels = () if name in ("regression", "generation") else ("a", "b", "c")
         head = TaskHead("t", ("text",), "label", name, kind.metrics[0], labels)  # type: ignore[arg-type]
         assert kind.predicted(np.zeros((2, head.size), np.float32)).dtype == kind.dtype
 

@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import graftwork as gw
-from graftwork.errors import ConfigError
+from graftwork.errors import ConfigError, ServingError
+from graftwork.fitting.fit import fit
+from graftwork.recipe.loading import load_recipe
 from graftwork.serving.backbones import Backbones
 from graftwork.serving.tasks import TaskSet, load_part
 from toy_served import MOOD, PAIR, rows_of, write_folders, write_served
+from toy_writer import write_writing
+from toyrun import write_backbone, write_recipe
 
 
 def close(found: Any, expected: Any) -> None:
@@ -130,8 +135,6 @@ def test_a_hidden_task_does_not_answer_for_one_of_its_name(folders: list[Path], 
 
 
 def test_other_lengths_and_other_backbones_stay_apart(folders: list[Path], tmp_path: Path) -> None:
-    from toyrun import write_backbone
-
     other = write_backbone(tmp_path / "other", seed=5)
     short = write_served(tmp_path / "short", folders[0].parent / "backbone", [MOOD], 7, max_length=4)
     far = write_served(tmp_path / "far", other, [PAIR], 8)
@@ -144,3 +147,13 @@ def test_other_lengths_and_other_backbones_stay_apart(folders: list[Path], tmp_p
         close(fused_predictor(tasks.tasks[name].group).predict(asked, name), alone.predict(asked, name))
     tensors = {torch.Tensor.data_ptr(p) for p in tasks.tasks["pair"].group.model.backbone.parameters()}
     assert not tensors & {p.data_ptr() for p in tasks.tasks["mood"].group.model.backbone.parameters()}
+
+
+def test_a_model_that_writes_is_refused(tmp_path: Path) -> None:
+    path = write_writing(tmp_path)
+    recipe = yaml.safe_load(path.read_text())
+    recipe["training"]["epochs"] = 1
+    recipe["tasks"] = recipe["tasks"][:1]
+    fit(load_recipe(write_recipe(tmp_path, recipe)))
+    with pytest.raises(ServingError, match="is a language model that writes"):
+        load_part(tmp_path / "out", Backbones())

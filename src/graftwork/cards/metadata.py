@@ -20,6 +20,7 @@ PIPELINES = {
     "regression": "text-classification",
     "multilabel": "text-classification",
     "tokens": "token-classification",
+    "generation": "text-generation",
 }
 """Kind of a task -> the hub's name for what it does; to the hub a regression is a class with a score."""
 METRICS: dict[str, tuple[str, dict[str, str]]] = {
@@ -31,6 +32,15 @@ METRICS: dict[str, tuple[str, dict[str, str]]] = {
     "matthews": ("matthews_correlation", {}),
     "spearman": ("spearmanr", {}),
     "pearson": ("pearsonr", {}),
+    "token_f1": ("f1", {"average": "tokens"}),
+    "exact_match": ("exact_match", {}),
+    "number": ("exact_match", {"of": "the last number"}),
+    "rouge1": ("rouge", {"type": "rouge1"}),
+    "rouge2": ("rouge", {"type": "rouge2"}),
+    "rougeL": ("rouge", {"type": "rougeL"}),
+    "bleu": ("sacrebleu", {}),
+    "chrf": ("chrf", {}),
+    "likelihood": ("likelihood", {}),
 }
 """Metric -> its name on the hub, and its arguments there."""
 

@@ -11,6 +11,7 @@ from graftwork.cli.models import add_task, export, extract, remove_task, show
 from graftwork.cli.opening import opening
 from graftwork.cli.serving import serve
 from graftwork.cli.sharing import push
+from graftwork.cli.talk import chat
 from graftwork.cli.train import compare, fit, report
 from graftwork.cli.use import evaluate, predict
 
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         fit,
         evaluate,
         predict,
+        chat,
         show,
         extract,
         export,

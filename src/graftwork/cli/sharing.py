@@ -19,7 +19,7 @@ def push(
     """Send a finished model to the Hugging Face hub; the token is that of HF_TOKEN or of `hf auth login`.
 
     Args:
-        folder: Written by `graftwork fit`.
+        folder: Written by `graftwork fit`; or `quickstart`, the model that comes with graftwork.
         repo: USER/MODEL on the hub; made if there is none.
         private: Only its owner may see it.
         revision: Branch; made if there is none. Default the main one.

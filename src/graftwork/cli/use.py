@@ -85,7 +85,7 @@ def predict(
     encoding: str = "utf-8",
     delimiter: str | None = None,
 ) -> None:
-    """Predict rows: text fields in, label and probabilities (or score) out as JSON lines, in the same order.
+    """Predict rows: text fields in, label and probabilities, score, or text out as JSON lines, in order.
 
     Args:
         folder: Written by `graftwork fit`, or USER/MODEL on the hub.

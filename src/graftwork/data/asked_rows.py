@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from graftwork.data.splits import joined_words
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
 from graftwork.messages import listed, mended, shown
+from graftwork.texts.rows import Reader
+from graftwork.texts.template import template_fields
 
-__all__ = ["RowLike", "check_row", "fields_of", "lacking", "texts_of"]
+__all__ = ["RowLike", "answered", "check_list", "check_row", "fields_of", "lacking", "texts_of"]
 
+Read = TypeVar("Read")
 RowLike = Mapping[str, Any] | str | Sequence[str]
 """A row to predict: a mapping with the text fields of its task, or its text, or its pair of texts."""
 
@@ -52,6 +55,12 @@ def fields_of(row: RowLike, number: int, head: TaskHead) -> Mapping[str, Any]:
     if isinstance(row, Mapping):
         return row
     texts = [row] if isinstance(row, str) else list(row)
+    if head.writing is not None:
+        fields = template_fields(head.writing.prompt or "") or (head.writing.source,)
+        if head.writing.is_list or len(fields) != len(texts):
+            given = "a list of messages" if head.writing.is_list else f"the fields {listed(fields)}"
+            raise DataError(f"row {number} is a text, but task {head.name!r} reads {given}; give a mapping.")
+        return dict(zip(fields, texts, strict=True))
     if len(texts) != len(head.text):
         raise DataError(
             f"row {number} has {len(texts)} texts, but task {head.name!r} reads "
@@ -63,9 +72,13 @@ def fields_of(row: RowLike, number: int, head: TaskHead) -> Mapping[str, Any]:
 def texts_of(row: Mapping[str, Any], number: int, head: TaskHead) -> tuple[str, ...]:
     """The texts that a task reads; words in a list are one text, if the task has targets per token.
 
+    Of a task that a language model writes: what its prompt is made of.
+
     Raises:
         DataError: a field is missing, or is no text.
     """
+    if head.writing is not None:
+        return (Reader(head.writing).asked(row, f"row {number}"),)
     if KINDS[head.kind].per == "token":
         row = {**row, **{field: joined_words(row[field]) for field in head.text if field in row}}
     return tuple(_text(row, field, number, head.name) for field in head.text)
@@ -80,3 +93,36 @@ def _text(row: Mapping[str, Any], field: str, number: int, task: str) -> str:
     if not isinstance(row[field], str):
         raise DataError(f"row {number}: field {field!r} is {shown(row[field])}, not a text.")
     return mended(row[field])
+
+
+def check_list(rows: object) -> None:
+    """Refuse a single row where a list of rows is asked for.
+
+    Raises:
+        DataError: it is one.
+    """
+    if isinstance(rows, str | Mapping):
+        raise DataError(f"rows is {shown(rows)}, a single row; give a list of rows, such as [row].")
+
+
+def answered(
+    lists: Iterable[Sequence[RowLike]],
+    read: Callable[[RowLike, int], Read],
+    answer: Callable[[list[Read]], list[dict[str, Any]]],
+) -> Iterator[list[dict[str, Any]]]:
+    """Answers to lists of rows; those before a bad row come before its error."""
+    number = 0
+    for rows in lists:
+        ready: list[Read] = []
+        fault: DataError | None = None
+        for row in rows:
+            number += 1
+            try:
+                ready.append(read(row, number))
+            except DataError as error:
+                fault = error
+                break
+        if ready:
+            yield answer(ready)
+        if fault is not None:
+            raise fault

@@ -13,6 +13,7 @@ import numpy as np
 
 from graftwork.data.classes import check_rows
 from graftwork.data.sources import SourceRows, read_table, split_file
+from graftwork.data.targets.written import read_written
 from graftwork.data.task import SPLITS, Task
 from graftwork.data.task_data import Split, TaskData
 from graftwork.errors import DataError
@@ -21,6 +22,7 @@ from graftwork.kinds.kind import Column
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.regression import read_numbers
 from graftwork.messages import listed, mended, shown
+from graftwork.texts.writing import Writing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,12 +53,15 @@ def load_task(task: Task, seed: int = 0, known: TaskHead | None = None) -> TaskD
         DataError: A source cannot be read, a field is missing, a label is unknown, a score is not a
             number, the training rows have only one class, or their labels are none (`check_rows`).
     """
-    columns = {"train": _Columns.read(task, _train_source(task), "train")}
+    writing = None if known is None else known.writing
+    columns = {"train": _Columns.read(task, _train_source(task), "train", writing)}
+    writing = columns["train"].writing
     check_rows(task, columns["train"].texts, columns["train"].labels)
     for name in ("validation", "test"):
         source = _source(task, name)
         if source is not None:
-            columns[name] = _Columns.read(task, source, name)
+            columns[name] = _Columns.read(task, source, name, writing)
+    answers = {name: part.answers for name, part in columns.items()}
     labels = KINDS[task.kind].classes(task, columns["train"].labels) if known is None else known.labels
     origin = "" if known is None else ORIGIN
     train = columns.pop("train")
@@ -66,8 +71,11 @@ def load_task(task: Task, seed: int = 0, known: TaskHead | None = None) -> TaskD
     missing = [name for name in SPLITS if name not in parts]
     if missing:
         parts |= _carve(task, *parts["train"], missing, seed)
-    splits = {name: _sample(task, name, parts[name], labels, seed) for name in SPLITS}
-    head = _head(task, labels, splits["train"].targets)
+    splits = {
+        name: _sample(task, name, parts[name], labels, seed, answers.get(name, answers["train"]))
+        for name in SPLITS
+    }
+    head = replace(_head(task, labels, splits["train"].targets), writing=writing)
     return TaskData(head if known is None else replace(head, mean=known.mean, std=known.std), splits)
 
 
@@ -93,11 +101,11 @@ def load_split(task: Task, head: TaskHead, split: str, seed: int = 0) -> TaskDat
     )
     missing = carved_with(task, split)
     origin = "train" if missing else split
-    columns = _Columns.read(task, _source(task, origin) or _train_source(task), origin)
+    columns = _Columns.read(task, _source(task, origin) or _train_source(task), origin, head.writing)
     part = (columns.texts, columns.targets(task, head.labels, origin, "the classes of the model"))
     if missing:
         part = _carve(task, *part, missing, seed)[split]
-    return TaskData(head, {split: _sample(task, split, part, head.labels, seed)})
+    return TaskData(head, {split: _sample(task, split, part, head.labels, seed, columns.answers)})
 
 
 def carved_with(task: Task, split: str) -> list[str]:
@@ -130,14 +138,31 @@ class _Columns:
     keep: NDArray[np.int64]
     first: list[Any]
     """The first text field as the rows have it: texts, or lists of words."""
+    writing: Writing | None = None
+    answers: list[tuple[str, ...]] | None = None
 
     @classmethod
-    def read(cls, task: Task, source: str, split: str) -> _Columns:
+    def read(cls, task: Task, source: str, split: str, known: Writing | None = None) -> _Columns:
+        """Read a source; `known` is how the rows of a saved model, or of another split, are read."""
         table = read_table(source, task=task.name, split=split, form=task.text_format)
         what = f"{split} of task {task.name!r}"
-        words = KINDS[task.kind].per == "token"
-        texts = tuple(_text_column(table, field, what, words) for field in task.text_fields)
-        labels = _column(table, task.label, what)
+        kind, writing, answers = KINDS[task.kind], known, None
+        words = kind.per == "token"
+        labels: list[Any]
+        if kind.written:
+            sources, right, writing = read_written(
+                table,
+                known or task.writing(),
+                what,
+                known=known is not None,
+                answered=kind.name == "generation",
+            )
+            texts: tuple[list[str], ...] = (sources,)
+            answers = right or None
+            labels = list(right) if right else _column(table, task.label, what)
+        else:
+            texts = tuple(_text_column(table, field, what, words) for field in task.text_fields)
+            labels = _column(table, task.label, what)
         kept = np.ones(len(table.rows), dtype=bool)
         for field, least in task.minimum.items():
             values = _column(table, field, what)
@@ -153,8 +178,9 @@ class _Columns:
         texts = tuple([column[i] for i in keep] for column in texts)
         labels = [labels[i] for i in keep]
         first = [table.rows[i][task.text_fields[0]] for i in keep] if words else texts[0]
-        columns = cls(texts, labels, table, keep, first)
-        return replace(columns, labels=KINDS[task.kind].read(labels, columns.source(task, split)))
+        answers = None if answers is None else [answers[i] for i in keep]
+        columns = cls(texts, labels, table, keep, first, writing, answers)
+        return replace(columns, labels=kind.read(labels, columns.source(task, split)))
 
     def source(self, task: Task, split: str) -> Column:
         """Where the targets come from."""
@@ -220,15 +246,26 @@ def _take(texts: tuple[list[str], ...], targets: NDArray[np.float64], rows: NDAr
     return tuple([column[i] for i in rows] for column in texts), targets[rows]
 
 
-def _sample(task: Task, name: str, part: _Part, labels: tuple[str, ...], seed: int) -> Split:
-    """The split of these rows: all of them, or as many as the task allows."""
+def _sample(
+    task: Task,
+    name: str,
+    part: _Part,
+    labels: tuple[str, ...],
+    seed: int,
+    answers: Sequence[tuple[str, ...]] | None = None,
+) -> Split:
+    """The split of these rows: all of them, or as many as the task allows; of answers those of its rows."""
     texts, targets = part
     most = getattr(task, f"max_{name}")
     if most is not None and most < len(targets):
         texts, targets = _take(
             texts, targets, np.sort(_rng(seed, task, name).permutation(len(targets))[:most])
         )
-    return Split(texts, targets, content_hash(texts, targets, task.kind, labels))
+    if answers is None:
+        return Split(texts, targets, content_hash(texts, targets, task.kind, labels))
+    own = [answers[int(place)] for place in targets]
+    targets = np.arange(len(own), dtype=np.float64)
+    return Split(texts, targets, content_hash(texts, targets, task.kind, own), own)
 
 
 def _rng(seed: int, task: Task, purpose: str) -> np.random.Generator:
@@ -268,9 +305,9 @@ def _carve(
 
 
 def content_hash(
-    texts: Sequence[Sequence[str]], targets: NDArray[np.float64], kind: str, labels: Sequence[str]
+    texts: Sequence[Sequence[str]], targets: NDArray[np.float64], kind: str, labels: Sequence[Any]
 ) -> str:
-    """SHA-256 of texts and of targets as rows have them: names of classes, or scores."""
+    """SHA-256 of texts and of targets as rows have them: names of classes, scores, or answers."""
     content = json.dumps(
         [*texts, KINDS[kind].named(targets, labels)], ensure_ascii=False, separators=(",", ":")
     )

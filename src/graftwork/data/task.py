@@ -21,6 +21,8 @@ from graftwork.kinds.kind import Metric
 from graftwork.kinds.labels import label_name
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import did_you_mean, listed, near_misses, shown
+from graftwork.texts.template import template_faults
+from graftwork.texts.writing import LENGTH, NEW_TOKENS, Writing
 
 __all__ = ["SPLITS", "Task"]
 
@@ -69,11 +71,11 @@ class Task:
     label: str = "label"
     """Field that holds the label or the score."""
     kind: KindName = "classification"
-    """What a target is: a class, a number, several labels (`multilabel`), or spans of the text or tags of its
-    words (`tokens`)."""
+    """What a target is: a class, a number, several labels (`multilabel`), spans of the text or tags of its
+    words (`tokens`), or a text to write, by a language model (`generation`)."""
     metric: Metric | None = None
-    """How the task is scored: accuracy for classes, spearman for numbers, micro_f1 for several labels and
-    entity_f1 for tokens, unless given."""
+    """How the task is scored: accuracy for classes, spearman for numbers, micro_f1 for several labels,
+    entity_f1 for tokens and token_f1 for texts that are written, unless given."""
     labels: tuple[str, ...] | None = None
     """The classes, or types of spans, in a fixed order; found in the train rows and sorted, unless given."""
     max_train: int | None = None
@@ -96,6 +98,29 @@ class Task:
     """Delimiter of CSV and TSV files; null: the comma if it fits, else that of `;`, tab and `|` that does."""
     separator: str | None = field(default=None, metadata=LATER)
     """Stands between the labels of a row if they are one text, such as `|`, for `kind: multilabel`."""
+    target: str | None = field(default=None, metadata=LATER)
+    """generation: field of the answer that is learned; null: `target`, and of rows of chats the last message
+    of the assistant."""
+    references: str | None = field(default=None, metadata=LATER)
+    """generation: field of a list of answers that count as right in scoring, beside the target."""
+    prompt: str | None = field(default=None, metadata=LATER)
+    """generation: template over the fields of a row, such as `Question: {question}`; null: the text field,
+    the fields `instruction` and `input`, or the messages in `messages` or `conversations`, whichever the
+    rows have."""
+    chat: bool = field(default=False, metadata=LATER)
+    """generation: put the prompt into the chat template of the tokenizer; rows of messages always are."""
+    system: str | None = field(default=None, metadata=LATER)
+    """generation: message of the system, for conversations that begin without one."""
+    max_length: int | None = field(default=None, metadata=LATER)
+    """generation: tokens of prompt and answer together; longer rows are cut at their end; null: 512."""
+    max_new_tokens: int | None = field(default=None, metadata=LATER)
+    """generation: tokens that are written at most for a row; null: 128."""
+    max_generate: int | None = field(default=None, metadata=LATER)
+    """generation: rows of a split, evenly spaced, whose answers are written for the score; null: 200."""
+    train_on_prompt: bool = field(default=False, metadata=LATER)
+    """generation: learn the tokens of the prompt, too."""
+    mask_history: bool = field(default=True, metadata=LATER)
+    """generation: of a conversation learn the last answer alone; false: those before it, too."""
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the metric, and check everything at once."""
@@ -147,6 +172,7 @@ class Task:
         elif len(set(names)) < len(names):
             faults.append(f"text and label name a field twice ({listed(names)})")
         faults += self._scoring_faults()
+        faults += self._writing_faults()
         if not isinstance(self.minimum, Mapping) or not all(map(is_finite, self.minimum.values())):
             faults.append(f"minimum is {shown(self.minimum)}, not field names with numbers")
         if not isinstance(self.drop_broken, bool):
@@ -166,6 +192,49 @@ class Task:
             elif not isinstance(self.separator, str) or not self.separator:
                 faults.append(f"separator is {shown(self.separator)}, not a text such as '|'")
         return faults + kind.faults(self)
+
+    def _writing_faults(self) -> list[str]:
+        """What is wrong with the settings of tasks that a language model itself answers."""
+        if self.kind not in KINDS:
+            return []
+        known = {item.name: item.default for item in fields(self)}
+        own = list(known)[list(known).index("target") :]
+        given = [name for name in own if getattr(self, name) != known[name]]
+        if not KINDS[self.kind].written:
+            return [f"{given[0]} is for kind: generation; remove it, or set the kind"] if given else []
+        faults = template_faults(self.prompt)
+        for name in ("target", "references", "system"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                faults.append(f"{name} is {shown(value)}, not a text")
+        for name in ("max_length", "max_new_tokens", "max_generate"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                faults.append(f"{name} is {shown(value)}, not a whole number of at least 1")
+        for name in ("chat", "train_on_prompt", "mask_history"):
+            if not isinstance(getattr(self, name), bool):
+                faults.append(f"{name} is {shown(getattr(self, name))}, not true or false")
+        if len(self.text_fields) > 1:
+            faults.append(
+                "text names two fields, which only encoders read as a pair; write a prompt: with both, "
+                f"such as '{{{self.text_fields[0]}}} {{{self.text_fields[1]}}}'"
+            )
+        return faults
+
+    def writing(self) -> Writing:
+        """How rows become prompts and answers; their form is that of the first row."""
+        return Writing(
+            source=self.text_fields[0],
+            target=self.target or "target",
+            references=self.references,
+            prompt=self.prompt,
+            chat=self.chat,
+            system=self.system,
+            max_length=self.max_length or LENGTH,
+            max_new_tokens=self.max_new_tokens or NEW_TOKENS,
+            train_on_prompt=self.train_on_prompt,
+            mask_history=self.mask_history,
+        )
 
     @property
     def text_fields(self) -> tuple[str, ...]:

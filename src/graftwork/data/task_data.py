@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,13 @@ class Split:
     """Class index, or the score as it was given, [N]; 0 and 1 for several labels, [N, labels]."""
     sha256: str
     """SHA-256 of the texts and the label names or scores, in their order."""
+    answers: list[tuple[str, ...]] | None = None
+    """Of a task that writes texts: the answers that count as right, by the place that is a row's target."""
+
+    def answers_of(self, rows: Iterable[int]) -> list[tuple[str, ...]]:
+        """The answers of these rows."""
+        assert self.answers is not None
+        return [self.answers[int(self.targets[row])] for row in rows]
 
     def __len__(self) -> int:
         """Return the number of rows."""

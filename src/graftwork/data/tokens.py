@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from graftwork.data.targets.words import encode_words, tagged_rows
+from graftwork.data.targets.written import TRAINED, written_tokens
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import Split, TaskData
 from graftwork.distributed.notes import note_once
@@ -61,7 +62,8 @@ def tokenise(
 
     Columns: those of the tokenizer (`input_ids`, `attention_mask`, perhaps `token_type_ids`), `labels`
     (class index, or `(score - mean) / std`; lists if a task has several targets per row) and `graft_rows`
-    (index of the task in `datas`).
+    (index of the task in `datas`). If a language model itself answers a task, there is also `trained`, 1 for
+    tokens that are learned; rows of such a task that have none are left out.
     The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
     name and renamed, so that concurrent runs can share a folder.
 
@@ -78,7 +80,7 @@ def tokenise(
     result = {}
     for split in SPLITS:
         scale = [_learned_as(data, split) for data in datas]
-        key = _digest(_FORMAT, identity, max_length, scale)
+        key = _digest(_FORMAT, identity, max_length, scale, *_writing(datas, tokenizer))
         file = Path(cache_dir) / f"tokens-{split}-{key[:32]}.arrow" if cache_dir is not None else None
         cached = _load(file) if file is not None else None
         if cached is None:
@@ -191,6 +193,10 @@ def collate(
 
     def collator(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad(tokenizer, features)
+        if TRAINED in features[0]:
+            longest = batch["input_ids"].shape[1]
+            padded = [[*row[TRAINED], *[0] * (longest - len(row[TRAINED]))] for row in features]
+            batch[TRAINED] = torch.tensor(padded, dtype=torch.long)
         batch["labels"] = _stacked([feature["labels"] for feature in features])
         batch["graft_rows"] = torch.tensor([feature["graft_rows"] for feature in features], dtype=torch.int64)
         return batch
@@ -225,13 +231,16 @@ def learned(
         max_length: tokens kept per row.
 
     Returns:
-        Columns as `encode` gives them, and a number per row, or a list of several.
+        Columns as `encode` gives them, and a number per row, or a list of several. Of a task that is written
+        only the rows that have something to learn, with the column `trained`.
     """
     if KINDS[head.kind].per == "token":
         return tagged_rows(tokenizer, head, rows, part, max_length)
-    texts = [column[part] for column in rows.texts]
-    targets = ((rows.targets[part] - head.mean) / head.std).astype(np.float32)
-    return encode(tokenizer, texts, max_length), targets.tolist()
+    targets = ((rows.targets - head.mean) / head.std).astype(np.float32)
+    if head.written:
+        tokens, kept = written_tokens(tokenizer, head, rows, range(*part.indices(len(rows))))
+        return tokens, targets[kept].tolist()
+    return encode(tokenizer, [column[part] for column in rows.texts], max_length), targets[part].tolist()
 
 
 def _table(
@@ -242,17 +251,20 @@ def _table(
     types = {"input_ids": pyarrow.int32()}
     wide = any(KINDS[data.head.kind].per != "row" for data in datas)
     parts = []
+    any_written = any(data.head.written for data in datas)
     for task, data in enumerate(datas):
         part = data.splits[split]
         for start in range(0, len(part), CHUNK):
             rows = slice(start, start + CHUNK)
             tokens, targets = learned(tokenizer, data.head, part, rows, max_length)
+            if any_written:
+                tokens.setdefault(TRAINED, [[0] * len(ids) for ids in tokens["input_ids"]])
             if wide:
                 targets = [row if isinstance(row, list) else [row] for row in targets]
             kind = pyarrow.list_(pyarrow.float32()) if wide else pyarrow.float32()
             columns = {
                 name: pyarrow.array(values, type=pyarrow.list_(types.get(name, pyarrow.int8())))
-                for name, values in tokens.items()
+                for name, values in (sorted(tokens.items()) if any_written else tokens.items())
             }
             columns["labels"] = pyarrow.array(targets, type=kind)
             columns["graft_rows"] = pyarrow.array(np.full(len(targets), task, dtype=np.int64))
@@ -294,6 +306,16 @@ def _store(table: pyarrow.Table, file: Path) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
+
+
+def _writing(datas: Sequence[TaskData], tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """What the tokens of tasks depend on that the language model itself answers; nothing for others."""
+    written = [None if data.head.writing is None else data.head.writing.as_dict() for data in datas]
+    return (
+        [written, getattr(tokenizer, "chat_template", None)]
+        if any(data.head.written for data in datas)
+        else []
+    )
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

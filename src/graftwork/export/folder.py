@@ -16,6 +16,7 @@ from graftwork.data.tokens import encode, pad
 from graftwork.errors import ExportError
 from graftwork.export.all_tasks import AllTasks
 from graftwork.export.lora import export_lora
+from graftwork.export.merged import export_merged
 from graftwork.export.onnx import check_onnx_packages, export_onnx
 from graftwork.export.program import describe, save_program
 from graftwork.files.places import moved
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "export_folder"]
 
-Format = Literal["onnx", "pt2", "lora"]
+Format = Literal["onnx", "pt2", "lora", "merged"]
 FORMATS: tuple[str, ...] = get_args(Format)
 """Names of the formats."""
 DESCRIPTION = "export.json"
@@ -60,8 +61,9 @@ def export_folder(
         folder: written by `graftwork fit`, or `user/model` on the hub.
         output: folder to write: `model.onnx` or `model.pt2` with the heads inside, or a LoRA with
             `heads.safetensors` beside it.
-        format: `onnx`, `pt2` (`torch.export.load`) or `lora`.
-        task: only this task, without the adapters that only others use; a LoRA holds no more.
+        format: `onnx`, `pt2` (`torch.export.load`), `lora`, or for a task that a language model writes
+            `merged`: a folder of Transformers.
+        task: only this task, without the adapters that only others use; the last two hold no more.
         all_tasks: one output a task, all of them for every row, in a graph that branches where their paths
             part; as ONNX or for `torch.export`.
         overwrite: replace the output folder if it exists.
@@ -91,12 +93,14 @@ def export_folder(
     check_target(output, overwrite=overwrite)
     folder, parts = local_parts(folder, loading)
     names = [head.name for head in read_tasks_file(folder)["tasks"]]
-    if format == "lora" and task is None and len(names) > 1:
-        raise ExportError(f"a LoRA holds one task; pass --task with one of {', '.join(names)}.")
+    if format in ("lora", "merged") and task is None and len(names) > 1:
+        what = "LoRA" if format == "lora" else "merged model"
+        raise ExportError(f"a {what} holds one task; pass --task with one of {', '.join(names)}.")
     name = moved(saved_backbone(folder, parts.get("backbone")), output)
     model, tokenizer = load_model(folder, **parts)
     if task is not None:
         model, _ = select_tasks_(model, [task])
+    _check_written(model, format)
     facts = {"model": name, "pooling": model.pooling, "max_length": model.max_length}
     with staged_folder(output, overwrite=overwrite) as staged:
         written = _write(model, tokenizer, staged, format, facts, all_tasks)
@@ -114,6 +118,9 @@ def _write(
     all_tasks: bool,
 ) -> dict[str, Any]:
     inputs = _example(tokenizer)
+    if format == "merged":
+        difference = export_merged(model, tokenizer, model.heads.heads[0], folder)
+        return {**describe(model, inputs), **facts, "largest_difference": difference}
     if format == "onnx":
         return export_onnx(model, folder / "model.onnx", inputs, metadata=facts, all_tasks=all_tasks)
     if format == "pt2":
@@ -124,8 +131,29 @@ def _write(
 
     export_lora(model.backbone, folder)
     name_backbone(folder, facts["model"])
-    save_file(model.heads.export(), folder / FILES.heads, metadata={"format": "pt"})
+    if model.heads.count():
+        save_file(model.heads.export(), folder / FILES.heads, metadata={"format": "pt"})
     return {**describe(model, inputs), **facts}
+
+
+def _check_written(model: MultiTaskModel, format: str) -> None:
+    """Refuse a form that cannot hold what the tasks are.
+
+    Raises:
+        ExportError: says which can.
+    """
+    written = [head.name for head in model.heads.heads if head.written]
+    headed = [head.name for head in model.heads.heads if not head.written]
+    if format == "merged" and headed:
+        raise ExportError(
+            f"task {headed[0]!r} has a head, which a merged language model has no place for; choose among "
+            f"{', '.join(FORMATS[:-1])}."
+        )
+    if format in ("onnx", "pt2") and written:
+        raise ExportError(
+            f"task {written[0]!r} writes texts, which --format {format} cannot; choose lora or merged, or "
+            "another task."
+        )
 
 
 def _example(tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from graftwork.advice import again, called
 from graftwork.data.classes import class_notes
 from graftwork.data.tokens import collate
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
-from graftwork.errors import DivergenceError
+from graftwork.errors import ConfigError, DivergenceError
 from graftwork.files.provenance import git_commits, versions
 from graftwork.files.writing import check_target, output_lock, staged_folder
 from graftwork.finished.new_task import PRIVATE, NewTask
@@ -190,6 +190,11 @@ class _Addition:
         seed = recipe.seed if self.old is None else self.old.seed
         with phase(console, "prepare", "reading model and task") as now:
             self.model, tokenizer = load_model(folder, **loading)
+            if self.model.causal:
+                raise ConfigError(
+                    f"{folder} is a language model that writes, to which no task can be added yet; train "
+                    "all its tasks together."
+                )
             backbone = cast("PreTrainedModel", graft_view(self.model).backbone)
             with route(self.model, self.model.heads.heads[0].name):
                 self.prepared = prepare(

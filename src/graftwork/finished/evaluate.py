@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -10,10 +10,11 @@ from graftwork.data.targets.words import word_notes
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import TaskData
 from graftwork.errors import DataError
-from graftwork.finished.scored_rows import SavedData, note_of_score
+from graftwork.finished.scored_rows import SavedData, ScoredRows, note_of_score
 from graftwork.finished.scoring import predictions
 from graftwork.kinds.scores import figures_of
 from graftwork.messages import did_you_mean
+from graftwork.models.causal.scoring import losses_of, score_texts
 from graftwork.models.files import local_parts
 from graftwork.models.folder import Loading, load_model
 from graftwork.models.manifest import read_tasks_file
@@ -22,6 +23,9 @@ from graftwork.training.bars import scoring_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from transformers import PreTrainedTokenizerBase
+
+    from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["rescore"]
 
@@ -78,6 +82,9 @@ def rescore(
         noisy_model(model, noise, "test", []),
     ):
         for rows in several:
+            if rows.head.written:
+                tasks[rows.head.name] = _written(model, tokenizer, rows, saved, split, details, advance)
+                continue
             made = predictions(model, tokenizer, rows.head, rows.rows, model.max_length, advance)
             result: dict[str, Any] = {
                 "metric": rows.head.metric,
@@ -91,6 +98,32 @@ def rescore(
             if details:
                 result["details"] = figures_of(rows.head, *made.in_units())
     return {"split": split, "data": data, "tasks": tasks, "notes": saved.notes}
+
+
+def _written(
+    model: MultiTaskModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: ScoredRows,
+    saved: SavedData,
+    split: str,
+    details: bool,
+    advance: Callable[[int], object],
+) -> dict[str, Any]:
+    """The score of a task that the language model itself answers."""
+    head, known = rows.head, saved.recipe.tasks if saved.recipe is not None else ()
+    most = {task.name: task.max_generate for task in known}
+    losses = losses_of(model, tokenizer, head, rows.rows, advance)
+    if head.metric == "likelihood":
+        score, figures, count = losses["likelihood"], losses, len(rows.rows)
+    else:
+        data = TaskData(head, {split: rows.rows})
+        order = [one.name for one in model.heads.heads]
+        made = score_texts(model.backbone, tokenizer, [data], split, most=most, order=order)[head.name]
+        score, figures, count = made.score, {**losses, **made.figures}, made.rows
+    note = note_of_score(rows, split, score)
+    saved.notes += [] if note is None else [note]
+    result: dict[str, Any] = {"metric": head.metric, "score": score, "rows": count}
+    return {**result, "details": figures} if details else result
 
 
 def _wanted(names: Sequence[str], task: str | None, data: str | None) -> Sequence[str]:

@@ -12,11 +12,12 @@ from typing import Any
 from graftwork.cards.writing import is_replaceable, signed
 from graftwork.distributed.notes import note
 from graftwork.errors import CheckpointError, DataError
+from graftwork.files.reading import exists
 from graftwork.files.weights import read_shapes
 from graftwork.files.yaml_file import read_yaml
 from graftwork.hub.names import is_model_id
 from graftwork.messages import listed, shown
-from graftwork.models.files import FILES, NEEDED, card_of, read_structure
+from graftwork.models.files import FILES, NEEDED, SHIPPED, card_of, read_structure
 from graftwork.models.manifest import read_tasks_file
 
 __all__ = ["push"]
@@ -49,7 +50,8 @@ def push(
     HF_TOKEN or of `hf auth login`; it is never printed.
 
     Args:
-        folder: written by `graftwork fit`, `add-task`, `remove-task` or `extract`.
+        folder: written by `graftwork fit`, `add-task`, `remove-task` or `extract`; or `quickstart`, the model
+            that comes with graftwork.
         repo: `user/model` on the hub; it is made if there is none.
         private: only its owner may see it; one that everybody can see is refused.
         revision: the branch; default the main one. It is made if there is none.
@@ -70,7 +72,7 @@ def push(
         >>> plan["url"] is None, "adapter_model.safetensors" in plan["files"]
         (True, True)
     """
-    folder = Path(folder)
+    folder = Path(folder) if exists(Path(folder)) else SHIPPED.get(str(folder), Path(folder))
     if not is_model_id(repo):
         raise DataError(
             f"{shown(repo)} is no name of a model on the hub; give USER/MODEL, of letters, digits, `-`, `_` "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from graftwork.diagnosis.diagnosis import Searched, diagnose
 from graftwork.fitting.words import diagnosis_in_words, scores_in_words
+from graftwork.models.causal.scoring import losses_of, score_texts, written_rows
 from graftwork.noise.applying import noisy_model
 from graftwork.progress import phase
 from graftwork.training.bars import counted
@@ -26,8 +27,11 @@ __all__ = ["final_diagnosis", "final_scores"]
 
 def final_scores(
     run: TrainingRun, prepared: Prepared, noise: Sequence[Noise], console: Console
-) -> dict[str, dict[str, float]]:
-    """Scores of the final, compact model: task -> split -> score.
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
+    """Scores of the final, compact model: task -> split -> score; and what it has written.
+
+    Tasks that the language model itself answers are scored by what it writes; the second mapping has, for
+    each and its splits, all figures, the loss of the right answers, and examples.
 
     Args:
         run: after `train`.
@@ -43,8 +47,42 @@ def final_scores(
         scores = {"validation": split_scores(trainer, tokens["validation"], "validation", names)}
         with noisy_model(run.model, noise, "test", run.noise):
             scores["test"] = split_scores(trainer, tokens["test"], "test", names)
+            texts = _written(run, prepared, scores, console) if prepared.causal else {}
         found = {name: {split: values[name] for split, values in scores.items()} for name in names}
         now.found_out(scores_in_words(found))
+    return found, texts
+
+
+def _written(
+    run: TrainingRun, prepared: Prepared, scores: dict[str, dict[str, float]], console: Console
+) -> dict[str, dict[str, Any]]:
+    """What the model writes, with its score in place of the likelihood that it was trained by."""
+    written = [data for data in prepared.datas if data.head.written]
+    rows = sum(
+        len(written_rows(data.splits[split], prepared.most_written.get(data.head.name)))
+        for data in written
+        for split in scores
+    )
+    found: dict[str, dict[str, Any]] = {data.head.name: {} for data in written}
+    with phase(console, "answers", "writing answers to validation and test, rows", rows) as now:
+        for split, values in scores.items():
+            texts = score_texts(
+                run.model.backbone,
+                prepared.tokenizer,
+                prepared.datas,
+                split,
+                most=prepared.most_written,
+                advance=now.advance,
+            )
+            for data in written:
+                name = data.head.name
+                losses = losses_of(run.model, prepared.tokenizer, data.head, data.splits[split])
+                found[name][split] = losses
+                if name in texts:
+                    found[name][split] = {**losses, **texts[name].as_dict()}
+                    if data.head.metric != "likelihood":
+                        values[name] = texts[name].score
+        now.found_out(f"{rows:,} answers")
     return found
 
 

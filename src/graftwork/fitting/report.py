@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["build_report", "cost_figures", "print_report"]
 
+LONGEST = 300
+"""Characters of a text that is shown as an example."""
+
 
 def build_report(
     recipe: Recipe,
@@ -121,9 +124,17 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
     """Scores beside majority and probe, parameters, the structure, and where the time went."""
     table = Table(title="test scores; active: adapter parameters on the task's path")
     before = report.get("start", {}).get("tasks", {})
-    probed = all("linear_probe" in task for task in report["tasks"].values())
-    yardsticks = ("linear probe", "majority") if probed else ("majority",)
-    for column in ("task", "metric", "graftwork", *(["before"] if before else []), *yardsticks, "active"):
+    found = {key for task in report["tasks"].values() for key in task}
+    known = {"linear_probe": "linear probe", "zero_shot": "zero-shot", "majority": "majority"}
+    yardsticks = [key for key in known if key in found]
+    for column in (
+        "task",
+        "metric",
+        "graftwork",
+        *(["before"] if before else []),
+        *(known[key] for key in yardsticks),
+        "active",
+    ):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)
     active = report["parameters"]["active"]
     for name, task in report["tasks"].items():
@@ -132,11 +143,12 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
             task["metric"],
             f"{task['test']:.3f}",
             *([f"{before[name]['test']:.3f}"] if before else []),
-            *([f"{task['linear_probe']:.3f}"] if probed else []),
-            f"{task['majority']:.3f}",
+            *(f"{task[key]:.3f}" if key in task else "" for key in yardsticks),
             f"{active[name]:,}",
         )
     console.print(table)
+    for name, splits in report.get("texts", {}).items():
+        _print_example(name, splits.get("test", {}), console)
     if before:
         console.print(f"before: {report['start']['folder']} on the same test rows", markup=False)
     parameters = report["parameters"]
@@ -154,3 +166,18 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
     spent = ", ".join(f"{name} {phase['seconds']:.0f} s" for name, phase in report["phases"].items())
     console.print(f"time: {spent}")
     console.print(f"written to {folder}", markup=False)
+
+
+def _print_example(task: str, scored: Mapping[str, Any], console: Console) -> None:
+    """One row of a task that writes texts: what it was asked, what it has written, and what is right."""
+    loss = f"perplexity of the right answers {scored['perplexity']:.3g}" if "perplexity" in scored else ""
+    console.print(f"{task}: {loss}", highlight=False, markup=False)
+    for example in scored.get("examples", [])[:1]:
+        for what, key in (("asked", "prompt"), ("wrote", "answer"), ("right", "right")):
+            text = " ".join(str(example[key]).split())
+            console.print(f"  {what}: {_short(text)}", highlight=False, markup=False)
+
+
+def _short(text: str) -> str:
+    """A text in one line of moderate length."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

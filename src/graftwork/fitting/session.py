@@ -30,8 +30,8 @@ from graftwork.fitting.report import build_report, cost_figures
 from graftwork.fitting.start import Start
 from graftwork.fitting.words import baselines_in_words, rows_in_words, size_in_words
 from graftwork.models.backbone import load_backbone
+from graftwork.models.causal.model import make_model
 from graftwork.models.folder import write_model
-from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.state import NoiseState
 from graftwork.progress import Phase, phase
 from graftwork.recipe.length import described_length, settle_length
@@ -56,6 +56,8 @@ from graftwork.tuner.view import graft_view
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+    from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["Session"]
 
@@ -157,7 +159,9 @@ class Session:
 
     def _build(self, budget: float | None, now: Phase) -> MultiTaskModel:
         recipe, prepared = self.recipe, self.prepared
-        backbone = load_backbone(recipe.model)[0] if self.baselines else prepared.backbone
+        backbone = (
+            load_backbone(recipe.model, causal=prepared.causal)[0] if self.baselines else prepared.backbone
+        )
         set_seed(recipe.seed)
         with quiet_peft():
             config = GraftConfig(**recipe.graft_values())
@@ -168,7 +172,13 @@ class Session:
             adapted = get_peft_model(backbone, config)
         heads = [data.head for data in prepared.datas]
         settings = recipe.training
-        model = MultiTaskModel(adapted, heads, pooling=settings.pooling, max_length=settings.max_length)
+        model = make_model(
+            adapted,
+            heads,
+            pooling=settings.pooling,
+            max_length=settings.max_length,
+            causal=prepared.causal,
+        )
         check_budgets(model)
         if named_file(recipe.graft.structure) is None:
             self._say([pool_note(model)])
@@ -196,7 +206,7 @@ class Session:
     def _baselines(self) -> dict[str, dict[str, float]]:
         """Majority class and linear probe on the frozen backbone, for every task."""
         prepared, pooling = self.prepared, self.recipe.training.pooling
-        doing = "linear probes on the frozen backbone, texts"
+        doing = "what the frozen backbone can do, texts"
         with phase(self.console, "baselines", doing, probe_texts(prepared) if self.probe else None) as now:
             found = baselines(prepared, pooling, texts=now.advance, probe=self.probe)
             now.found_out(baselines_in_words(found))
@@ -269,8 +279,9 @@ class Session:
             The report, and the structure with the adapters that were closed.
         """
         with _timed(run.seconds, "test"):
-            scores = final_scores(run, self.prepared, self.recipe.noise, self.console)
-        return on_main(lambda: self._write(run, output, scores, recipe, overwrite, further or {}))
+            scores, texts = final_scores(run, self.prepared, self.recipe.noise, self.console)
+        further = {**(further or {}), **({"texts": texts} if texts else {})}
+        return on_main(lambda: self._write(run, output, scores, recipe, overwrite, further))
 
     def _write(
         self,

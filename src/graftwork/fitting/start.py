@@ -18,12 +18,14 @@ from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.scoring.tags import inside_types
 from graftwork.messages import listed, shown
 from graftwork.models.backbone import load_encoder, saved_tokenizer
+from graftwork.models.causal.model import make_model
+from graftwork.models.causal.scoring import score_texts
 from graftwork.models.files import FILES, read_report
 from graftwork.models.first_pass import measure_width_
 from graftwork.models.folder import load_model
 from graftwork.models.identity import same_weights
 from graftwork.models.manifest import fingerprint, read_tasks_file, saved_identity
-from graftwork.models.multitask import MultiTaskModel, select_tasks_
+from graftwork.models.multitask import select_tasks_
 from graftwork.models.outputs import forward_rows
 from graftwork.noise.applying import noisy_model
 from graftwork.recipe.loading import load_recipe
@@ -37,6 +39,7 @@ from graftwork.tuner.view import graft_view
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from graftwork.models.multitask import MultiTaskModel
     from graftwork.noise.kinds import Noise
     from graftwork.training.preparation import Prepared
 
@@ -101,7 +104,7 @@ class Start:
             else:
                 yield from _task_faults(task, head)
         pooling = self.described["pooling"]
-        if recipe.training.pooling != pooling:
+        if recipe.training.pooling != pooling and not self.described["causal"]:
             yield f"training.pooling is {recipe.training.pooling}, but that of the model is {pooling}"
         sections = ((GraftSettings(), recipe.graft, self.recipe.graft, "graft"),)
         sections += ((Schedule(), recipe.schedule, self.recipe.schedule, "schedule"),)  # type: ignore[assignment]
@@ -128,7 +131,7 @@ class Start:
             CheckpointError: it is another backbone than the model's.
             RecipeError: it cannot be loaded.
         """
-        base, saved = load_encoder(name), saved_identity(self.described)
+        base, saved = load_encoder(name, causal=self.described["causal"]), saved_identity(self.described)
         own = fingerprint(base)
         same = own == {key: self.described["backbone"].get(key) for key in own}
         if not same or (saved is not None and not same_weights(base, saved)):
@@ -170,8 +173,12 @@ class Start:
             layer.set_adapter([view.adapter_name], inference_mode=False)
         set_seed(recipe.seed)
         settings = recipe.training
-        model = MultiTaskModel(
-            loaded.backbone, heads, pooling=settings.pooling, max_length=settings.max_length
+        model = make_model(
+            loaded.backbone,
+            heads,
+            pooling=settings.pooling,
+            max_length=settings.max_length,
+            causal=loaded.causal,
         )
         model.heads.load(loaded.heads.export())
         return model
@@ -191,6 +198,11 @@ class Start:
         with noisy_model(model, noise, "test", []):
             outputs = forward_rows(model, prepared.tokens["test"], collate(prepared.tokenizer))
             scores = outputs.scores(model)
+            if model.causal:
+                datas, most = prepared.datas, prepared.most_written
+                texts = score_texts(model.backbone, prepared.tokenizer, datas, "test", most=most)
+                written = (data.head for data in datas if data.head.metric != "likelihood")
+                scores |= {head.name: texts[head.name].score for head in written if head.name in texts}
         tasks = {}
         for data in prepared.datas:
             name = data.head.name

@@ -42,6 +42,7 @@ def baselines_in_words(found: Mapping[str, Mapping[str, float]]) -> str:
     told = []
     for task, scores in found.items():
         probe = f"linear probe {scores['linear_probe']:.3f}, " if "linear_probe" in scores else ""
+        probe += f"zero-shot {scores['zero_shot']:.3f}, " if "zero_shot" in scores else ""
         told.append(f"{task} {probe}majority {scores['majority']:.3f}")
     return f"test scores without training: {'; '.join(told)}"
 

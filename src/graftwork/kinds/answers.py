@@ -19,8 +19,10 @@ from graftwork.messages import listed, mended, shown
 
 __all__ = ["FIELDS", "Answers", "to_json"]
 
-FIELDS = tuple(dict.fromkeys(("task", *(field for kind in KINDS.values() for field in kind.answers))))
-"""The fields of answers."""
+FIELDS = tuple(
+    dict.fromkeys(("task", *(field for kind in KINDS.values() if not kind.written for field in kind.answers)))
+)
+"""The fields of answers; that of written tasks may be kept where no task of the model is written."""
 ALL_FIELDS = ("answers", "skipped")
 """The fields of a row of answers of all tasks."""
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
@@ -73,6 +75,19 @@ class Answers:
                 f"{listed(row) or 'none'}."
             )
         return {field: row[field] for field in self.keep}
+
+    def written(self, head: TaskHead, text: str) -> dict[str, Any]:
+        """The answer that a language model has written.
+
+        Raises:
+            DataError: a field of its name is to be kept.
+        """
+        if "text" in self.keep:
+            raise DataError(
+                f"keep has 'text', but the answers of task {head.name!r} have a field of that name; rename "
+                "the input's."
+            )
+        return {"task": head.name, "text": text}
 
     def describe(self, head: TaskHead, outputs: Sequence[float] | Tagged) -> dict[str, Any]:
         """The answer of a head with the given outputs: the logits of its classes, or its one number.

@@ -231,8 +231,8 @@ def _check_classes(task: TaskSettings, labels: Sequence[str]) -> None:
             )
     elif varied and sum(map(_long, distinct)) >= 0.5 * len(distinct):
         raise DataError(
-            f"{start}; they look like sentences, and a task chooses among classes: writing texts is not a "
-            f"kind of task. Give the field of the class as label:; {end}"
+            f"{start}; they look like sentences, and a task chooses among classes: set kind: generation to "
+            f"write texts, with a language model. Give the field of the class as label:; {end}"
         )
     elif len(distinct) > UNIQUE * len(labels):
         raise DataError(

@@ -12,6 +12,7 @@ from graftwork.files.reading import is_finite
 from graftwork.kinds.kind import Metric
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import listed, shown
+from graftwork.texts.writing import Writing
 
 __all__ = ["TaskHead", "plain_fields"]
 
@@ -35,6 +36,13 @@ class TaskHead:
     thresholds: tuple[float, ...] = field(default=(), metadata=LATER)
     """Probability from which a row has a label, in the order of `labels`, chosen on validation rows; empty: a
     half each."""
+    writing: Writing | None = field(default=None, metadata=LATER)
+    """How rows become prompts and answers, if the language model itself answers."""
+
+    @property
+    def written(self) -> bool:
+        """Whether the language model itself answers, without weights of the head's own."""
+        return KINDS[self.kind].written
 
     @property
     def size(self) -> int:
@@ -43,7 +51,8 @@ class TaskHead:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the head as JSON types."""
-        return plain_fields(self)
+        values = plain_fields(self)
+        return values if self.writing is None else {**values, "writing": self.writing.as_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -70,6 +79,13 @@ class TaskHead:
         if faults:
             given = ", ".join(f"{key}={shown(values[key])}" for key in faults)
             raise CheckpointError(f"the saved head of task {name} has {given}")
+        if KINDS[values["kind"]].written != (values.get("writing") is not None):
+            raise CheckpointError(
+                f"the saved head of task {name} has kind={values['kind']} and "
+                f"writing={shown(values.get('writing'))}"
+            )
+        if values.get("writing") is not None:
+            values = {**values, "writing": Writing.from_dict(values["writing"])}
         lists = {
             key: tuple(values[key])
             for key in ("text", "labels", "class_weights", "thresholds")

@@ -12,9 +12,25 @@ if TYPE_CHECKING:
 __all__ = ["Column", "Head", "Kind", "Metric", "TaskSettings"]
 
 Metric = Literal[
-    "accuracy", "macro_f1", "matthews", "pearson", "spearman", "micro_f1", "entity_f1", "token_accuracy"
+    "accuracy",
+    "macro_f1",
+    "matthews",
+    "pearson",
+    "spearman",
+    "micro_f1",
+    "entity_f1",
+    "token_accuracy",
+    "likelihood",
+    "token_f1",
+    "exact_match",
+    "number",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "bleu",
+    "chrf",
 ]
-"""Names of `graftwork.kinds.scoring.metrics`."""
+"""Names of `graftwork.kinds.scoring.metrics` and, from `token_f1` on, of `graftwork.texts.scores`."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,10 @@ class Kind(Protocol):
     """NumPy's name for the type of predictions."""
     per: Literal["row", "label", "token"] = "row"
     """What has a target: a row one (shape [N]), each of its labels ([N, labels]), or its tokens."""
+    written: bool = False
+    """Whether the language model itself answers, without a head."""
+    in_training: Metric | None = None
+    """What outputs are scored by where that is not the metric of the task."""
 
     def faults(self, task: TaskSettings) -> list[str]:
         """What is wrong with the settings of a task that only some kinds have."""

@@ -39,8 +39,12 @@ class TaskHeads(nn.Module):
         self.heads = tuple(heads)
         sizes = torch.tensor([head.size for head in heads])
         valid = torch.arange(int(sizes.max())) < sizes[:, None]
-        self.weight = nn.Parameter(torch.randn(*valid.shape, width) * 0.02 * valid.unsqueeze(-1))
+        written = torch.tensor([head.written for head in heads])
+        own = valid & ~written[:, None]  # what a language model answers has no weights here
+        self.weight = nn.Parameter(torch.randn(*valid.shape, width) * 0.02 * own.unsqueeze(-1))
         self.bias = nn.Parameter(torch.zeros(valid.shape))
+        if written.all():
+            self.requires_grad_(False)
         self._distinct = sorted({head.size for head in heads})
         self.sizes: Tensor
         self.kinds: Tensor
@@ -145,12 +149,14 @@ class TaskHeads(nn.Module):
 
     def count(self) -> int:
         """Parameters of all heads, without the padding."""
-        return sum(head.size * (self.weight.shape[-1] + 1) for head in self.heads)
+        return sum(head.size * (self.weight.shape[-1] + 1) for head in self.heads if not head.written)
 
     def export(self) -> dict[str, Tensor]:
         """`<task>.weight` [C_t, d] and `<task>.bias` [C_t] for every task, without the padding."""
         tensors = {}
         for index, head in enumerate(self.heads):
+            if head.written:
+                continue
             tensors[f"{head.name}.weight"] = self.weight[index, : head.size].detach().clone()
             tensors[f"{head.name}.bias"] = self.bias[index, : head.size].detach().clone()
         return tensors
@@ -163,6 +169,8 @@ class TaskHeads(nn.Module):
             CheckpointError: a head is missing or has another shape.
         """
         for index, head in enumerate(self.heads):
+            if head.written:
+                continue
             for name, target in (("weight", self.weight), ("bias", self.bias)):
                 found = tensors.get(f"{head.name}.{name}")
                 place = target[index, : head.size]

@@ -69,11 +69,17 @@ def _tag_entropy(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tensor 
     return losses.masked_fill(~own, 0.0).sum(1) / own.sum(1).clamp(min=1)
 
 
+def _own_loss(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tensor | None) -> Tensor:
+    """The output itself: the language model has computed the loss where it has the tokens."""
+    return logits[:, 0]
+
+
 LOSSES: dict[str, RowLoss] = {
     "classification": _cross_entropy,
     "regression": _squared_error,
     "multilabel": _binary_cross_entropy,
     "tokens": _tag_entropy,
+    "generation": _own_loss,
 }
 """Name of a kind -> its loss."""
 

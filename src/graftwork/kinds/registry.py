@@ -9,12 +9,13 @@ from graftwork.kinds.kind import Kind
 from graftwork.kinds.multilabel import Multilabel
 from graftwork.kinds.regression import Regression
 from graftwork.kinds.tokens import Tokens
+from graftwork.kinds.written.generation import Generation
 
 __all__ = ["KINDS", "KindName"]
 
-KindName = Literal["classification", "regression", "multilabel", "tokens"]
+KindName = Literal["classification", "regression", "multilabel", "tokens", "generation"]
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (Classification(), Regression(), Multilabel(), Tokens())
+    kind.name: kind for kind in (Classification(), Regression(), Multilabel(), Tokens(), Generation())
 }
 """Name -> kind."""

@@ -43,7 +43,8 @@ def per_task_scores(
         if np.isnan(own).any():
             scores[head.name] = float("nan")
             continue
-        scores[head.name] = score(head.metric, *KINDS[head.kind].scored(head, own, learned))
+        kind = KINDS[head.kind]
+        scores[head.name] = score(kind.in_training or head.metric, *kind.scored(head, own, learned))
     return scores
 
 

@@ -31,28 +31,36 @@ _VOCABULARIES = ("tokenizer.*", "vocab*", "*.spm", "spm.model", "spiece.model", 
 """Names of files that hold a vocabulary; a tokenizer that does not work on bytes has one of them."""
 
 
-def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_backbone(name: str, *, causal: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The pretrained transformer and tokenizer of a hub id, a folder, or `package:NAME/sub/folder`.
 
     Of an encoder-decoder only the encoder is kept. A short text is passed through the backbone.
+
+    Args:
+        name: where it is.
+        causal: as a language model that writes, with its head.
 
     Raises:
         RecipeError: there is no such model, it cannot be read, tokenizer and model do not fit, or it does not
             turn text into hidden states.
     """
-    model, tokenizer = load_encoder(name), load_tokenizer(name)
+    model, tokenizer = load_encoder(name, causal=causal), load_tokenizer(name)
     check_vocabulary(tokenizer, model, name, name)
     measure_width_(model, tokenizer, name)
     return model, tokenizer
 
 
-def load_encoder(name: str) -> PreTrainedModel:
+def load_encoder(name: str, *, causal: bool = False) -> PreTrainedModel:
     """The transformer alone, with its identity (`graftwork.models.identity.identity_of`).
 
+    Args:
+        name: where it is.
+        causal: as a language model that writes, with its head.
+
     Raises:
-        RecipeError: there is no such model, or it cannot be read, or it lacks weights.
+        RecipeError: there is no such model, or it cannot be read, or it lacks weights, or cannot write.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
     path, stamp = _path(name, "model"), None
@@ -64,8 +72,13 @@ def load_encoder(name: str) -> PreTrainedModel:
             split = getattr(config, "is_encoder_decoder", False)
             ready = split and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
             auto: Any = AutoModelForTextEncoding if ready else AutoModel
+            if causal:
+                _check_decoder(config, name)
+                auto, ready = AutoModelForCausalLM, True
             stamp = file_stamp(_folder(path))
             model, info = auto.from_pretrained(path, trust_remote_code=False, output_loading_info=True)
+    except RecipeError:
+        raise
     except Exception as error:  # Transformers raises anything at all at files that it did not write
         raise RecipeError(
             f"model {shown(name)} cannot be loaded; give a hub id, a folder with config.json, or "
@@ -84,6 +97,28 @@ def load_encoder(name: str) -> PreTrainedModel:
         model.name_or_path = path
     identify_(model, missing, stamp)
     return model  # type: ignore[no-any-return]
+
+
+def _check_decoder(config: Any, name: str) -> None:
+    """Refuse a model that does not write from left to right.
+
+    Raises:
+        RecipeError: it is an encoder, or an encoder-decoder.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
+
+    kind = type(config)
+    split = getattr(config, "is_encoder_decoder", False)
+    encoder = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if split or encoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        what = "an encoder-decoder" if split else "an encoder"
+        raise RecipeError(
+            f"model {shown(name)} is {what} ({config.model_type}), and kind: generation needs a decoder, "
+            "such as Llama, Qwen, Gemma or GPT-2: give one as model:, or set kind: classification with labels"
+        )
 
 
 @contextmanager

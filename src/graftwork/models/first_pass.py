@@ -16,7 +16,7 @@ from graftwork.routing.traceless import traceless
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["measure_width_", "measured_width", "vocabulary"]
+__all__ = ["hidden_part", "measure_width_", "measured_width", "vocabulary"]
 
 TEXT = "one row of text"
 """Text with which the first forward pass of a backbone is made."""
@@ -53,7 +53,7 @@ def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         traceless(backbone),
         torch.no_grad(),
     ):
-        output = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+        output = hidden_part(backbone.eval())(input_ids=ids, attention_mask=torch.ones_like(ids))
     hidden = getattr(output, "last_hidden_state", None)
     if not isinstance(hidden, torch.Tensor) or hidden.dim() != 3 or hidden.shape[:2] != ids.shape:
         found = "none" if not isinstance(hidden, torch.Tensor) else f"one of shape {list(hidden.shape)}"
@@ -62,6 +62,12 @@ def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             f"features]; for {ids.shape[1]} tokens it gives {found}. Choose an encoder or decoder of text."
         )
     attach(backbone, WIDTH_NAME, int(hidden.shape[-1]))
+
+
+def hidden_part(backbone: PreTrainedModel) -> PreTrainedModel:
+    """The part of a backbone that gives hidden states: of a language model what is below its head."""
+    part: PreTrainedModel = backbone.base_model if backbone.can_generate() else backbone  # type: ignore[assignment]
+    return part
 
 
 def measured_width(backbone: nn.Module) -> int | None:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from graftwork.models.identity import Identity
     from graftwork.models.multitask import MultiTaskModel
 
-    Encoder = Callable[[str, Identity | None], PreTrainedModel]
+    Encoder = Callable[[str, Identity | None, bool], PreTrainedModel]
 
 __all__ = [
     "FILES",
@@ -155,8 +155,9 @@ def load_model(
 
     Args:
         folder: written by `graftwork fit` or `save_model`; or `user/model` on the hub.
-        encoder: gives the backbone of a name and the identity that the folder asks for, if it says one; not
-            wrapped. Default: it is loaded. Whatever it gives is checked.
+        encoder: gives the backbone of a name, not wrapped; it is told the identity that the folder asks for,
+            if it says one, and whether it wants a causal model. Default: `load_encoder`. What it gives is
+            checked.
         **loading: where its parts are now (`Loading`): `backbone`, `tokenizer`, `backbone_unchecked`,
             `revision`.
 
@@ -177,13 +178,15 @@ def _load_model(
 ) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     from peft import PeftConfig, PeftModel
 
-    from graftwork.models.multitask import MultiTaskModel
+    from graftwork.models.causal.model import make_model
     from graftwork.search.discretise import structure_of
     from graftwork.tuner.config import GraftConfig
 
     described, name = read_tasks_file(folder), saved_backbone(folder, backbone)
     try:
-        base = load_encoder(name) if encoder is None else encoder(name, saved_identity(described))
+        causal = described["causal"]
+        saved = saved_identity(described)
+        base = load_encoder(name, causal=causal) if encoder is None else encoder(name, saved, causal)
     except RecipeError as error:
         hint = "" if backbone else " If the backbone has moved, say where it is with --backbone."
         raise RecipeError(f"{error}{hint}") from error
@@ -205,11 +208,12 @@ def _load_model(
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             peft_model: PeftModel = PeftModel.from_pretrained(base, str(folder), config=config)
         read_weights(folder / FILES.adapter_weights, _adapter_shapes(peft_model), "adapter")
-        model = MultiTaskModel(
+        model = make_model(
             peft_model,
             described["tasks"],
             pooling=described["pooling"],
             max_length=row_length(folder, described),
+            causal=described["causal"],
         )
         if isinstance(config, GraftConfig) and config.structure is not None:
             _check_paths(Structure.from_dict(config.structure), structure_of(peft_model))

@@ -53,6 +53,7 @@ def write_tasks_file(model: MultiTaskModel, folder: Path, backbone_name: str) ->
         "backbone": {**fingerprint(model.backbone), **({} if identity is None else identity.as_dict())},
         "pooling": model.pooling,
         "max_length": model.max_length,
+        **({"causal": True} if model.causal else {}),
         "tasks": [head.as_dict() for head in model.heads.heads],
     }
     (folder / FILES.tasks).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
@@ -80,6 +81,7 @@ def read_tasks_file(folder: Path) -> dict[str, Any]:
         heads = [TaskHead.from_dict(head) for head in found["tasks"]]
         described = {**{key: found[key] for key in ("model", "backbone", "pooling")}, "tasks": heads}
         described["max_length"] = found.get("max_length")
+        described["causal"] = found.get("causal", False) is True
     except CheckpointError as error:
         raise CheckpointError(
             str(error) if str(path) in str(error) else f"{path} is damaged: {error}."

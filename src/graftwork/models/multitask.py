@@ -66,6 +66,9 @@ class MultiTaskModel(nn.Module):
         (torch.Size([2, 2]), torch.Size([]))
     """
 
+    causal = False
+    """Whether the backbone is a language model with its head (`CausalMultiTaskModel`)."""
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -76,6 +79,12 @@ class MultiTaskModel(nn.Module):
         max_length: int = 128,
     ) -> None:
         super().__init__()
+        written = [head.name for head in heads if head.written]
+        if written and not self.causal:
+            raise ConfigError(
+                f"task {written[0]!r} is written by a language model; use gw.CausalMultiTaskModel, around a "
+                "causal model."
+            )
         self.backbone = backbone
         self.max_length = max_length
         self.pooling: Pooling = pooling
@@ -217,7 +226,7 @@ def select_tasks_(model: MultiTaskModel, tasks: Sequence[str]) -> tuple[MultiTas
     """
     structure = compact_(model, tasks)
     heads = {head.name: head for head in model.heads.heads}
-    small = MultiTaskModel(
+    small = type(model)(
         model.backbone,
         [heads[task] for task in tasks],
         pooling=model.pooling,

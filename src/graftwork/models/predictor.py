@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graftwork.data.asked_rows import RowLike, check_row, fields_of, texts_of
+from graftwork.data.asked_rows import RowLike, answered, check_list, check_row, fields_of, texts_of
 from graftwork.data.tokens import encode_rows, pad
 from graftwork.edges import forward_errors
 from graftwork.errors import DataError
@@ -20,6 +20,7 @@ from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.scoring.tags import of_row
 from graftwork.messages import shown
 from graftwork.models.all_tasks import answer_rows, read_row
+from graftwork.models.causal.answering import answer_texts
 from graftwork.models.files import read_report
 from graftwork.models.folder import Loading, load_model
 from graftwork.trunk.trunk import find_trunk, trunk_price
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "RowLike", "load"]
 
-Read = TypeVar("Read")
 CHUNK = 64
 """Batches whose rows are read ahead and sorted by length together."""
+WRITTEN = 4
+"""The same for models that write: each batch takes long, and its answers are wanted."""
 
 
 class Predictor:
@@ -149,13 +151,14 @@ class Predictor:
             `{"task", "labels", "probabilities"}` for several labels, and for tokens
             `{"task", "spans": [{"start", "end", "label", "text", "probability"}]}`, with `read_to` if the
             text was cut: the character up to which it was read. Words that are given as a list count as
-            one text with a blank between two.
+            one text with a blank between two. `{"task", "text"}` for tasks that the language model answers
+            in its own words.
 
         Raises:
             DataError: a row has no task, an unknown one, other texts than its task, or lacks a field that is
                 to be kept.
         """
-        _refuse_single(rows)
+        check_list(rows)
         return list(self.stream(rows, task, keep=keep, top=top, digits=digits))
 
     def stream(
@@ -175,7 +178,7 @@ class Predictor:
         The rows before a bad one are answered before its error is raised.
         """
         answers = Answers(**options)
-        return _answered(
+        return answered(
             lists,
             lambda row, number: self._read(row, number, task, answers),
             lambda rows: self._predict_rows(rows, answers),
@@ -206,9 +209,10 @@ class Predictor:
             `{"answers": {task: answer of predict}, "skipped": {task: what the row lacks}}` for every row.
 
         Raises:
-            DataError: a row has the fields of none of the tasks, or a task is unknown; else as for `predict`.
+            DataError: a row has the fields of none of the tasks, or a task is unknown; or the model writes;
+                else as for `predict`.
         """
-        _refuse_single(rows)
+        check_list(rows)
         options = {"keep": keep, "top": top, "digits": digits}
         return [answer for some in self.stream_all([rows], tasks, **options) for answer in some]
 
@@ -216,8 +220,10 @@ class Predictor:
         self, lists: Iterable[Sequence[RowLike]], tasks: Sequence[str] | None = None, **options: Any
     ) -> Iterator[list[dict[str, Any]]]:
         """`predict_all` for rows that come in lists, as for `stream_lists`."""
+        if self.model.causal:
+            raise DataError("all tasks in one pass need heads; ask a model that writes with predict.")
         heads, answers = self._heads_of(tasks), Answers(**options, all_tasks=True)
-        return _answered(
+        return answered(
             lists,
             lambda row, number: read_row(row, number, heads, answers),
             lambda rows: answer_rows(
@@ -247,9 +253,12 @@ class Predictor:
     @property
     def ahead(self) -> int:
         """How many rows are sorted by length together."""
-        return CHUNK * self.batch_size
+        return (CHUNK if not self.model.causal else WRITTEN) * self.batch_size
 
     def _predict_rows(self, rows: list[_Row], answers: Answers) -> list[dict[str, Any]]:
+        written = {index: row for index, row in enumerate(rows) if row.head.written}
+        if written:
+            return self._written(rows, written, answers)
         asked = [(row.texts, (row.head,)) for row in rows]
         tokens, words = encode_rows(self.tokenizer, asked, self.max_length)
         order = sorted(range(len(rows)), key=lambda index: -len(tokens[index]["input_ids"]))
@@ -269,6 +278,26 @@ class Predictor:
                 found = of_row(outputs, row.head.size, row.texts[0], words.get(index))
                 results[index] = row.kept | answers.describe(row.head, found)
         return results
+
+    def _written(
+        self, rows: list[_Row], written: Mapping[int, _Row], answers: Answers
+    ) -> list[dict[str, Any]]:
+        """Answers to rows some of which the language model itself answers, those of all tasks together."""
+        rest = [index for index in range(len(rows)) if index not in written]
+        others = self._predict_rows([rows[index] for index in rest], answers) if rest else []
+        found = dict(zip(rest, others, strict=True))
+        index_of = {name: index for index, name in enumerate(self.heads)}
+        texts = answer_texts(
+            self.model.backbone,
+            self.tokenizer,
+            list(self.heads.values()),
+            [index_of[row.head.name] for row in written.values()],
+            [row.texts[0] for row in written.values()],
+            batch_size=self.batch_size,
+        )
+        for (index, row), text in zip(written.items(), texts, strict=True):
+            found[index] = row.kept | answers.written(row.head, text)
+        return [found[index] for index in range(len(rows))]
 
     def _read(self, row: RowLike, number: int, task: str | None, answers: Answers) -> _Row:
         check_row(row, number)
@@ -318,31 +347,3 @@ class _Row:
     head: TaskHead
     texts: tuple[str, ...]
     kept: dict[str, Any]
-
-
-def _refuse_single(rows: object) -> None:
-    if isinstance(rows, str | Mapping):
-        raise DataError(f"rows is {shown(rows)}, a single row; give a list of rows, such as [row].")
-
-
-def _answered(
-    lists: Iterable[Sequence[RowLike]],
-    read: Callable[[RowLike, int], Read],
-    answer: Callable[[list[Read]], list[dict[str, Any]]],
-) -> Iterator[list[dict[str, Any]]]:
-    """Answers to lists of rows; those before a bad row come before its error."""
-    number = 0
-    for rows in lists:
-        ready: list[Read] = []
-        fault: DataError | None = None
-        for row in rows:
-            number += 1
-            try:
-                ready.append(read(row, number))
-            except DataError as error:
-                fault = error
-                break
-        if ready:
-            yield answer(ready)
-        if fault is not None:
-            raise fault

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,6 +54,12 @@ def damage_split(data: TaskData, name: str, kind: str, ratio: float, seed: int) 
     return _damage_texts(data, split, kind, ratio, seed)
 
 
+def _split(data: TaskData, split: Split, texts: tuple[list[str], ...], targets: NDArray[np.float64]) -> Split:
+    """The split with other texts or targets."""
+    named: Any = data.head.labels if split.answers is None else split.answers
+    return Split(texts, targets, content_hash(texts, targets, data.head.kind, named), split.answers)
+
+
 def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: int) -> DamagedSplit:
     if KINDS[data.head.kind].per == "token":
         raise ConfigError(
@@ -73,7 +79,7 @@ def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: i
             counts += _measure(before, after, kind)
     texts = tuple(columns)
     return DamagedSplit(
-        Split(texts, split.targets, content_hash(texts, split.targets, data.head.kind, data.head.labels)),
+        _split(data, split, texts, split.targets),
         _fraction(counts["changed"], counts["total"]),
         counts["total"],
         _fraction(counts["word_edits"], counts["words"]),
@@ -121,7 +127,7 @@ def _change_labels(data: TaskData, split: Split, ratio: float, seed: int) -> Dam
     unlike = targets != split.targets
     changed = int(unlike.any(axis=1).sum() if unlike.ndim > 1 else unlike.sum())
     return DamagedSplit(
-        Split(split.texts, targets, content_hash(split.texts, targets, data.head.kind, data.head.labels)),
+        _split(data, split, split.texts, targets),
         _fraction(changed, len(rows)),
         len(rows),
     )
@@ -140,7 +146,7 @@ def _drop_rows(data: TaskData, split: Split, ratio: float, seed: int) -> Damaged
         )
     texts = tuple([column[i] for i in keep] for column in split.texts)
     return DamagedSplit(
-        Split(texts, targets, content_hash(texts, targets, data.head.kind, data.head.labels)),
+        _split(data, split, texts, targets),
         _fraction(lost, len(rows)),
         len(rows),
     )

@@ -16,6 +16,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from graftwork.data.targets.written import check_learned
 from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import collate, row_lengths, tokenise
 from graftwork.edges import library_errors
@@ -57,12 +58,14 @@ def fitting_tokens(
     Raises:
         RecipeError: the backbone has no positions left beside its special tokens, or the tokens are not those
             of the backbone.
+        DataError: rows of a task that is written have nothing to learn.
     """
     splits = tokenise(datas, tokenizer, max_length, cache)
+    told = check_learned(datas, splits, tokenizer)
     _check_ids(splits, backbone, tokenizer)
     most = most_tokens(backbone, max_length, _ordinary(splits["train"], tokenizer))
     if most == max_length:
-        return Tokens(splits, max_length, [])
+        return Tokens(splits, max_length, told)
     special = tokenizer.num_special_tokens_to_add(pair=any(len(data.head.text) > 1 for data in datas))
     if most <= special:
         raise RecipeError(
@@ -76,7 +79,7 @@ def fitting_tokens(
         f"max_length is {max_length}, but {_name(backbone)} has positions for {most} tokens: {most} is used, "
         f"and saved with the model; {rows}."
     )
-    return Tokens(tokenise(datas, tokenizer, most, cache), most, [note])
+    return Tokens(tokenise(datas, tokenizer, most, cache), most, [note, *told])
 
 
 def _name(backbone: nn.Module) -> str:

@@ -36,19 +36,21 @@ class Backbones:
         self._unchecked = unchecked
         self._loaded: dict[Identity, PreTrainedModel] = {}
 
-    def __call__(self, name: str, wanted: Identity | None) -> PreTrainedModel:
+    def __call__(self, name: str, wanted: Identity | None, causal: bool = False) -> PreTrainedModel:
         """A twin of the backbone with these weights, which is loaded if it is not there yet.
 
         Args:
             name: where it lies.
             wanted: its identity; None if the model does not say it.
+            causal: load it with its language model head. Its weights have other names then, and so another
+                identity.
 
         Raises:
             RecipeError: there is no such backbone, or it cannot be read.
         """
         found = None if wanted is None or self._unchecked else self._loaded.get(wanted)
         if found is None:
-            found = load_encoder(name)
+            found = load_encoder(name, causal=causal)
             identity = identity_of(found)
             assert identity is not None  # `load_encoder` gives every backbone one
             found = self._loaded.setdefault(identity, found)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from graftwork.errors import ConfigError
+from graftwork.errors import ConfigError, ServingError
 from graftwork.messages import listed
 from graftwork.models.all_tasks import Question, ask, find_tree
 from graftwork.models.files import Loading
@@ -60,8 +60,14 @@ def load_part(
     Raises:
         CheckpointError: the folder is no complete model, or belongs to another backbone.
         RecipeError: its backbone or tokenizer cannot be found or read.
+        ServingError: its tasks are written by a language model.
     """
     model, tokenizer = load_model(folder, encoder=backbones, **loading)
+    if model.causal:
+        raise ServingError(
+            f"{folder} is a language model that writes, and the server has no path for written answers; ask "
+            "it with graftwork predict or graftwork chat."
+        )
     model.requires_grad_(False)
     return Part(name or str(folder), model, tokenizer, tuple(head.name for head in model.heads.heads))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,19 @@ from graftwork.distributed.processes import main_first, on_main
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scores import majority_score, per_task_scores, settled_heads
 from graftwork.models.backbone import load_backbone
+from graftwork.models.causal.scoring import constant_score, score_texts, written_rows
+from graftwork.models.first_pass import hidden_part
 from graftwork.models.identity import CACHE
 from graftwork.models.outputs import RowSample
 from graftwork.models.pooling import Embedder, Pooling, embed
 from graftwork.models.probe import linear_probe
 from graftwork.noise.applying import damage_tasks
 from graftwork.preflight.neighbours import check_neighbours
+from graftwork.preflight.positions import most_tokens
 from graftwork.preflight.preflight import fitting_tokens, preflight
 from graftwork.search.grouping import ROWS, group_tasks, input_distances
+from graftwork.texts.rendering import Renderer
+from graftwork.texts.scores import check_packages
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -71,6 +76,13 @@ class Prepared:
     """Tokens of a row: what was asked for, or all that the backbone has positions for."""
     notes: list[str]
     """What the user should know."""
+    most_written: dict[str, int | None] = field(default_factory=dict)
+    """Rows of every task whose answers are written for a score, if the recipe says so."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether the backbone is a language model with its head."""
+        return bool(self.backbone.can_generate())
 
     @property
     def names(self) -> list[str]:
@@ -86,10 +98,10 @@ class Prepared:
         """Texts to vectors of the backbone as it is when called, shape [texts, d]; see `embed`."""
         return functools.partial(
             embed,
-            self.backbone,
+            hidden_part(self.backbone),
             self.tokenizer,
             max_length=self.max_length,
-            pooling=pooling,
+            pooling="last" if self.causal else pooling,
             advance=advance,
         )
 
@@ -132,15 +144,18 @@ def prepare(
     """
     clean = []
     for task in tasks:
+        check_packages(str(task.metric))
+    for task in tasks:
         at(f"reading task {task.name}")
         clean.append(load_task(task, seed, (heads or {}).get(task.name)))
     datas, reports = damage_tasks(clean, noise)
     if loaded is None:
         at("loading the backbone")
-        backbone, tokenizer = load_backbone(model)
-        check_neighbours(backbone, tokenizer, model, max_length)
+        backbone, tokenizer = load_backbone(model, causal=any(data.head.written for data in datas))
+        check_neighbours(hidden_part(backbone), tokenizer, model, max_length)
     else:  # its rows were checked when it was trained
         backbone, tokenizer = loaded
+    clean, datas = (fitting_lengths(some, backbone, tokenizer) for some in (clean, datas))
     at("tokenising")
     # The main process makes the cache, the others find it.
     found = main_first(lambda: fitting_tokens(datas, backbone, tokenizer, max_length, cache_folder()))
@@ -155,6 +170,7 @@ def prepare(
         tokens=found.splits,
         max_length=found.max_length,
         notes=[*found.notes, *words],
+        most_written={task.name: task.max_generate for task in tasks},
     )
 
 
@@ -176,11 +192,17 @@ def baselines(
         probe: fit the linear probes, too.
 
     Returns:
-        Task -> `{"majority", "linear_probe"}`, or only the first of them.
+        Task -> `{"majority", "linear_probe"}`, or only the first of them; of tasks that the language model
+        itself answers `{"majority", "zero_shot"}`: the most frequent train answer for every row, and what the
+        frozen model writes for the same prompts.
     """
     embedder = prepared.embedder(pooling, texts)
-    found = {}
+    found = zero_shot(prepared, texts) if probe else {}
     for data in prepared.datas:
+        if data.head.written:
+            found.setdefault(data.head.name, {})["majority"] = constant_score(data)
+            advance()
+            continue
         train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
         constant = [_compared(prepared, data, split) for split in (train, test)]
         own = {"majority": majority_score(data.head, *constant)}
@@ -198,11 +220,51 @@ def _compared(prepared: Prepared, data: TaskData, split: Split) -> NDArray[Any]:
     return tags_of_rows(prepared.tokenizer, data.head, split, prepared.max_length)
 
 
-def probe_texts(prepared: Prepared) -> int:
-    """How many texts the linear probes of all tasks embed."""
-    return sum(
-        len(column) for data in prepared.datas for split in data.splits.values() for column in split.texts
+def zero_shot(
+    prepared: Prepared, advance: Callable[[int], None] = lambda count: None
+) -> dict[str, dict[str, float]]:
+    """Task -> `{"zero_shot"}`: test scores of what the frozen backbone answers to the same prompts.
+
+    Args:
+        prepared: with the backbone frozen, its adapters disabled.
+        advance: told how many rows were answered since the last time.
+    """
+    found = score_texts(
+        prepared.backbone,
+        prepared.tokenizer,
+        prepared.datas,
+        "test",
+        most=prepared.most_written,
+        advance=advance,
+        routed=False,
     )
+    return {name: {"zero_shot": one.score} for name, one in found.items() if one.score == one.score}
+
+
+def probe_texts(prepared: Prepared) -> int:
+    """How many texts the linear probes of all tasks embed, and how many the frozen model answers."""
+    return sum(
+        len(written_rows(data.splits["test"], prepared.most_written.get(data.head.name)))
+        if data.head.written
+        else sum(len(column) for split in data.splits.values() for column in split.texts)
+        for data in prepared.datas
+    )
+
+
+def fitting_lengths(
+    datas: Sequence[TaskData], backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> list[TaskData]:
+    """The tasks, those that are written with no more tokens than the backbone has positions for."""
+    fitting = []
+    for data in datas:
+        writing = data.head.writing
+        if writing is not None:
+            token = Renderer(tokenizer, writing).ends[0]
+            most = most_tokens(backbone, writing.max_length, token)
+            writing = replace(writing, max_length=most)
+            data = replace(data, head=replace(data.head, writing=writing))
+        fitting.append(data)
+    return fitting
 
 
 @dataclass(frozen=True)
@@ -232,7 +294,7 @@ def find_groups(prepared: Prepared, seed: int) -> Grouping:
 
     def work() -> Grouping:
         sample = RowSample(prepared.tokens["train"], prepared.tokenizer, most=ROWS * len(names), seed=seed)
-        distances = input_distances(prepared.backbone, sample.batches(), names)
+        distances = input_distances(hidden_part(prepared.backbone), sample.batches(), names)
         return Grouping(group_tasks(distances, names), distances.tolist())
 
     return on_main(work)

@@ -13,6 +13,7 @@ from graftwork.experiments.grid.grid import SECTIONS, Arrangement, Entry, Grid, 
 from graftwork.experiments.methods.registry import method_class
 from graftwork.files.places import expand
 from graftwork.files.yaml_file import read_yaml
+from graftwork.kinds.registry import KINDS
 from graftwork.messages import shown
 from graftwork.recipe.loading import override, read_tasks
 from graftwork.recipe.schema import joined, read_fields
@@ -57,7 +58,14 @@ def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> G
     methods, swept = raw.pop("methods", None), raw.pop("vary", None)
     tuned = raw.get("tune", {}) is not None
     found = read_fields(_File, raw, "", faults)
-    names = tuple(task.name for task in read_tasks(copy.deepcopy(sections["tasks"]), path.parent, faults))
+    tasks = read_tasks(copy.deepcopy(sections["tasks"]), path.parent, faults)
+    names = tuple(task.name for task in tasks)
+    faults += [
+        f"task {task.name!r} is of kind: {task.kind}, which compare cannot score yet; train it with "
+        "graftwork fit"
+        for task in tasks
+        if KINDS[task.kind].written
+    ]
     entries = _entries(methods, faults)
     vary = _vary(swept, "vary", faults)
     arrangements = tuple(dict.fromkeys(found.get("arrangements", ("multi",))))

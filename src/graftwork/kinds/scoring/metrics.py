@@ -41,6 +41,11 @@ def _accuracy(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
     return float((predictions == labels).mean())
 
 
+def _likelihood(losses: NDArray[Any], labels: NDArray[Any]) -> float:
+    """The probability of a token of the right answer, as a geometric mean: of the mean loss of the rows."""
+    return float(np.exp(-losses.astype(np.float64).mean()))
+
+
 def _macro_f1(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
     from sklearn.metrics import f1_score
 
@@ -99,4 +104,5 @@ _SCORERS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
     "micro_f1": _micro_f1,
     "entity_f1": _entity_f1,
     "token_accuracy": _token_accuracy,
+    "likelihood": _likelihood,
 }

@@ -1,0 +1,1 @@
+"""Language models that write: their loss on answers, their answers, and how these are scored."""
