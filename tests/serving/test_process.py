@@ -160,8 +160,9 @@ def test_the_quick_start_is_served_as_it_predicts() -> None:
             for one, other in zip(found, model.predict(texts, task), strict=True):
                 assert one["label"] == other["label"]
                 assert one["probs"] == pytest.approx(list(other["probabilities"].values()), abs=1e-5)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read() == "graftwork: interrupted.\n"
 
 
 @pytest.mark.slow
