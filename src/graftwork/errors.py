@@ -14,6 +14,7 @@ it and exits with code 2.
     ├── CheckpointError   a saved model that cannot be read or belongs to another backbone
     ├── StorageError      a file that cannot be written: full disk, or another process writes it
     ├── ExportError       a model that cannot be written in another format
+    ├── ServingError      a server that cannot start or go on
     └── TrainingError     a run that cannot start or go on
         ├── DivergenceError   its loss or weights are not finite
         └── Interrupted       the user pressed Ctrl-C
@@ -32,6 +33,7 @@ __all__ = [
     "MergeError",
     "RecipeError",
     "RoutingError",
+    "ServingError",
     "SiteError",
     "StorageError",
     "StructureError",
@@ -107,3 +109,7 @@ class Interrupted(TrainingError):
 
 class ExportError(GraftworkError, RuntimeError):
     """A model cannot be written in another format, or a package for it is missing."""
+
+
+class ServingError(GraftworkError, RuntimeError):
+    """A server cannot start or cannot go on."""

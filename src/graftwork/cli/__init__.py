@@ -57,7 +57,7 @@ def _after(command: str) -> str:
     """What Ctrl-C has left behind, and what to run, for commands that do not report it themselves."""
     from graftwork.advice import again
 
-    if command in ("chat", "evaluate", "predict", "show"):
+    if command in ("chat", "evaluate", "predict", "serve", "show"):
         return "."
     if command == "compare":
         return f"; runs that have ended keep their results. Go on with: {again()}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from graftwork.cli.models import add_task, export, extract, remove_task, show
 from graftwork.cli.opening import opening
+from graftwork.cli.serving import serve
 from graftwork.cli.sharing import push
 from graftwork.cli.talk import chat
 from graftwork.cli.train import compare, fit, report
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         add_task,
         remove_task,
         push,
+        serve,
         compare,
         report,
     )
@@ -41,6 +43,8 @@ _RENAMED = {
     "all_tasks": "all-tasks",
     "as_json": "json",
     "backbone_unchecked": "backbone-unchecked",
+    "batch_rows": "batch-rows",
+    "batch_tokens": "batch-tokens",
     "dry_run": "dry-run",
     "no_diagnosis": "no-diagnosis",
     "no_probe": "no-probe",

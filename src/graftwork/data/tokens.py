@@ -42,6 +42,7 @@ __all__ = [
     "pad",
     "row_lengths",
     "tokenise",
+    "tokenizer_identity",
 ]
 
 CHUNK = 8192
@@ -75,7 +76,7 @@ def tokenise(
     """
     from datasets import Dataset
 
-    identity = _tokenizer_identity(tokenizer)
+    identity = tokenizer_identity(tokenizer)
     result = {}
     for split in SPLITS:
         scale = [_learned_as(data, split) for data in datas]
@@ -317,7 +318,8 @@ def _writing(datas: Sequence[TaskData], tokenizer: PreTrainedTokenizerBase) -> l
     )
 
 
-def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A checksum that two tokenizers share if they make the same tokens of every text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content = json.loads(backend.to_str())

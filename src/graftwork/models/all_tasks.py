@@ -16,7 +16,7 @@ from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
-from graftwork.kinds.scoring.tags import of_row
+from graftwork.kinds.scoring.tags import Tagged, Word, of_row
 from graftwork.messages import listed
 from graftwork.trunk.trunk import find_trunk
 
@@ -28,7 +28,21 @@ if TYPE_CHECKING:
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.trunk.tree import Tree
 
-__all__ = ["AskedRow", "answer_rows", "read_row"]
+__all__ = [
+    "AskedRow",
+    "Outputs",
+    "Question",
+    "answer_rows",
+    "ask",
+    "branching_pass",
+    "find_tree",
+    "leaves",
+    "read_row",
+    "routed_pass",
+]
+
+Outputs = list[float] | Tagged
+"""What a task says of a row, for `graftwork.kinds.answers.Answers.describe`."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +93,104 @@ def read_row(row: RowLike, number: int, heads: Sequence[TaskHead], answers: Answ
 
 
 @dataclass(frozen=True)
-class _Question:
-    """Texts of one row, and the tasks that read them."""
+class Question:
+    """Texts of one row as tokens, and the tasks that read them.
 
-    row: int
+    Attributes:
+        texts: as the row has them.
+        heads: the tasks.
+        tokens: columns of the tokenizer, without padding.
+        words: if a task has targets per token.
+    """
+
     texts: tuple[str, ...]
-    heads: list[TaskHead]
+    heads: Sequence[TaskHead]
+    tokens: Mapping[str, list[int]]
+    words: Sequence[Word] | None
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return len(self.tokens["input_ids"])
+
+
+def ask(
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[tuple[tuple[str, ...], Sequence[TaskHead]]],
+    max_length: int,
+) -> list[Question]:
+    """Questions in the order in which they are asked: the texts of each, and the tasks that read them."""
+    tokens, words = encode_rows(tokenizer, asked, max_length)
+    return [
+        Question(texts, heads, tokens[place], words.get(place)) for place, (texts, heads) in enumerate(asked)
+    ]
+
+
+def leaves(question: Question, tree: Tree | None, index_of: Mapping[str, int]) -> int:
+    """How many rows the last layer of a pass has for a question: the groups of its tasks that have parted."""
+    return 1 if tree is None else len({tree.nodes[-1][index_of[head.name]] for head in question.heads})
+
+
+def find_tree(model: MultiTaskModel) -> Tree | None:
+    """Where the tasks of a model part; None if its adapters have no routes, so that they never do."""
+    trunk = find_trunk(model.backbone)
+    if trunk is not None and trunk.reason is not None:
+        note_once(f"tasks do not share a trunk on this backbone: {trunk.reason}; each is a pass of its own.")
+    return None if trunk is None else trunk.tree(model.backbone, range(len(model.heads.heads)))
+
+
+def branching_pass(
+    model: MultiTaskModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    tree: Tree | None,
+) -> list[dict[str, Outputs]]:
+    """What the tasks of every question say, in one pass that branches where they part.
+
+    Raises:
+        DataError: the backbone cannot take the rows.
+    """
+    index_of = {head.name: task for task, head in enumerate(model.heads.heads)}
+    device = model.heads.weight.device
+    batch = pad(tokenizer, [question.tokens for question in questions])
+    wanted = torch.zeros(len(questions), len(index_of), dtype=torch.bool)
+    for line, question in enumerate(questions):
+        wanted[line, [index_of[head.name] for head in question.heads]] = True
+    with torch.inference_mode():
+        inputs = {name: value.to(device) for name, value in batch.items()}
+        some = None if bool(wanted.all()) else wanted.to(device)
+        with forward_errors(inputs):
+            logits = model.forward_all(inputs, some, tree).tolist()
+    return [
+        {head.name: _of_head(question, head, line[index_of[head.name]]) for head in question.heads}
+        for question, line in zip(questions, logits, strict=True)
+    ]
+
+
+def routed_pass(
+    model: MultiTaskModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+) -> list[dict[str, Outputs]]:
+    """The same for questions of one task each: the pass that `Predictor.predict` makes.
+
+    Raises:
+        DataError: the backbone cannot take the rows.
+    """
+    index_of = {head.name: task for task, head in enumerate(model.heads.heads)}
+    device = model.heads.weight.device
+    batch = pad(tokenizer, [question.tokens for question in questions])
+    tasks = torch.tensor([index_of[question.heads[0].name] for question in questions])
+    with torch.inference_mode():
+        inputs = {name: value.to(device) for name, value in batch.items()}
+        with forward_errors(inputs):
+            logits = model(**inputs, graft_rows=tasks.to(device)).logits.tolist()
+    return [
+        {question.heads[0].name: _of_head(question, question.heads[0], line)}
+        for question, line in zip(questions, logits, strict=True)
+    ]
+
+
+def _of_head(question: Question, head: TaskHead, outputs: Sequence[Any]) -> Outputs:
+    own = question.words if KINDS[head.kind].per == "token" else None
+    return of_row(outputs, head.size, question.texts[0], own)
 
 
 def answer_rows(
@@ -106,37 +212,18 @@ def answer_rows(
         max_length: tokens of a row.
         batch_size: rows in the widest layer of a pass, where most tasks have parted.
     """
-    questions = [
-        _Question(index, texts, heads)
-        for index, row in enumerate(rows)
-        for texts, heads in row.questions.items()
-    ]
-    asked = [(question.texts, question.heads) for question in questions]
-    tokens, words = encode_rows(tokenizer, asked, max_length)
-    order = sorted(range(len(questions)), key=lambda place: -len(tokens[place]["input_ids"]))
+    asked = [(index, *one) for index, row in enumerate(rows) for one in row.questions.items()]
+    questions = ask(tokenizer, [(texts, heads) for _, texts, heads in asked], max_length)
+    order = sorted(range(len(questions)), key=lambda place: -len(questions[place]))
     index_of = {head.name: task for task, head in enumerate(model.heads.heads)}
-    trunk = find_trunk(model.backbone)
-    if trunk is not None and trunk.reason is not None:
-        note_once(f"tasks do not share a trunk on this backbone: {trunk.reason}; each is a pass of its own.")
-    tree = None if trunk is None else trunk.tree(model.backbone, range(len(index_of)))
-    device = model.heads.weight.device
+    tree = find_tree(model)
     found: list[dict[str, Any]] = [{} for _ in rows]
     for places in _batches([questions[place] for place in order], tree, index_of, batch_size):
         picked = [order[place] for place in places]
-        batch = pad(tokenizer, [tokens[place] for place in picked])
-        wanted = torch.zeros(len(picked), len(index_of), dtype=torch.bool)
-        for line, place in enumerate(picked):
-            wanted[line, [index_of[head.name] for head in questions[place].heads]] = True
-        with torch.inference_mode():
-            inputs = {name: value.to(device) for name, value in batch.items()}
-            some = None if bool(wanted.all()) else wanted.to(device)
-            with forward_errors(inputs):
-                logits = model.forward_all(inputs, some, tree).tolist()
-        for line, place in enumerate(picked):
+        said = branching_pass(model, tokenizer, [questions[place] for place in picked], tree)
+        for place, outputs in zip(picked, said, strict=True):
             for head in questions[place].heads:
-                own = words[place] if KINDS[head.kind].per == "token" else None
-                outputs = of_row(logits[line][index_of[head.name]], head.size, questions[place].texts[0], own)
-                found[questions[place].row][head.name] = answers.describe(head, outputs)
+                found[asked[place][0]][head.name] = answers.describe(head, outputs[head.name])
     return [
         row.kept
         | {"answers": {name: mine[name] for name in index_of if name in mine}, "skipped": row.skipped}
@@ -145,14 +232,13 @@ def answer_rows(
 
 
 def _batches(
-    questions: Sequence[_Question], tree: Tree | None, index_of: Mapping[str, int], most: int
+    questions: Sequence[Question], tree: Tree | None, index_of: Mapping[str, int], most: int
 ) -> Iterator[list[int]]:
     """Places of questions, as many in a batch as keep its last layer below `most` rows, but at least one."""
     batch: list[int] = []
     rows = 0
     for place, question in enumerate(questions):
-        last = None if tree is None else tree.nodes[-1]
-        own = 1 if last is None else len({last[index_of[head.name]] for head in question.heads})
+        own = leaves(question, tree, index_of)
         if batch and rows + own > most:
             yield batch
             batch, rows = [], 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -47,7 +47,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from graftwork.kinds.heads import TaskHead
+    from graftwork.models.identity import Identity
     from graftwork.models.multitask import MultiTaskModel
+
+    Encoder = Callable[[str, Identity | None, bool], PreTrainedModel]
 
 __all__ = [
     "FILES",
@@ -144,7 +147,7 @@ def write_model(
 
 
 def load_model(
-    folder: str | Path, **loading: Unpack[Loading]
+    folder: str | Path, *, encoder: Encoder | None = None, **loading: Unpack[Loading]
 ) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     """A saved multi-task model in evaluation mode, with its tokenizer.
 
@@ -152,6 +155,9 @@ def load_model(
 
     Args:
         folder: written by `graftwork fit` or `save_model`; or `user/model` on the hub.
+        encoder: gives the backbone of a name, not wrapped; it is told the identity that the folder asks for,
+            if it says one, and whether it wants a causal model. Default: `load_encoder`. What it gives is
+            checked.
         **loading: where its parts are now (`Loading`): `backbone`, `tokenizer`, `backbone_unchecked`,
             `revision`.
 
@@ -160,11 +166,12 @@ def load_model(
         RecipeError: the backbone or the tokenizer cannot be found or read.
     """
     place, parts = local_parts(folder, loading)
-    return read_whole(place, lambda: _load_model(place, **parts))
+    return read_whole(place, lambda: _load_model(place, encoder, **parts))
 
 
 def _load_model(
     folder: Path,
+    encoder: Encoder | None = None,
     backbone: str | None = None,
     tokenizer: str | None = None,
     backbone_unchecked: bool = False,
@@ -177,7 +184,9 @@ def _load_model(
 
     described, name = read_tasks_file(folder), saved_backbone(folder, backbone)
     try:
-        base = load_encoder(name, causal=described["causal"])
+        causal = described["causal"]
+        saved = saved_identity(described)
+        base = load_encoder(name, causal=causal) if encoder is None else encoder(name, saved, causal)
     except RecipeError as error:
         hint = "" if backbone else " If the backbone has moved, say where it is with --backbone."
         raise RecipeError(f"{error}{hint}") from error

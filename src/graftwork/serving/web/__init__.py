@@ -1,0 +1,1 @@
+"""The HTTP side of serving: paths, forms, measurement, and the process that listens."""
