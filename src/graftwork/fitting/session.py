@@ -109,6 +109,7 @@ class Session:
                 recipe.noise,
                 recipe.seed,
                 max_length=recipe.training.max_length,
+                image_size=recipe.training.image_size,
                 at=now.at,
                 loaded=None if self.start is None else self.start.backbone(recipe.model),
                 heads=None if self.start is None else self.start.heads,
@@ -157,7 +158,9 @@ class Session:
 
     def _build(self, budget: float | None, now: Phase) -> MultiTaskModel:
         recipe, prepared = self.recipe, self.prepared
-        backbone = load_backbone(recipe.model)[0] if self.baselines else prepared.backbone
+        backbone = prepared.backbone
+        if self.baselines:
+            backbone = load_backbone(recipe.model, recipe.tasks[0].reads)[0]
         set_seed(recipe.seed)
         with quiet_peft():
             config = GraftConfig(**recipe.graft_values())

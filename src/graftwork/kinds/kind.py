@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Column", "Head", "Kind", "Metric", "TaskSettings"]
+__all__ = ["Column", "Head", "Kind", "Metric", "Reads", "TaskSettings"]
 
 Metric = Literal[
     "accuracy", "macro_f1", "matthews", "pearson", "spearman", "micro_f1", "entity_f1", "token_accuracy"
 ]
 """Names of `graftwork.kinds.scoring.metrics`."""
+Reads = Literal["text", "image"]
+"""What a task reads of a row."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graftwork.data.asked_rows import RowLike, check_row, fields_of, lacking, texts_of
-from graftwork.data.tokens import encode_rows, pad
+from graftwork.data.tokens import encode_rows, pad, row_length
 from graftwork.distributed.notes import note_once
 from graftwork.edges import forward_errors
 from graftwork.errors import DataError
@@ -22,9 +22,9 @@ from graftwork.trunk.trunk import find_trunk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from transformers import PreTrainedTokenizerBase
-
+    from graftwork.data.images.reader import Reader
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.trunk.tree import Tree
 
@@ -46,7 +46,9 @@ class AskedRow:
     skipped: dict[str, str]
 
 
-def read_row(row: RowLike, number: int, heads: Sequence[TaskHead], answers: Answers) -> AskedRow:
+def read_row(
+    row: RowLike, number: int, heads: Sequence[TaskHead], answers: Answers, beside: Path | None = None
+) -> AskedRow:
     """Sort the tasks by what they read of a row.
 
     Raises:
@@ -60,7 +62,7 @@ def read_row(row: RowLike, number: int, heads: Sequence[TaskHead], answers: Answ
         lack = lacking(row, head)
         if lack is None:
             fields = fields_of(row, number, head)
-            questions.setdefault(texts_of(fields, number, head), []).append(head)
+            questions.setdefault(texts_of(fields, number, head, beside), []).append(head)
         else:
             skipped[head.name] = lack
     if not questions:
@@ -89,7 +91,7 @@ class _Question:
 
 def answer_rows(
     model: MultiTaskModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     rows: Sequence[AskedRow],
     answers: Answers,
     *,
@@ -113,7 +115,7 @@ def answer_rows(
     ]
     asked = [(question.texts, question.heads) for question in questions]
     tokens, words = encode_rows(tokenizer, asked, max_length)
-    order = sorted(range(len(questions)), key=lambda place: -len(tokens[place]["input_ids"]))
+    order = sorted(range(len(questions)), key=lambda place: -row_length(tokens[place]))
     index_of = {head.name: task for task, head in enumerate(model.heads.heads)}
     trunk = find_trunk(model.backbone)
     if trunk is not None and trunk.reason is not None:

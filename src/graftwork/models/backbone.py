@@ -1,12 +1,16 @@
-"""Loading what is not trained: a pretrained transformer and its tokenizer, each checked."""
+"""Loading what is not trained: a pretrained transformer and its tokenizer or image processor, checked."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftwork.data.images.reader import ImageReader
+from graftwork.data.images.row_image import check_pillow
 from graftwork.data.sources import locate
 from graftwork.distributed.notes import note
 from graftwork.edges import words_of
@@ -18,39 +22,58 @@ from graftwork.models.first_pass import measure_width_
 from graftwork.models.identity import file_stamp, identify_
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_vocabulary", "load_backbone", "load_encoder", "load_tokenizer", "saved_tokenizer"]
+    from graftwork.data.images.reader import Reader
+    from graftwork.kinds.kind import Reads
+
+__all__ = [
+    "check_vocabulary",
+    "load_backbone",
+    "load_encoder",
+    "load_image_reader",
+    "load_tokenizer",
+    "saved_reader",
+]
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 """Either of them says that a tokenizer was saved with a model."""
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Either of them says that an image processor was saved with a model."""
 
 _VOCABULARIES = ("tokenizer.*", "vocab*", "*.spm", "spm.model", "spiece.model", "*.bpe.model", "tekken.json")
 """Names of files that hold a vocabulary; a tokenizer that does not work on bytes has one of them."""
 
 
-def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_backbone(name: str, reads: Reads = "text") -> tuple[PreTrainedModel, Reader]:
     """The pretrained transformer and tokenizer of a hub id, a folder, or `package:NAME/sub/folder`.
 
-    Of an encoder-decoder only the encoder is kept. A short text is passed through the backbone.
+    Of an encoder-decoder only the encoder is kept. A short text is passed through the backbone. Of a model of
+    texts and images, such as CLIP, the part that `reads` names is kept; for images the tokenizer's place is
+    taken by the image processor.
 
     Raises:
         RecipeError: there is no such model, it cannot be read, tokenizer and model do not fit, or it does not
             turn text into hidden states.
     """
-    model, tokenizer = load_encoder(name), load_tokenizer(name)
+    model = load_encoder(name, reads)
+    if reads == "image":
+        reader = load_image_reader(name)
+        measure_width_(model, reader, name)
+        return model, reader
+    tokenizer = load_tokenizer(name)
     check_vocabulary(tokenizer, model, name, name)
     measure_width_(model, tokenizer, name)
     return model, tokenizer
 
 
-def load_encoder(name: str) -> PreTrainedModel:
+def load_encoder(name: str, reads: Reads = "text") -> PreTrainedModel:
     """The transformer alone, with its identity (`graftwork.models.identity.identity_of`).
 
     Raises:
-        RecipeError: there is no such model, or it cannot be read, or it lacks weights.
+        RecipeError: there is no such model, or it cannot be read, or lacks weights, or reads something else.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
@@ -72,6 +95,11 @@ def load_encoder(name: str) -> PreTrainedModel:
             f"package:NAME/folder. ({_reason(error)})"
         ) from error
     missing = set(info["missing_keys"])
+    tower = getattr(model, "vision_model", None)
+    if reads == "image" and tower is not None and type(model).main_input_name != "pixel_values":
+        missing = {key.removeprefix("vision_model.") for key in missing if key.startswith("vision_model.")}
+        tower.name_or_path, model = model.name_or_path, tower
+    _check_reads(model, reads, name)
     # Nothing reads the pooler; many files leave it out, and Transformers makes a random one.
     lost = [key for key, _ in model.named_parameters() if key in missing and "pooler" not in key.split(".")]
     if lost:
@@ -83,7 +111,45 @@ def load_encoder(name: str) -> PreTrainedModel:
         model, path = model.get_encoder(), model.name_or_path
         model.name_or_path = path
     identify_(model, missing, stamp)
+    if reads == "image":
+        model.register_forward_pre_hook(_interpolate, with_kwargs=True)
     return model  # type: ignore[no-any-return]
+
+
+def _check_reads(model: PreTrainedModel, reads: Reads, name: str) -> None:
+    """Refuse a backbone of images for texts, and the other way round.
+
+    Raises:
+        RecipeError: it is one.
+    """
+    of_images = getattr(type(model), "main_input_name", "input_ids") == "pixel_values"
+    if of_images and reads == "text":
+        raise RecipeError(
+            f"model {shown(name)} is a {type(model).__name__}, which reads images; name the field of the "
+            "images with image: in every task, or choose a backbone of text."
+        )
+    if reads == "image" and not of_images:
+        raise RecipeError(
+            f"model {shown(name)} is a {type(model).__name__}, which reads no images; choose a backbone of "
+            "images, such as ViT, DINOv2, Swin or CLIP, or name the field of the texts with text:"
+        )
+
+
+def _interpolate(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Before a pass: images of another size than in pretraining get interpolated position embeddings."""
+    pixels = kwargs.get("pixel_values")
+    size = getattr(model.config, "image_size", None)
+    if pixels is None or size is None or "interpolate_pos_encoding" in kwargs:
+        return None
+    known = (size, size) if isinstance(size, int) else tuple(size)
+    if tuple(pixels.shape[-2:]) == known or not _can_interpolate(type(model)):
+        return None
+    return args, {**kwargs, "interpolate_pos_encoding": True}
+
+
+@functools.cache
+def _can_interpolate(kind: type) -> bool:
+    return "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -135,20 +201,55 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def saved_tokenizer(
-    folder: Path, base: PreTrainedModel, backbone: str, tokenizer: str | None
-) -> PreTrainedTokenizerBase:
-    """The tokenizer that was asked for, else the one saved with the model, else that of its backbone."""
-    if tokenizer is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
+def load_image_reader(name: str) -> ImageReader:
+    """The image processor of a hub id, a folder, or `package:NAME/sub/folder`, in its form for Pillow.
+
+    Raises:
+        RecipeError: there is none, or it cannot be read.
+    """
+    check_pillow()
+    from transformers import AutoImageProcessor
+
+    path = _path(name, "image processor")
+    folder = _folder(path)
+    if folder is not None and not any((folder / file).is_file() for file in PROCESSOR_FILES):
+        raise RecipeError(
+            f"{shown(name)} has no image processor: there is no {PROCESSOR_FILES[0]}; save one "
+            "there, too (image_processor.save_pretrained)."
+        )
+    try:
+        with _quietly():
+            processor = AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
+    except Exception as error:  # as above
+        raise RecipeError(
+            f"the image processor of {shown(name)} cannot be loaded ({_reason(error)})."
+        ) from error
+    return ImageReader(processor)
+
+
+def saved_reader(
+    folder: Path, base: PreTrainedModel, backbone: str, asked: str | None, reads: Reads = "text"
+) -> Reader:
+    """The tokenizer that was asked for, else the one saved with the model, else that of its backbone.
+
+    Of a model that reads images, its image processor.
+    """
+    images = reads == "image"
+    load: Callable[[str], Reader] = load_image_reader if images else load_tokenizer
+    if asked is None and any(
+        (folder / name).is_file() for name in (PROCESSOR_FILES if images else TOKENIZER_FILES)
+    ):
         with as_checkpoint_error(folder):
-            found = load_tokenizer(os.path.join(os.curdir, folder))
+            found = load(os.path.join(os.curdir, folder))
         place = str(folder)
     else:
-        place = tokenizer or backbone
-        if tokenizer is None:
-            note(f"{folder} holds no tokenizer; that of the backbone {backbone} is used.")
-        found = load_tokenizer(place)
-    check_vocabulary(found, base, place, backbone)
+        place = asked or backbone
+        if asked is None:
+            what = "image processor" if images else "tokenizer"
+            note(f"{folder} holds no {what}; that of the backbone {backbone} is used.")
+        found = load(place)
+    if not isinstance(found, ImageReader):
+        check_vocabulary(found, base, place, backbone)
     return found
 
 

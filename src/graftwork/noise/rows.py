@@ -55,6 +55,10 @@ def damage_split(data: TaskData, name: str, kind: str, ratio: float, seed: int) 
 
 
 def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: int) -> DamagedSplit:
+    if data.head.reads == "image":
+        raise ConfigError(
+            f"{kind} noise is for texts, and task {data.head.name!r} reads images; leave it out"
+        )
     if KINDS[data.head.kind].per == "token":
         raise ConfigError(
             f"{kind} noise would move the spans of task {data.head.name!r}; leave it out, or train the task "
