@@ -141,6 +141,7 @@ def encode_rows(
         if count:
             encoded = encode(tokenizer, columns, max_length)
         else:
+            assert not isinstance(tokenizer, ImageReader)  # `Task` refuses images for such kinds
             encoded, found = encode_words(tokenizer, columns[0], max_length)
             words |= dict(zip(members, found, strict=True))
         for place, index in enumerate(members):
@@ -246,6 +247,7 @@ def learned(
         Columns as `encode` gives them, and a number per row, or a list of several.
     """
     if KINDS[head.kind].per == "token":
+        assert not isinstance(tokenizer, ImageReader)
         return tagged_rows(tokenizer, head, rows, part, max_length)
     texts = [column[part] for column in rows.texts]
     targets = ((rows.targets[part] - head.mean) / head.std).astype(np.float32)

@@ -148,8 +148,8 @@ def _interpolate(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 @functools.cache
-def _can_interpolate(kind: type) -> bool:
-    return "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+def _can_interpolate(kind: Any) -> bool:
+    return "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters
 
 
 @contextmanager
