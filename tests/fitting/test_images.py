@@ -152,7 +152,7 @@ def test_texts_and_images_do_not_mix(folder: Path) -> None:
         load_recipe(recipe(folder, "mixed", tasks=[*tasks, text]))
     with pytest.raises(RecipeError, match="keyboard noise is for texts, and the tasks read images"):
         load_recipe(recipe(folder, "noisy", noise=[{"kind": "keyboard", "ratio": 0.1, "when": "train"}]))
-    with pytest.raises(RecipeError, match=r"training.augment.crop=0 must be from 0.01 to 1"):
+    with pytest.raises(RecipeError, match=r"training\.augment\.crop=0\.0 must be from 0.01 to 1"):
         load_recipe(recipe(folder, "crop", training={"augment": {"crop": 0}}))
     with pytest.raises(RecipeError, match="unknown key 'blur'; allowed: flip, crop, rotate, colour"):
         load_recipe(recipe(folder, "blur", training={"augment": {"blur": 1}}))

@@ -73,6 +73,18 @@ def test_another_size_than_in_pretraining(kind: str, tmp_path: Path) -> None:
         assert model(pixel_values=pixels, graft_rows=torch.tensor([1])).logits.isfinite().all()
 
 
+def test_no_image_changes_how_the_next_one_is_read(tmp_path: Path) -> None:
+    model, reader = model_of(write_image_backbone(tmp_path / "backbone", "swin"))
+    large, small = (
+        reader.sized(size).pixels([Image.effect_noise((30, 30), 90).convert("RGB")]) for size in (32, 8)
+    )
+    rows = torch.tensor([0])
+    with torch.no_grad():
+        before = model(pixel_values=large, graft_rows=rows).logits
+        model(pixel_values=small, graft_rows=rows)
+        assert torch.equal(model(pixel_values=large, graft_rows=rows).logits, before)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_save_and_load(kind: str, tmp_path: Path) -> None:
     folder = write_image_backbone(tmp_path / "backbone", kind)

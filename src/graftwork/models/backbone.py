@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 from contextlib import contextmanager
@@ -113,6 +112,10 @@ def load_encoder(name: str, reads: Reads = "text") -> PreTrainedModel:
     identify_(model, missing, stamp)
     if reads == "image":
         model.register_forward_pre_hook(_interpolate, with_kwargs=True)
+        for layer in model.modules():
+            if hasattr(layer, "set_shift_and_window_size"):
+                layer.given_windows = (layer.window_size, layer.shift_size)
+                layer.register_forward_pre_hook(_reset_windows)
     return model  # type: ignore[no-any-return]
 
 
@@ -147,7 +150,11 @@ def _interpolate(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     return args, {**kwargs, "interpolate_pos_encoding": True}
 
 
-@functools.cache
+def _reset_windows(layer: Any, args: tuple[Any, ...]) -> None:
+    """Before a layer of Swin: it shrinks its windows for good at a small image, and would keep them."""
+    layer.window_size, layer.shift_size = layer.given_windows
+
+
 def _can_interpolate(kind: Any) -> bool:
     return "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters
 

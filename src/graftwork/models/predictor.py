@@ -36,9 +36,7 @@ CHUNK = 64
 
 
 class Predictor:
-    """Predicts with a multi-task model. A row is a text, a pair of texts, or a mapping with its text fields.
-
-    With images a row is the path of one, an image of Pillow, or a mapping with its field.
+    """Predicts with a multi-task model. A row is a text, a pair, an image or its path, or a mapping.
 
     For classes the probabilities are the softmax of a row's logits, for numbers the score is
     `mean + std * logit`, in the unit of the training scores. A row's answer does not depend on other rows.

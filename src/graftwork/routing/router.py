@@ -32,8 +32,8 @@ from graftwork.routing.rows import ROWS_KEYWORD, Route, repeats_of
 __all__ = ["ROUTER_NAME", "RoutedGenerate", "Router", "bind_checkpointing", "find_router"]
 
 WINDOWED = ("swin", "swinv2", "donut-swin", "maskformer-swin")
-"""Types of models that hand windows of a row to their attention, those of one row after the other. Of any other
-model more rows than the batch has may be anything, and are refused."""
+"""Types of models that hand windows of a row to their attention, those of one row after the other. Of
+any other model more rows than the batch has may be anything, and are refused."""
 ROUTER_NAME = "router"
 
 _NO_ROUTES: Mapping[Router, Route] = MappingProxyType({})

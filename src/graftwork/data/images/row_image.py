@@ -146,7 +146,7 @@ def open_image(image: RowImage | StoredImage | Image) -> Image:
             content = read_regular(Path(path))
         return decode(content)
     except (OSError, ValueError) as error:
-        raise DataError(f"the image {shown(path)} can no longer be read: {error}.") from None
+        raise DataError(f"the image {shown(path)} cannot be read: {error}.") from None
 
 
 def decode(content: bytes) -> Image:
