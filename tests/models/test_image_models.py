@@ -75,7 +75,8 @@ def test_another_size_than_in_pretraining(kind: str, tmp_path: Path) -> None:
 
 def test_no_image_changes_how_the_next_one_is_read(tmp_path: Path) -> None:
     model, reader = model_of(write_image_backbone(tmp_path / "backbone", "swin"))
-    large, small = (
+    noise = Image.effect_noise((30, 30), 90).convert("RGB")
+    large, small = (reader.sized(size).pixels([noise]) for size in (32, SIDE))
         reader.sized(size).pixels([Image.effect_noise((30, 30), 90).convert("RGB")]) for size in (32, 8)
     )
     rows = torch.tensor([0])
