@@ -10,6 +10,7 @@ import torch
 from peft import get_peft_model
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import graftwork as gw
 from graftwork.data.images.reader import ImageReader
@@ -74,7 +75,9 @@ def test_another_size_than_in_pretraining(kind: str, tmp_path: Path) -> None:
 
 
 def test_no_image_changes_how_the_next_one_is_read(tmp_path: Path) -> None:
-    model, reader = model_of(write_image_backbone(tmp_path / "backbone", "swin"))
+    folder = write_image_backbone(tmp_path / "backbone", "swin")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    model, reader = model_of(folder)
     noise = Image.effect_noise((30, 30), 90).convert("RGB")
     large, small = (reader.sized(size).pixels([noise]) for size in (32, SIDE))
     rows = torch.tensor([0])
