@@ -70,6 +70,16 @@ _T5: dict[str, Any] = {
     "pad_token_id": 0,
     "eos_token_id": None,
 }
+_VIT: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 _SIZES: dict[str, dict[str, Any]] = {
     "bert": _SMALL,
     "roberta": _SMALL,
@@ -155,17 +165,22 @@ _SIZES: dict[str, dict[str, Any]] = {
     },
     "t5": _T5,
     "mt5": _T5,
-    "vit": {
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
+    "vit": _VIT,
+    "dinov2": {**_VIT, "mlp_ratio": 2},
+    "dinov2_with_registers": {**_VIT, "mlp_ratio": 2},
+    "swin": {
         "image_size": 8,
-        "patch_size": 4,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
+        "patch_size": 2,
+        "embed_dim": 16,
+        "depths": [2],
+        "num_heads": [2],
+        "window_size": 2,
+        "drop_path_rate": 0.0,
     },
+    "clip_vision_model": _VIT,
 }
+IMAGES = ("vit", "dinov2", "dinov2_with_registers", "swin", "clip_vision_model")
+"""Models that take images of 8 x 8 pixels."""
 
 
 def tiny_config(kind: str, **changes: Any) -> PretrainedConfig:

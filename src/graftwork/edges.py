@@ -64,9 +64,14 @@ def forward_errors(inputs: Mapping[str, Tensor]) -> Iterator[None]:
     Raises:
         DataError: the backbone cannot take them.
     """
-    shape = next(iter(inputs.values())).shape
-    what = f"{shape[0]} rows of up to {shape[1]} tokens cannot be passed through the backbone"
-    cure = "shorten the texts, or give the backbone and tokenizer that belong together"
+    name, first = next(iter(inputs.items()))
+    rows, *size = first.shape
+    if name == "pixel_values":
+        what = f"{rows} images of {size[-1]} x {size[-2]} pixels cannot be passed through the backbone"
+        cure = "set training.image_size, or give the backbone and image processor that belong together"
+    else:
+        what = f"{rows} rows of up to {size[0]} tokens cannot be passed through the backbone"
+        cure = "shorten the texts, or give the backbone and tokenizer that belong together"
     with library_errors(what, DataError, cure):
         yield
 

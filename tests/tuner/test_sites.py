@@ -12,7 +12,7 @@ from torch import nn
 import graftwork as gw
 from graftwork.errors import SiteError
 from graftwork.tuner.sites import DEFAULT_SITES, resolve_sites
-from toys import VOCABULARY, graft_layers, tiny, tokens
+from toys import IMAGES, VOCABULARY, graft_layers, tiny, tokens
 
 PLACEMENTS = ("attention+ffn", "attention", "ffn", "block")
 ENCODER_DECODER = {"attention+ffn": 10, "attention": 6, "ffn": 4, "block": 4}
@@ -28,7 +28,7 @@ def sites_of(model, **settings) -> list[str]:
 @torch.no_grad()  # T5 takes another attention kernel when its position bias needs a gradient
 def test_default_sites_of_two_layers(kind, placement):
     backbone = tiny(kind)
-    inputs = {"pixel_values": torch.randn(2, 3, 8, 8)} if kind == "vit" else {"input_ids": tokens(2)}
+    inputs = {"pixel_values": torch.randn(2, 3, 8, 8)} if kind in IMAGES else {"input_ids": tokens(2)}
     if kind in ENCODER_DECODERS:
         inputs["decoder_input_ids"] = tokens(2, 3)
     expected = backbone(**inputs)[0]
@@ -50,7 +50,7 @@ def test_default_sites_of_two_layers(kind, placement):
 @torch.no_grad()
 def test_linear_is_every_linear_map_of_the_layers(kind):
     backbone = tiny(kind)
-    inputs = {"pixel_values": torch.randn(2, 3, 8, 8)} if kind == "vit" else {"input_ids": tokens(2)}
+    inputs = {"pixel_values": torch.randn(2, 3, 8, 8)} if kind in IMAGES else {"input_ids": tokens(2)}
     if kind in ENCODER_DECODERS:
         inputs["decoder_input_ids"] = tokens(2, 3)
     linear = [

@@ -170,7 +170,8 @@ def _structure(facts: ModelFacts) -> str:
 def _use(facts: ModelFacts) -> str:
     repo = facts.repo or f"{OWNER}/{facts.name}"
     first = facts.tasks[0]
-    texts = tuple(f"a text for {field}" for field in first["text"])
+    images = first.get("reads") == "image"
+    texts = tuple("image.png" if images else f"a text for {field}" for field in first["text"])
     row = repr(texts[0] if len(texts) == 1 else texts)
     asked = f", task={first['name']!r}"
     lines = [

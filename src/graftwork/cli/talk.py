@@ -30,11 +30,13 @@ def chat(
         opening: Where its parts are now.
         max_new_tokens: Tokens of an answer at most, in place of those of the task.
     """
+    from graftwork.data.images.reader import text_tokenizer
     from graftwork.errors import DataError
     from graftwork.models.causal.talk import Talk
     from graftwork.models.folder import load_model
 
-    talk = Talk(*load_model(folder, **opening), task=task, max_new_tokens=max_new_tokens)
+    model, reader = load_model(folder, **opening)
+    talk = Talk(model, text_tokenizer(reader), task=task, max_new_tokens=max_new_tokens)
     if sys.stdin.isatty():
         print(f"task {talk.task}; {HELP}")
     for line in _lines(lambda: talk.task):

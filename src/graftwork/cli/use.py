@@ -121,6 +121,7 @@ def predict(
         folder,
         **opening,
         batch_size=batch_size,
+        beside=None if input is None else input.parent,
     )
     lists = _row_lists(input, form, predictor.ahead)
     if all_tasks:

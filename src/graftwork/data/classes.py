@@ -21,6 +21,7 @@ _FILES = {
     "films": (".mp4", ".avi", ".mov", ".mkv", ".webm"),
 }
 """Files that are no texts, by what their names end in."""
+_CURE = "A recipe reads texts and images; give the field with the text as text:"
 LONGEST_PATH = 300
 """Longest path of a file of `_FILES` that we look for, in characters."""
 
@@ -41,10 +42,10 @@ def check_rows(task: Task, texts: Sequence[Sequence[str]], labels: Sequence[obje
         for kind, ends in _FILES.items():
             found = [text for text in column if _is_path(text, ends)]
             if len(found) > len(column) / 2:
+                cure = f"To read images set image: {field} in place of text:" if kind == "images" else _CURE
                 raise DataError(
                     f"train of task {task.name!r}: {len(found):,} of {len(column):,} texts in {field!r} are "
-                    f"paths of {kind}, such as {shown(found[0])}; a recipe reads texts, {kind} are not read "
-                    "from paths. Give the field with the text as text:"
+                    f"paths of {kind}, such as {shown(found[0])}. {cure}"
                 )
     KINDS[task.kind].check(task, labels)
 

@@ -67,6 +67,11 @@ class TaskSampler(Sampler[int]):
         """Choose the order of an epoch."""
         self._epoch = epoch
 
+    @property
+    def epoch(self) -> int:
+        """Whose order it is."""
+        return self._epoch
+
     def __len__(self) -> int:
         """Return the rows of an epoch."""
         return len(self._lengths)

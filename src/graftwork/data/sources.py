@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graftwork.data.images.row_image import ENDINGS
 from graftwork.data.memory import GivenRows
 from graftwork.data.text_rows import TextFormat, read_conll, read_csv, read_json, read_tsv
 from graftwork.distributed.notes import note_once
@@ -194,10 +195,10 @@ def _kind(path: Path) -> str:
 
 
 def _class_folders(path: Path, split: str, form: TextFormat) -> SourceRows:
-    """Read one sub-folder of text files per class into rows with `text` and `label`."""
+    """Read one sub-folder of text files per class into rows with `text` and `label`, or of images."""
     files = sorted([*path.glob("*/*.txt"), *path.glob("*/*.txt.gz")])
     if not files:
-        raise DataError(f"folder {path} has neither {split}.jsonl nor one sub-folder of .txt files per class")
+        return _image_folders(path, split)
     texts = [read_text(file, form.encodings) for file in files]
     rows: list[Row] = [
         {"text": decoded.text.strip(), "label": file.parent.name}
@@ -205,6 +206,21 @@ def _class_folders(path: Path, split: str, form: TextFormat) -> SourceRows:
     ]
     marks = [f"{file.parent.name}/{file.name}" for file in files]
     return SourceRows(rows, str(path), "", marks, sum(decoded.unknown for decoded in texts))
+
+
+def _image_folders(path: Path, split: str) -> SourceRows:
+    """Read one sub-folder of images per class into rows with `image` and `label`."""
+    found = [file for file in sorted(path.glob("*/*")) if file.is_file() and not file.name.startswith(".")]
+    files = [file for file in found if file.suffix.lower() in ENDINGS]
+    if not files:
+        raise DataError(
+            f"folder {path} has neither {split}.jsonl nor one sub-folder of .txt files or images per class"
+        )
+    if len(files) < len(found):
+        other = next(file for file in found if file not in files)
+        note_once(f"{path}: {len(found) - len(files):,} files are no images by their names, such as {other}")
+    rows: list[Row] = [{"image": str(file.absolute()), "label": file.parent.name} for file in files]
+    return SourceRows(rows, str(path), "", [f"{file.parent.name}/{file.name}" for file in files])
 
 
 def _text_rows(path: Path, form: TextFormat, kind: str) -> SourceRows:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graftwork.data.classes import check_rows
+from graftwork.data.images.columns import image_column
 from graftwork.data.sources import SourceRows, read_table, split_file
 from graftwork.data.targets.written import read_written
 from graftwork.data.task import SPLITS, Task
@@ -96,8 +97,13 @@ def load_split(task: Task, head: TaskHead, split: str, seed: int = 0) -> TaskDat
     Raises:
         DataError: As `load_task`; a class that the head does not know is an unknown label.
     """
+    fields: dict[str, Any] = (
+        {"text": head.text, "image": None}
+        if head.reads == "text"
+        else {"text": "text", "image": head.text[0]}
+    )
     task = replace(
-        task, text=head.text, label=head.label, kind=head.kind, metric=head.metric, labels=head.labels or None
+        task, **fields, label=head.label, kind=head.kind, metric=head.metric, labels=head.labels or None
     )
     missing = carved_with(task, split)
     origin = "train" if missing else split
@@ -161,7 +167,10 @@ class _Columns:
             answers = right or None
             labels = list(right) if right else _column(table, task.label, what)
         else:
-            texts = tuple(_text_column(table, field, what, words) for field in task.text_fields)
+            if task.reads == "image":
+                texts = (image_column(table, task.text_fields[0], what),)
+            else:
+                texts = tuple(_text_column(table, field, what, words) for field in task.text_fields)
             labels = _column(table, task.label, what)
         kept = np.ones(len(table.rows), dtype=bool)
         for field, least in task.minimum.items():
@@ -203,7 +212,8 @@ def _column(table: SourceRows, field: str, what: str) -> list[Any]:
     except KeyError:
         i = next(i for i, row in enumerate(table.rows) if field not in row)
     fields = listed(table.rows[i], 20) or "none"
-    raise DataError(f"{what}: {table.where(i)} has no field {field!r}; its fields: {fields}")
+    hint = "; to read images set image: image" if set(table.rows[i]) == {"image", "label"} else ""
+    raise DataError(f"{what}: {table.where(i)} has no field {field!r}; its fields: {fields}{hint}")
 
 
 def _text_column(table: SourceRows, field: str, what: str, words: bool = False) -> list[str]:

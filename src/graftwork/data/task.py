@@ -17,7 +17,7 @@ from graftwork.files.decoding import encoding_faults, named_encodings
 from graftwork.files.later import LATER
 from graftwork.files.reading import is_finite
 from graftwork.kinds.heads import TaskHead, plain_fields
-from graftwork.kinds.kind import Metric
+from graftwork.kinds.kind import Metric, Reads
 from graftwork.kinds.labels import label_name
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import did_you_mean, listed, near_misses, shown
@@ -38,9 +38,9 @@ class Task:
     """One task of a recipe.
 
     A source is a `.jsonl`, `.json`, `.csv`, `.tsv`, `.conll` or `.parquet` file, a folder with one file per
-    split (`train.jsonl`, ...), a folder with one sub-folder of `.txt` files per class, any of these inside an
-    installed package (`package:NAME/sub/path`), or a hub dataset (`hub:ID[/CONFIG][:SPLIT]`). Text files may
-    be compressed (`.csv.gz`).
+    split (`train.jsonl`, ...), a folder with one sub-folder of `.txt` files or images per class, any of these
+    inside an installed package (`package:NAME/sub/path`), or a hub dataset (`hub:ID[/CONFIG][:SPLIT]`). Text
+    files may be compressed (`.csv.gz`).
 
     Raises:
         RecipeError: A setting is wrong; the message names all that are.
@@ -98,6 +98,9 @@ class Task:
     """Delimiter of CSV and TSV files; null: the comma if it fits, else that of `;`, tab and `|` that does."""
     separator: str | None = field(default=None, metadata=LATER)
     """Stands between the labels of a row if they are one text, such as `|`, for `kind: multilabel`."""
+    image: str | None = field(default=None, metadata=LATER)
+    """Field that holds an image, in place of `text`: a path, relative to the file of the rows or the current
+    folder, or an image itself. In a folder with images per class it is `image`."""
     target: str | None = field(default=None, metadata=LATER)
     """generation: field of the answer that is learned; null: `target`, and of rows of chats the last message
     of the assistant."""
@@ -163,6 +166,7 @@ class Task:
             if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
                 faults.append(f"max_{split} is {shown(most)}, not a whole number of at least 1")
         names = (*self.text_fields, self.label)
+        faults += self._image_faults()
         if not 1 <= len(self.text_fields) <= 2:
             faults.append(f"text names {len(self.text_fields)} fields; give one, or two for a pair")
         elif not all(isinstance(name, str) and name for name in names):
@@ -178,6 +182,18 @@ class Task:
         if not isinstance(self.drop_broken, bool):
             faults.append(f"drop_broken is {self.drop_broken!r}, not true or false")
         return [*faults, *encoding_faults(self.encoding), *delimiter_faults(self.delimiter)]
+
+    def _image_faults(self) -> list[str]:
+        if self.image is None:
+            return []
+        faults = [] if self.text == "text" else ["a task reads text or image, not both; leave one out"]
+        if self.kind == "tokens":
+            faults.append("kind: tokens reads texts; an image has no words")
+        if self.kind in KINDS and KINDS[self.kind].written:
+            faults.append(f"kind: {self.kind} reads texts, not images; leave image out")
+        if self.drop_broken:
+            faults.append("drop_broken is for texts; a broken image is always refused")
+        return faults
 
     def _scoring_faults(self) -> list[str]:
         if self.kind not in KINDS:
@@ -238,8 +254,15 @@ class Task:
 
     @property
     def text_fields(self) -> tuple[str, ...]:
-        """The text fields as a tuple of one or two names."""
+        """The text fields as a tuple of one or two names; of a task that reads images their field."""
+        if self.image is not None:
+            return (self.image,)
         return (self.text,) if isinstance(self.text, str) else tuple(self.text)
+
+    @property
+    def reads(self) -> Reads:
+        """What the task reads of a row."""
+        return "text" if self.image is None else "image"
 
     @property
     def text_format(self) -> TextFormat:
@@ -268,6 +291,7 @@ class Task:
             std,
             class_weights=tuple(class_weights),
             thresholds=tuple(thresholds),
+            reads=self.reads,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From the rows of several tasks to tensors: tokenise once, pad, collate."""
+"""From the rows of several tasks to tensors: tokenise once, pad, collate; of images, pixels by the batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from graftwork.data.targets.words import encode_words, tagged_rows
+from graftwork.data.images.reader import ImageReader
+from graftwork.data.images.row_image import as_stored, image_type, open_image
+from graftwork.data.targets.words import tagged_rows
 from graftwork.data.targets.written import TRAINED, written_tokens
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import Split, TaskData
@@ -25,7 +27,6 @@ from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.losses import NO_TARGET
 from graftwork.kinds.registry import KINDS
-from graftwork.kinds.scoring.tags import Word
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -33,13 +34,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
+    from graftwork.data.images.reader import Reader
+
 __all__ = [
     "collate",
     "encode",
-    "encode_rows",
     "learned",
     "longest_first",
     "pad",
+    "row_length",
     "row_lengths",
     "tokenise",
     "tokenizer_identity",
@@ -54,7 +57,7 @@ _LOG = logging.getLogger(__name__)
 
 def tokenise(
     datas: Sequence[TaskData],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     max_length: int,
     cache_dir: str | Path | None,
 ) -> dict[str, Dataset]:
@@ -63,7 +66,8 @@ def tokenise(
     Columns: those of the tokenizer (`input_ids`, `attention_mask`, perhaps `token_type_ids`), `labels`
     (class index, or `(score - mean) / std`; lists if a task has several targets per row) and `graft_rows`
     (index of the task in `datas`). If a language model itself answers a task, there is also `trained`, 1 for
-    tokens that are learned; rows of such a task that have none are left out.
+    tokens that are learned; rows of such a task that have none are left out. Images are a column `image` of
+    paths, which needs no cache.
     The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
     name and renamed, so that concurrent runs can share a folder.
 
@@ -76,6 +80,8 @@ def tokenise(
     """
     from datasets import Dataset
 
+    if isinstance(tokenizer, ImageReader):
+        return {split: Dataset(_table(datas, split, tokenizer, max_length)) for split in SPLITS}
     identity = tokenizer_identity(tokenizer)
     result = {}
     for split in SPLITS:
@@ -92,10 +98,13 @@ def tokenise(
     return result
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], max_length: int
-) -> dict[str, list[list[int]]]:
-    """Tokenise one column of texts, or two of pairs, in one call and without padding."""
+def encode(tokenizer: Reader, columns: Sequence[Sequence[str]], max_length: int) -> dict[str, list[Any]]:
+    """Tokenise one column of texts, or two of pairs, in one call and without padding.
+
+    Images stay as they are, in a column `image`: pixels are made for one batch at a time (`pad`).
+    """
+    if isinstance(tokenizer, ImageReader):
+        return {"image": list(columns[0])}
     with library_errors(f"{type(tokenizer).__name__} cannot read the texts", DataError):
         encoded = tokenizer(*map(list, columns), truncation=True, max_length=max_length, padding=False)
     result = {name: list(values) for name, values in encoded.items()}
@@ -108,45 +117,19 @@ def encode(
     return result
 
 
-def encode_rows(
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[tuple[tuple[str, ...], Sequence[TaskHead]]],
-    max_length: int,
-) -> tuple[list[dict[str, list[int]]], dict[int, list[Word]]]:
-    """Token lists of rows, with one call of the tokenizer for single texts, one for pairs, one for words.
-
-    Args:
-        tokenizer: the backbone's.
-        rows: the texts of each, and the tasks that read them.
-        max_length: tokens kept per row.
-
-    Returns:
-        The tokens, and by their place the words of rows that a task with targets per token reads.
-    """
-    tokens: list[dict[str, list[int]]] = [{} for _ in rows]
-    words: dict[int, list[Word]] = {}
-    groups: dict[int, list[int]] = {}
-    for index, (texts, heads) in enumerate(rows):
-        per_token = any(KINDS[head.kind].per == "token" for head in heads)
-        groups.setdefault(0 if per_token else len(texts), []).append(index)
-    for count, members in groups.items():
-        columns = list(zip(*(rows[index][0] for index in members), strict=True))
-        if count:
-            encoded = encode(tokenizer, columns, max_length)
-        else:
-            encoded, found = encode_words(tokenizer, columns[0], max_length)
-            words |= dict(zip(members, found, strict=True))
-        for place, index in enumerate(members):
-            tokens[index] = {name: values[place] for name, values in encoded.items()}
-    return tokens, words
-
-
 def row_lengths(dataset: Dataset) -> NDArray[np.int64]:
-    """Return the number of tokens of every row, without reading the rows."""
+    """Return the number of tokens of every row, without reading the rows; images count as one."""
     import pyarrow.compute  # type: ignore[import-untyped]
 
+    if "input_ids" not in dataset.column_names:
+        return np.ones(len(dataset), dtype=np.int64)
     column = dataset.data.column("input_ids")
     return np.asarray(pyarrow.compute.list_value_length(column).to_numpy(), dtype=np.int64)
+
+
+def row_length(row: Mapping[str, Any]) -> int:
+    """The number of tokens of one row; an image counts as one."""
+    return len(row["input_ids"]) if "input_ids" in row else 1
 
 
 def longest_first(dataset: Dataset) -> Dataset:
@@ -154,8 +137,8 @@ def longest_first(dataset: Dataset) -> Dataset:
     return dataset.select(np.argsort(-row_lengths(dataset), kind="stable"))
 
 
-def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pad token lists to the longest, on the right whatever side the tokenizer pads.
+def pad(tokenizer: Reader, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Pad token lists to the longest, on the right whatever side the tokenizer pads; images become pixels.
 
     Positions that a model counts from the first column are then those of the row alone, and a causal model
     never reads padding. A tokenizer without a pad token pads with its end-of-text token.
@@ -163,6 +146,8 @@ def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]
     Raises:
         DataError: The tokenizer has neither.
     """
+    if isinstance(tokenizer, ImageReader):
+        return {"pixel_values": tokenizer.pixels([open_image(feature["image"]) for feature in features])}
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise DataError(
@@ -184,7 +169,7 @@ def pad(tokenizer: PreTrainedTokenizerBase, features: Sequence[Mapping[str, Any]
 
 
 def collate(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
 ) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
     """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64.
 
@@ -219,8 +204,8 @@ def _learned_as(data: TaskData, split: str) -> tuple[object, ...]:
 
 
 def learned(
-    tokenizer: PreTrainedTokenizerBase, head: TaskHead, rows: Split, part: slice, max_length: int
-) -> tuple[dict[str, list[list[int]]], list[Any]]:
+    tokenizer: Reader, head: TaskHead, rows: Split, part: slice, max_length: int
+) -> tuple[dict[str, list[Any]], list[Any]]:
     """Tokens of some rows of a task, and their targets as models learn them.
 
     Args:
@@ -235,20 +220,21 @@ def learned(
         only the rows that have something to learn, with the column `trained`.
     """
     if KINDS[head.kind].per == "token":
+        assert not isinstance(tokenizer, ImageReader)
         return tagged_rows(tokenizer, head, rows, part, max_length)
     targets = ((rows.targets - head.mean) / head.std).astype(np.float32)
     if head.written:
+        assert not isinstance(tokenizer, ImageReader)
         tokens, kept = written_tokens(tokenizer, head, rows, range(*part.indices(len(rows))))
         return tokens, targets[kept].tolist()
     return encode(tokenizer, [column[part] for column in rows.texts], max_length), targets[part].tolist()
 
 
-def _table(
-    datas: Sequence[TaskData], split: str, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> pyarrow.Table:
+def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length: int) -> pyarrow.Table:
     import pyarrow
 
-    types = {"input_ids": pyarrow.int32()}
+    small = pyarrow.list_(pyarrow.int8())
+    types = {"input_ids": pyarrow.list_(pyarrow.int32()), "image": image_type()}
     wide = any(KINDS[data.head.kind].per != "row" for data in datas)
     parts = []
     any_written = any(data.head.written for data in datas)
@@ -263,7 +249,7 @@ def _table(
                 targets = [row if isinstance(row, list) else [row] for row in targets]
             kind = pyarrow.list_(pyarrow.float32()) if wide else pyarrow.float32()
             columns = {
-                name: pyarrow.array(values, type=pyarrow.list_(types.get(name, pyarrow.int8())))
+                name: pyarrow.array(as_stored(name, values), type=types.get(name, small))
                 for name, values in (sorted(tokens.items()) if any_written else tokens.items())
             }
             columns["labels"] = pyarrow.array(targets, type=kind)

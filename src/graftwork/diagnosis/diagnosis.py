@@ -20,8 +20,9 @@ from graftwork.tuner.view import GraftView, graft_view
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from graftwork.data.images.reader import Reader
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.progress import Phase
     from graftwork.search.callback import StructureCallback
@@ -93,7 +94,7 @@ class DiagnosisCallback(TrainerCallback, ExportableState):
         self,
         structure: StructureCallback,
         tokens: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Reader,
         *,
         seed: int = 0,
         gap: bool = True,

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
     from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from graftwork.data.images.reader import Reader
     from graftwork.kinds.heads import TaskHead
     from graftwork.models.outputs import Outputs
 
@@ -59,7 +60,7 @@ class StalledCallback(TrainerCallback):
         self,
         heads: Sequence[TaskHead],
         tokens: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Reader,
         *,
         at: Sequence[float],
         stop: bool,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 import torch
 
+from graftwork.data.images.reader import ImageReader, blank_image, text_tokenizer
 from graftwork.data.tokens import encode, pad
 from graftwork.errors import ExportError
 from graftwork.export.all_tasks import AllTasks
@@ -29,8 +30,8 @@ from graftwork.models.multitask import select_tasks_
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
 
+    from graftwork.data.images.reader import Reader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["FORMATS", "export_folder"]
@@ -111,7 +112,7 @@ def export_folder(
 
 def _write(
     model: MultiTaskModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     folder: Path,
     format: str,
     facts: dict[str, Any],
@@ -119,7 +120,7 @@ def _write(
 ) -> dict[str, Any]:
     inputs = _example(tokenizer)
     if format == "merged":
-        difference = export_merged(model, tokenizer, model.heads.heads[0], folder)
+        difference = export_merged(model, text_tokenizer(tokenizer), model.heads.heads[0], folder)
         return {**describe(model, inputs), **facts, "largest_difference": difference}
     if format == "onnx":
         return export_onnx(model, folder / "model.onnx", inputs, metadata=facts, all_tasks=all_tasks)
@@ -156,7 +157,10 @@ def _check_written(model: MultiTaskModel, format: str) -> None:
         )
 
 
-def _example(tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+def _example(tokenizer: Reader) -> dict[str, Tensor]:
+    if isinstance(tokenizer, ImageReader):
+        pixels = tokenizer.pixels([blank_image()] * 2)
+        return {"pixel_values": torch.linspace(-1, 1, pixels.numel()).reshape(pixels.shape)}
     columns = encode(tokenizer, [_EXAMPLES], 64)
     rows = [{name: values[row] for name, values in columns.items()} for row in range(len(_EXAMPLES))]
     return {name: value.to(torch.int64) for name, value in pad(tokenizer, rows).items()}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from graftwork.data.images.reader import ImageReader
 from graftwork.data.targets.words import word_notes
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import TaskData
@@ -23,8 +24,8 @@ from graftwork.training.bars import scoring_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from transformers import PreTrainedTokenizerBase
 
+    from graftwork.data.images.reader import Reader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["rescore"]
@@ -93,7 +94,8 @@ def rescore(
             }
             tasks[rows.head.name] = result
             about = TaskData(rows.head, {split: rows.rows})
-            saved.notes += word_notes(tokenizer, about, model.max_length)
+            if not isinstance(tokenizer, ImageReader):
+                saved.notes += word_notes(tokenizer, about, model.max_length)
             saved.notes += filter(None, (note_of_score(rows, split, made.score()), made.one_value()))
             if details:
                 result["details"] = figures_of(rows.head, *made.in_units())
@@ -102,7 +104,7 @@ def rescore(
 
 def _written(
     model: MultiTaskModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     rows: ScoredRows,
     saved: SavedData,
     split: str,

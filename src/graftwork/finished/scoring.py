@@ -18,8 +18,8 @@ from graftwork.models.outputs import BATCH, forward_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase
 
+    from graftwork.data.images.reader import Reader
     from graftwork.data.task_data import Split
     from graftwork.models.multitask import MultiTaskModel
 
@@ -53,7 +53,7 @@ class Predictions:
 
 def predictions(
     model: MultiTaskModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     head: TaskHead,
     rows: Split,
     max_length: int,
@@ -80,7 +80,8 @@ def predictions(
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         tokens, targets = learned(tokenizer, head, rows, part, max_length)
-        order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
+        lengths = [len(ids) for ids in tokens["input_ids"]] if "input_ids" in tokens else [1] * len(targets)
+        order = np.argsort([-length for length in lengths], kind="stable")
         for first in range(0, len(order), STEP):
             picked = order[first : first + STEP]
             batch = [

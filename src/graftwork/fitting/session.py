@@ -111,6 +111,7 @@ class Session:
                 recipe.noise,
                 recipe.seed,
                 max_length=recipe.training.max_length,
+                image_size=recipe.training.image_size,
                 at=now.at,
                 loaded=None if self.start is None else self.start.backbone(recipe.model),
                 heads=None if self.start is None else self.start.heads,
@@ -159,9 +160,9 @@ class Session:
 
     def _build(self, budget: float | None, now: Phase) -> MultiTaskModel:
         recipe, prepared = self.recipe, self.prepared
-        backbone = (
-            load_backbone(recipe.model, causal=prepared.causal)[0] if self.baselines else prepared.backbone
-        )
+        backbone = prepared.backbone
+        if self.baselines:
+            backbone = load_backbone(recipe.model, recipe.tasks[0].reads, causal=prepared.causal)[0]
         set_seed(recipe.seed)
         with quiet_peft():
             config = GraftConfig(**recipe.graft_values())

@@ -17,7 +17,7 @@ from graftwork.fitting.earlier_rows import EarlierRows
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.scoring.tags import inside_types
 from graftwork.messages import listed, shown
-from graftwork.models.backbone import load_encoder, saved_tokenizer
+from graftwork.models.backbone import load_encoder, saved_reader
 from graftwork.models.causal.model import make_model
 from graftwork.models.causal.scoring import score_texts
 from graftwork.models.files import FILES, read_report
@@ -37,8 +37,9 @@ from graftwork.structure.file import named_file
 from graftwork.tuner.view import graft_view
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
+    from graftwork.data.images.reader import Reader
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.noise.kinds import Noise
     from graftwork.training.preparation import Prepared
@@ -124,14 +125,16 @@ class Start:
             graft = dataclasses.replace(graft, groups=tuple(group for group in left if group))
         return dataclasses.replace(recipe, graft=graft, schedule=self.recipe.schedule)
 
-    def backbone(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def backbone(self, name: str) -> tuple[PreTrainedModel, Reader]:
         """The backbone of the run, and the tokenizer of the model.
 
         Raises:
             CheckpointError: it is another backbone than the model's.
             RecipeError: it cannot be loaded.
         """
-        base, saved = load_encoder(name, causal=self.described["causal"]), saved_identity(self.described)
+        reads = next(iter(self.heads.values())).reads
+        base = load_encoder(name, reads, causal=self.described["causal"])
+        saved = saved_identity(self.described)
         own = fingerprint(base)
         same = own == {key: self.described["backbone"].get(key) for key in own}
         if not same or (saved is not None and not same_weights(base, saved)):
@@ -139,7 +142,7 @@ class Start:
                 f"{name} is not the backbone that {self.folder} was trained on; give that one as model, or "
                 "train without start."
             )
-        tokenizer = saved_tokenizer(self.folder, base, name, None)
+        tokenizer = saved_reader(self.folder, base, name, None, reads)
         measure_width_(base, tokenizer, name)
         return base, tokenizer
 
@@ -219,6 +222,8 @@ class Start:
 def _task_faults(task: Task, head: TaskHead) -> Iterator[str]:
     if task.kind != head.kind:
         yield f"task {task.name!r} is of kind {task.kind}, but in the model {head.kind}"
+    elif task.reads != head.reads:
+        yield f"task {task.name!r} reads {task.reads}s, but in the model {head.reads}s"
     elif len(task.text_fields) != len(head.text):
         yield (
             f"task {task.name!r} reads {listed(task.text_fields)}, but in the model {len(head.text)} texts "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from graftwork.errors import CheckpointError
 from graftwork.files.later import LATER, settled
 from graftwork.files.reading import is_finite
-from graftwork.kinds.kind import Metric
+from graftwork.kinds.kind import Metric, Reads
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import listed, shown
 from graftwork.texts.writing import Writing
@@ -36,6 +36,8 @@ class TaskHead:
     thresholds: tuple[float, ...] = field(default=(), metadata=LATER)
     """Probability from which a row has a label, in the order of `labels`, chosen on validation rows; empty: a
     half each."""
+    reads: Reads = field(default="text", metadata=LATER)
+    """What the fields of `text` hold."""
     writing: Writing | None = field(default=None, metadata=LATER)
     """How rows become prompts and answers, if the language model itself answers."""
 
@@ -114,6 +116,7 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
     "thresholds": lambda value: (
         isinstance(value, list | tuple) and all(is_finite(part) and 0 < part < 1 for part in value)
     ),
+    "reads": lambda value: value in get_args(Reads),
 }
 """What the fields of a saved head may be."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Column", "Head", "Kind", "Metric", "TaskSettings"]
+__all__ = ["Column", "Head", "Kind", "Metric", "Reads", "TaskSettings"]
 
 Metric = Literal[
     "accuracy",
@@ -31,6 +31,8 @@ Metric = Literal[
     "chrf",
 ]
 """Names of `graftwork.kinds.scoring.metrics` and, from `token_f1` on, of `graftwork.texts.scores`."""
+Reads = Literal["text", "image"]
+"""What a task reads of a row."""
 
 
 @dataclass(frozen=True)

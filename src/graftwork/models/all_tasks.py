@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graftwork.data.asked_rows import RowLike, check_row, fields_of, lacking, texts_of
-from graftwork.data.tokens import encode_rows, pad
+from graftwork.data.asked_rows import RowLike, check_row, encode_rows, fields_of, lacking, texts_of
+from graftwork.data.tokens import pad, row_length
 from graftwork.distributed.notes import note_once
 from graftwork.edges import forward_errors
 from graftwork.errors import DataError
@@ -22,9 +22,9 @@ from graftwork.trunk.trunk import find_trunk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from transformers import PreTrainedTokenizerBase
-
+    from graftwork.data.images.reader import Reader
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.trunk.tree import Tree
 
@@ -60,7 +60,9 @@ class AskedRow:
     skipped: dict[str, str]
 
 
-def read_row(row: RowLike, number: int, heads: Sequence[TaskHead], answers: Answers) -> AskedRow:
+def read_row(
+    row: RowLike, number: int, heads: Sequence[TaskHead], answers: Answers, beside: Path | None = None
+) -> AskedRow:
     """Sort the tasks by what they read of a row.
 
     Raises:
@@ -74,7 +76,7 @@ def read_row(row: RowLike, number: int, heads: Sequence[TaskHead], answers: Answ
         lack = lacking(row, head)
         if lack is None:
             fields = fields_of(row, number, head)
-            questions.setdefault(texts_of(fields, number, head), []).append(head)
+            questions.setdefault(texts_of(fields, number, head, beside), []).append(head)
         else:
             skipped[head.name] = lack
     if not questions:
@@ -109,12 +111,12 @@ class Question:
     words: Sequence[Word] | None
 
     def __len__(self) -> int:
-        """Tokens."""
-        return len(self.tokens["input_ids"])
+        """Tokens; an image counts as one."""
+        return row_length(self.tokens)
 
 
 def ask(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     asked: Sequence[tuple[tuple[str, ...], Sequence[TaskHead]]],
     max_length: int,
 ) -> list[Question]:
@@ -140,7 +142,7 @@ def find_tree(model: MultiTaskModel) -> Tree | None:
 
 def branching_pass(
     model: MultiTaskModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     questions: Sequence[Question],
     tree: Tree | None,
 ) -> list[dict[str, Outputs]]:
@@ -167,7 +169,7 @@ def branching_pass(
 
 
 def routed_pass(
-    model: MultiTaskModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+    model: MultiTaskModel, tokenizer: Reader, questions: Sequence[Question]
 ) -> list[dict[str, Outputs]]:
     """The same for questions of one task each: the pass that `Predictor.predict` makes.
 
@@ -195,7 +197,7 @@ def _of_head(question: Question, head: TaskHead, outputs: Sequence[Any]) -> Outp
 
 def answer_rows(
     model: MultiTaskModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     rows: Sequence[AskedRow],
     answers: Answers,
     *,

@@ -75,8 +75,10 @@ TOKENIZER = (
     "spiece.model",
     "*.bpe.model",
     "tekken.json",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
-"""Patterns of the files that a tokenizer is saved as."""
+"""Patterns of the files that a tokenizer or an image processor is saved as."""
 
 SHIPPED = {"quickstart": Path(__file__).parents[1] / "shipped" / "quickstart"}
 """Models that come with graftwork, by name."""

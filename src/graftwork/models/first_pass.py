@@ -8,13 +8,16 @@ import torch
 from torch import nn
 
 from graftwork.attached import attach, find_attached
+from graftwork.data.images.reader import ImageReader, blank_image
 from graftwork.edges import library_errors
 from graftwork.errors import RecipeError
 from graftwork.messages import shown
 from graftwork.routing.traceless import traceless
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from graftwork.data.images.reader import Reader
 
 __all__ = ["hidden_part", "measure_width_", "measured_width", "vocabulary"]
 
@@ -24,17 +27,20 @@ WIDTH_NAME = "width"
 """Name under which the width of a backbone is attached to it."""
 
 
-def measure_width_(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def measure_width_(backbone: PreTrainedModel, tokenizer: Reader, name: str) -> None:
     """Note on a backbone how many features its last hidden state has, which its configuration may not say.
 
     Args:
         backbone: as it was loaded; its width is attached as `WIDTH_NAME`.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer, or the reader of its images.
         name: for messages.
 
     Raises:
-        RecipeError: it cannot take text, or gives no `last_hidden_state`.
+        RecipeError: it cannot take text or images, or gives no `last_hidden_state`.
     """
+    if isinstance(tokenizer, ImageReader):
+        _measure_images_(backbone, tokenizer, name)
+        return
     with library_errors(
         f"model {shown(name)}: its tokenizer ({type(tokenizer).__name__}) cannot read {TEXT!r}", RecipeError
     ):
@@ -68,6 +74,30 @@ def hidden_part(backbone: PreTrainedModel) -> PreTrainedModel:
     """The part of a backbone that gives hidden states: of a language model what is below its head."""
     part: PreTrainedModel = backbone.base_model if backbone.can_generate() else backbone  # type: ignore[assignment]
     return part
+
+
+def _measure_images_(backbone: PreTrainedModel, reader: ImageReader, name: str) -> None:
+    """The same for a backbone of images."""
+    pixels = reader.pixels([blank_image()]).to(backbone.device)
+    kind, size = type(backbone).__name__, f"an image of {pixels.shape[-1]} x {pixels.shape[-2]} pixels"
+    with (
+        library_errors(
+            f"model {shown(name)} is a {kind}, and a first pass of {size} through it failed",
+            RecipeError,
+            "set training.image_size, or choose a backbone of images whose image processor belongs to it",
+        ),
+        traceless(backbone),
+        torch.no_grad(),
+    ):
+        output = backbone.eval()(pixel_values=pixels.to(backbone.dtype))
+    hidden = getattr(output, "last_hidden_state", None)
+    if not isinstance(hidden, torch.Tensor) or hidden.dim() != 3:
+        found = "none" if not isinstance(hidden, torch.Tensor) else f"one of shape {list(hidden.shape)}"
+        raise RecipeError(
+            f"model {shown(name)} is a {kind}, and graftwork needs a last_hidden_state of [rows, positions, "
+            f"features]; for {size} it gives {found}. Choose a transformer of images such as ViT."
+        )
+    attach(backbone, WIDTH_NAME, int(hidden.shape[-1]))
 
 
 def measured_width(backbone: nn.Module) -> int | None:

@@ -25,7 +25,7 @@ from graftwork.files.places import moved
 from graftwork.files.weights import as_checkpoint_error, check_values, read_shapes, read_weights
 from graftwork.files.writing import read_whole
 from graftwork.messages import listed, shown
-from graftwork.models.backbone import load_backbone, load_encoder, saved_tokenizer
+from graftwork.models.backbone import load_backbone, load_encoder, saved_reader
 from graftwork.models.files import FILES, Loading, card_of, local_parts, read_structure
 from graftwork.models.first_pass import measure_width_
 from graftwork.models.identity import same_weights
@@ -44,13 +44,15 @@ from graftwork.structure.structure import Structure
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
+    from graftwork.data.images.reader import Reader
     from graftwork.kinds.heads import TaskHead
+    from graftwork.kinds.kind import Reads
     from graftwork.models.identity import Identity
     from graftwork.models.multitask import MultiTaskModel
 
-    Encoder = Callable[[str, Identity | None, bool], PreTrainedModel]
+    Encoder = Callable[[str, Identity | None, Reads, bool], PreTrainedModel]
 
 __all__ = [
     "FILES",
@@ -98,7 +100,7 @@ def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str, place
 
 def write_model(
     model: MultiTaskModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     staged: Path,
     *,
     backbone_name: str,
@@ -112,7 +114,7 @@ def write_model(
 
     Args:
         model: the finished model.
-        tokenizer: the one it was trained with.
+        tokenizer: the one it was trained with, or the reader of images.
         staged: an existing folder to write into (`graftwork.files.writing.staged_folder`).
         backbone_name: as for `save_model`.
         place: where that folder will lie.
@@ -148,8 +150,8 @@ def write_model(
 
 def load_model(
     folder: str | Path, *, encoder: Encoder | None = None, **loading: Unpack[Loading]
-) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
-    """A saved multi-task model in evaluation mode, with its tokenizer.
+) -> tuple[MultiTaskModel, Reader]:
+    """A saved multi-task model in evaluation mode, with its tokenizer, or the reader of its images.
 
     A folder that another process replaces meanwhile is read again: the model is the old one or the new one.
 
@@ -175,7 +177,7 @@ def _load_model(
     backbone: str | None = None,
     tokenizer: str | None = None,
     backbone_unchecked: bool = False,
-) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
+) -> tuple[MultiTaskModel, Reader]:
     from peft import PeftConfig, PeftModel
 
     from graftwork.models.causal.model import make_model
@@ -183,15 +185,20 @@ def _load_model(
     from graftwork.tuner.config import GraftConfig
 
     described, name = read_tasks_file(folder), saved_backbone(folder, backbone)
+    reads = described["tasks"][0].reads
     try:
         causal = described["causal"]
         saved = saved_identity(described)
-        base = load_encoder(name, causal=causal) if encoder is None else encoder(name, saved, causal)
+        base = (
+            load_encoder(name, reads, causal=causal)
+            if encoder is None
+            else encoder(name, saved, reads, causal)
+        )
     except RecipeError as error:
         hint = "" if backbone else " If the backbone has moved, say where it is with --backbone."
         raise RecipeError(f"{error}{hint}") from error
     _check_backbone(base, described, name, folder, unchecked=backbone_unchecked)
-    found = saved_tokenizer(folder, base, name, tokenizer)
+    found = saved_reader(folder, base, name, tokenizer, reads)
     measure_width_(base, found, name)
     with as_checkpoint_error(folder):
         read_shapes(folder / FILES.adapter_weights)

@@ -103,6 +103,8 @@ def _check(described: Mapping[str, Any], path: Path) -> None:
     names = [head.name for head in heads]
     if len(set(names)) < len(names):
         raise CheckpointError(f"{path} is damaged: it has a task twice ({listed(names)}).")
+    if len({head.reads for head in heads}) > 1:
+        raise CheckpointError(f"{path} is damaged: some of its tasks read texts, others images.")
     if not isinstance(described["model"], str) or not isinstance(described["backbone"], dict):
         raise CheckpointError(f"{path} is damaged: model must be a string, and backbone a mapping.")
     length = described["max_length"]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graftwork.data.tokens import collate
+from graftwork.data.tokens import collate, row_length
 from graftwork.edges import forward_errors
 from graftwork.files.hashing import stable_key
 from graftwork.kinds.losses import NO_TARGET
@@ -20,8 +20,8 @@ from graftwork.kinds.scores import per_task_scores, settled_heads
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
+    from graftwork.data.images.reader import Reader
     from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel
 
@@ -126,9 +126,7 @@ class RowSample:
         seed: of the choice.
     """
 
-    def __init__(
-        self, tokens: Dataset, tokenizer: PreTrainedTokenizerBase, *, most: int, seed: int = 0
-    ) -> None:
+    def __init__(self, tokens: Dataset, tokenizer: Reader, *, most: int, seed: int = 0) -> None:
         tasks = np.asarray(tokens.data.column("graft_rows").to_numpy())
         present = np.unique(tasks)
         chosen: list[int] = []
@@ -136,7 +134,7 @@ class RowSample:
             own = np.flatnonzero(tasks == task).tolist()
             draw = random.Random(stable_key(seed, "rows", task))
             chosen += draw.sample(own, min(len(own), max(1, most // len(present))))
-        self.rows = sorted((tokens[i] for i in chosen), key=lambda row: -len(row["input_ids"]))
+        self.rows = sorted((tokens[i] for i in chosen), key=lambda row: -row_length(row))
         self._make_batch = collate(tokenizer)
 
     def __len__(self) -> int:

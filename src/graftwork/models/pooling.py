@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from graftwork.data.images.reader import ImageReader
 from graftwork.data.targets.words import encode_words
 from graftwork.data.tokens import encode, pad
 from graftwork.edges import forward_errors
@@ -15,7 +16,9 @@ from graftwork.errors import ConfigError, DataError
 from graftwork.kinds.scoring.tags import Word
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from graftwork.data.images.reader import Reader
 
 __all__ = ["Pooling", "embed", "pool"]
 
@@ -47,7 +50,7 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -
 
 def embed(
     backbone: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     texts: Sequence[str],
     max_length: int,
     batch_size: int = 64,
@@ -55,7 +58,7 @@ def embed(
     advance: Callable[[int], None] = lambda count: None,
     words: bool = False,
 ) -> Any:
-    """Embed texts with a frozen backbone; rows are sorted by length and padded per batch.
+    """Embed texts or images with a frozen backbone; texts are sorted by length and padded per batch.
 
     Of an encoder-decoder the encoder is used. Equal texts are embedded once. `advance` is told how many texts
     were done since the last time.
@@ -69,11 +72,16 @@ def embed(
     distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     found: list[list[Word]] = []
     if words:
+        assert not isinstance(tokenizer, ImageReader)
+        tokens: dict[str, list[Any]]
         tokens, found = encode_words(tokenizer, list(distinct), max_length)
     else:
         tokens = encode(tokenizer, [list(distinct)], max_length)
-    order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
-    model = backbone.get_encoder() if backbone.config.is_encoder_decoder else backbone
+    if "input_ids" in tokens:
+        order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
+    else:
+        order = np.arange(len(distinct))
+    model = backbone.get_encoder() if getattr(backbone.config, "is_encoder_decoder", False) else backbone
     device = next(model.parameters()).device
     training = backbone.training
     backbone.train(False)
@@ -92,7 +100,8 @@ def embed(
                         row[place].float().cpu().numpy() for row, place in zip(hidden, places, strict=True)
                     ]
                 else:
-                    parts.append(pool(hidden, batch["attention_mask"], pooling).float().cpu().numpy())
+                    mask = batch.get("attention_mask", hidden.new_ones(hidden.shape[:2], dtype=torch.long))
+                    parts.append(pool(hidden, mask, pooling).float().cpu().numpy())
                 advance(len(rows))
     finally:
         backbone.train(training)

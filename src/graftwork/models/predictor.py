@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graftwork.data.asked_rows import RowLike, answered, check_list, check_row, fields_of, texts_of
-from graftwork.data.tokens import encode_rows, pad
+from graftwork.data.asked_rows import (
+    RowLike,
+    answered,
+    check_list,
+    check_row,
+    encode_rows,
+    fields_of,
+    task_of,
+    texts_of,
+)
+from graftwork.data.images.reader import text_tokenizer
+from graftwork.data.tokens import pad, row_length
 from graftwork.edges import forward_errors
 from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
@@ -26,8 +36,7 @@ from graftwork.models.folder import Loading, load_model
 from graftwork.trunk.trunk import find_trunk, trunk_price
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+    from graftwork.data.images.reader import Reader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["Predictor", "RowLike", "load"]
@@ -39,17 +48,18 @@ WRITTEN = 4
 
 
 class Predictor:
-    """Predicts with a multi-task model. A row is a text, a pair of texts, or a mapping with its text fields.
+    """Predicts with a multi-task model. A row is a text, a pair, an image or its path, or a mapping.
 
     For classes the probabilities are the softmax of a row's logits, for numbers the score is
     `mean + std * logit`, in the unit of the training scores. A row's answer does not depend on other rows.
 
     Args:
         model: the model, in evaluation mode.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer, or the reader of its images.
         max_length: tokens of a row; longer ones are cut. Default: those of the training.
         batch_size: rows per forward pass.
         folder: where the model is saved, to find its report.
+        beside: where relative paths of images are looked for first; then in the current folder.
 
     Raises:
         CheckpointError: in `load`: the folder is no complete model, or belongs to another backbone.
@@ -72,17 +82,19 @@ class Predictor:
     def __init__(
         self,
         model: MultiTaskModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Reader,
         *,
         max_length: int | None = None,
         batch_size: int = 64,
         folder: Path | None = None,
+        beside: Path | None = None,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.max_length = model.max_length if max_length is None else max_length
         self.batch_size = batch_size
         self.folder = folder
+        self.beside = beside
         self.heads: dict[str, TaskHead] = {head.name: head for head in model.heads.heads}
 
     @classmethod
@@ -101,7 +113,7 @@ class Predictor:
         Args:
             folder: written by `graftwork fit`; or `user/model` on the hub, if no folder has that name.
             backbone: where the backbone is now, if it has moved.
-            tokenizer: in place of the tokenizer saved with the model.
+            tokenizer: in place of the tokenizer, or image processor, saved with the model.
             backbone_unchecked: take a backbone of the same shape though its weights are others.
             revision: of a model of the hub: a branch, a tag or a commit.
             **options: of the predictor.
@@ -110,12 +122,12 @@ class Predictor:
             CheckpointError: the folder is no complete model, or belongs to another backbone; or it is neither
                 here nor on the hub, or the hub cannot be reached.
         """
-        loading: Loading = {
-            "backbone": backbone,
-            "tokenizer": tokenizer,
-            "backbone_unchecked": backbone_unchecked,
-            "revision": revision,
-        }
+        loading = Loading(
+            backbone=backbone,
+            tokenizer=tokenizer,
+            backbone_unchecked=backbone_unchecked,
+            revision=revision,
+        )
         return cls(*load_model(folder, **loading), folder=Path(folder), **options)
 
     @cached_property
@@ -225,7 +237,7 @@ class Predictor:
         heads, answers = self._heads_of(tasks), Answers(**options, all_tasks=True)
         return answered(
             lists,
-            lambda row, number: read_row(row, number, heads, answers),
+            lambda row, number: read_row(row, number, heads, answers, self.beside),
             lambda rows: answer_rows(
                 self.model,
                 self.tokenizer,
@@ -261,7 +273,7 @@ class Predictor:
             return self._written(rows, written, answers)
         asked = [(row.texts, (row.head,)) for row in rows]
         tokens, words = encode_rows(self.tokenizer, asked, self.max_length)
-        order = sorted(range(len(rows)), key=lambda index: -len(tokens[index]["input_ids"]))
+        order = sorted(range(len(rows)), key=lambda index: -row_length(tokens[index]))
         index_of = {name: index for index, name in enumerate(self.heads)}
         results: list[dict[str, Any]] = [{} for _ in rows]
         for start in range(0, len(order), self.batch_size):
@@ -289,7 +301,7 @@ class Predictor:
         index_of = {name: index for index, name in enumerate(self.heads)}
         texts = answer_texts(
             self.model.backbone,
-            self.tokenizer,
+            text_tokenizer(self.tokenizer),
             list(self.heads.values()),
             [index_of[row.head.name] for row in written.values()],
             [row.texts[0] for row in written.values()],
@@ -301,23 +313,9 @@ class Predictor:
 
     def _read(self, row: RowLike, number: int, task: str | None, answers: Answers) -> _Row:
         check_row(row, number)
-        head = self.heads[self._task_of(row, number, task)]
+        head = self.heads[task_of(row, number, task, tuple(self.heads))]
         fields = fields_of(row, number, head)
-        return _Row(head, texts_of(fields, number, head), answers.kept(fields, number))
-
-    def _task_of(self, row: RowLike, number: int, task: str | None) -> str:
-        own = row.get("task") if isinstance(row, Mapping) else None
-        name = task or own or (next(iter(self.heads)) if len(self.heads) == 1 else None)
-        if name is None:
-            raise DataError(
-                f"row {number} names no task; pass --task (in Python task=) or give each row a field `task` "
-                f"({', '.join(self.heads)})."
-            )
-        if not isinstance(name, str) or name not in self.heads:
-            raise DataError(
-                f"unknown task {shown(name)} (row {number}); the model has {', '.join(self.heads)}."
-            )
-        return name
+        return _Row(head, texts_of(fields, number, head, self.beside), answers.kept(fields, number))
 
 
 def load(folder: str | Path, **options: Any) -> Predictor:

@@ -61,6 +61,10 @@ def _split(data: TaskData, split: Split, texts: tuple[list[str], ...], targets: 
 
 
 def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: int) -> DamagedSplit:
+    if data.head.reads == "image":
+        raise ConfigError(
+            f"{kind} noise is for texts, and task {data.head.name!r} reads images; leave it out"
+        )
     if KINDS[data.head.kind].per == "token":
         raise ConfigError(
             f"{kind} noise would move the spans of task {data.head.name!r}; leave it out, or train the task "

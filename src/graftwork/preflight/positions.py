@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from graftwork.data.task_data import TaskData
+from graftwork.texts.rendering import Renderer
 
-__all__ = ["most_tokens"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["fitting_lengths", "most_tokens"]
 
 _TABLE = re.compile(r"pos(?!t)|wpe", re.IGNORECASE)
 """Names of parameters and buffers that may hold one row per position."""
@@ -61,3 +65,19 @@ def _passes(backbone: PreTrainedModel, tokens: Sequence[int]) -> bool:
     except Exception:  # an index out of range, or whatever a backbone's own check says
         return False
     return True
+
+
+def fitting_lengths(
+    datas: Sequence[TaskData], backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> list[TaskData]:
+    """The tasks, those that are written with no more tokens than the backbone has positions for."""
+    fitting = []
+    for data in datas:
+        writing = data.head.writing
+        if writing is not None:
+            token = Renderer(tokenizer, writing).ends[0]
+            most = most_tokens(backbone, writing.max_length, token)
+            writing = replace(writing, max_length=most)
+            data = replace(data, head=replace(data.head, writing=writing))
+        fitting.append(data)
+    return fitting

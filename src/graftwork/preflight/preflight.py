@@ -16,6 +16,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from graftwork.data.images.reader import ImageReader, blank_image
 from graftwork.data.targets.written import check_learned
 from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import collate, row_lengths, tokenise
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from graftwork.data.images.reader import Reader
     from graftwork.models.multitask import MultiTaskModel
 
-__all__ = ["Tokens", "fitting_tokens", "preflight"]
+__all__ = ["Tokens", "check_size", "fitting_tokens", "preflight"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Tokens:
 def fitting_tokens(
     datas: Sequence[TaskData],
     backbone: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     max_length: int,
     cache: Path | None,
 ) -> Tokens:
@@ -61,6 +63,8 @@ def fitting_tokens(
         DataError: rows of a task that is written have nothing to learn.
     """
     splits = tokenise(datas, tokenizer, max_length, cache)
+    if isinstance(tokenizer, ImageReader):
+        return Tokens(splits, max_length, [])
     told = check_learned(datas, splits, tokenizer)
     _check_ids(splits, backbone, tokenizer)
     most = most_tokens(backbone, max_length, _ordinary(splits["train"], tokenizer))
@@ -80,6 +84,28 @@ def fitting_tokens(
         f"and saved with the model; {rows}."
     )
     return Tokens(tokenise(datas, tokenizer, most, cache), most, [note, *told])
+
+
+def check_size(reader: ImageReader, backbone: PreTrainedModel, name: str) -> None:
+    """Refuse images that a backbone does not cut into whole patches: it would leave out their edges.
+
+    Args:
+        reader: makes images of one size.
+        backbone: cuts them.
+        name: of the backbone, for the message.
+
+    Raises:
+        RecipeError: their sides are no multiples of those of a patch.
+    """
+    patch = getattr(backbone.config, "patch_size", None)
+    height, width = reader.pixels([blank_image()]).shape[-2:]
+    if not isinstance(patch, int) or patch < 1 or (height % patch == 0 and width % patch == 0):
+        return
+    fitting = max(1, round(height / patch)) * patch
+    raise RecipeError(
+        f"images of {width} x {height} pixels are no whole number of the patches of {patch} pixels of model "
+        f"{name}; set training.image_size to a multiple, such as {fitting}."
+    )
 
 
 def _name(backbone: nn.Module) -> str:
@@ -126,9 +152,7 @@ def _check_ids(
         )
 
 
-def preflight(
-    model: MultiTaskModel, splits: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase
-) -> list[str]:
+def preflight(model: MultiTaskModel, splits: Mapping[str, Dataset], tokenizer: Reader) -> list[str]:
     """Pass the longest row and one of every task through the model that will be trained, and back.
 
     Nothing of it stays: see `traceless`.
@@ -148,13 +172,14 @@ def preflight(
     rows = _rows(splits)
     sites = dict(_sites(model.backbone))
     longest = max(int(row_lengths(split).max()) for split in splits.values())
-    lengths = f"{len(rows)} rows of up to {longest} tokens"
+    images = isinstance(tokenizer, ImageReader)
+    lengths = f"{len(rows)} images" if images else f"{len(rows)} rows of up to {longest} tokens"
     device = model.heads.weight.device
     with (
         library_errors(
             f"the first {lengths} cannot be passed through {_name(_inner(model.backbone))}",
             TrainingError,
-            "choose another backbone, or a smaller training.max_length",
+            f"choose another backbone, or a smaller training.{'image_size' if images else 'max_length'}",
         ),
         traceless(model),
     ):

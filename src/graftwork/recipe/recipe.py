@@ -64,6 +64,7 @@ class Recipe:
         faults += self._output_faults()
         if not self.tasks:
             faults.append("tasks is empty; give at least one")
+        faults += self._reads_faults()
         counts = Counter(task.name for task in self.tasks)
         faults += [
             f"task name {shown(name)} is given {count} times; names must differ"
@@ -82,6 +83,22 @@ class Recipe:
                 faults.append(f"graft: {str(error).rstrip('.')}")
         if faults:
             raise RecipeError(joined(faults))
+
+    def _reads_faults(self) -> list[str]:
+        reads = {task.reads: task.name for task in self.tasks}
+        if len(reads) > 1:
+            return [
+                f"task {shown(reads['image'])} reads images and task {shown(reads['text'])} texts; a "
+                "backbone reads one of them, so train them in two recipes"
+            ]
+        training = self.training
+        given = [name for name in ("image_size", "augment") if getattr(training, name)]
+        if given and "image" not in reads:
+            return [f"training.{given[0]} is for tasks that read images, and none does; leave it out"]
+        texts = [noise.kind for noise in self.noise if noise.target == "text"]
+        if texts and "image" in reads:
+            return [f"{texts[0]} noise is for texts, and the tasks read images; leave it out"]
+        return []
 
     def _output_faults(self) -> list[str]:
         if self.output.strip() and (Path(self.output).name in ("", "..") or "\0" in self.output):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from graftwork.data.images.augmentation import augmentation_faults
 from graftwork.errors import ConfigError, RecipeError
 from graftwork.files.later import LATER, later
 from graftwork.messages import shown
@@ -166,6 +167,12 @@ class TrainingSettings:
     """Mixed precision in bfloat16; many times slower on a CPU without instructions for it."""
     pooling: Literal["mean", "cls", "last"] = "mean"
     """How the tokens of a row become its vector for the heads."""
+    image_size: int | None = field(default=None, metadata=LATER)
+    """Pixels of a side of an image, for tasks that read images; null: those of the backbone's image
+    processor."""
+    augment: dict[str, float] = field(default_factory=dict, hash=False, metadata=LATER)
+    """Random changes of training images: flip (probability), crop (smallest part of the area that is kept),
+    rotate (largest angle, in degrees), colour (largest change of brightness, contrast and saturation)."""
     report_to: str | tuple[str, ...] = "none"
     """Where curves are logged: none, all that is installed, or names of Transformers' trackers such as
     tensorboard, wandb, mlflow."""
@@ -178,7 +185,7 @@ class TrainingSettings:
         """
         above_zero = ("epochs", "learning_rate", "head_learning_rate", "temperature")
         at_least_zero = ("weight_decay", "max_grad_norm", "min_steps", "patience")
-        at_least_one = ("batch_size", "max_length", "gradient_accumulation", "eval_steps")
+        at_least_one = ("batch_size", "max_length", "gradient_accumulation", "eval_steps", "image_size")
         checks: list[tuple[tuple[str, ...], str, Callable[[float], bool]]] = [
             (above_zero, "above 0", lambda value: value > 0),
             (at_least_zero, "at least 0", lambda value: value >= 0),
@@ -192,6 +199,7 @@ class TrainingSettings:
             if value is not None and not (math.isfinite(value) and right(value))
         ]
         faults += _unknown_trackers(self.report_to)
+        faults += augmentation_faults(self.augment, "training.augment")
         if faults:
             raise RecipeError("; ".join(faults))
 

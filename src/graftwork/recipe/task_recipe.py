@@ -24,7 +24,7 @@ from graftwork.search.schedule import Schedule
 
 __all__ = ["TaskRecipe", "load_task_recipe"]
 
-OF_THE_MODEL = ("model", "graft", "noise", "training.max_length", "training.pooling")
+OF_THE_MODEL = ("model", "graft", "noise", "training.max_length", "training.pooling", "training.image_size")
 """Settings that the recipe of an added task may not have, as they are those of the model."""
 
 

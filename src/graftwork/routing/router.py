@@ -31,6 +31,9 @@ from graftwork.routing.rows import ROWS_KEYWORD, Route, repeats_of
 
 __all__ = ["ROUTER_NAME", "RoutedGenerate", "Router", "bind_checkpointing", "find_router"]
 
+WINDOWED = ("swin", "swinv2", "donut-swin", "maskformer-swin")
+"""Types of models that hand windows of a row to their attention, those of one row after the other. Of
+any other model more rows than the batch has may be anything, and are refused."""
 ROUTER_NAME = "router"
 
 _NO_ROUTES: Mapping[Router, Route] = MappingProxyType({})
@@ -68,6 +71,7 @@ class Router:
         self._traced: Route | None = None
         self._traced_batch: int | None = None
         self._ever_chosen = False
+        self._windows = False
         self.driven = False
         """True once a `StructureSearch` drives the gates of the model."""
 
@@ -184,9 +188,10 @@ class Router:
     def positions(self, x: Tensor) -> int:
         """How many rows of `x` stand for each row of the batch: more than one if a model flattens positions.
 
-        OPT hands its feed-forward part [rows * positions, d] instead of [rows, positions, d].
+        OPT hands its feed-forward part [rows * positions, d] instead of [rows, positions, d], Swin its
+        attention [rows * windows, positions, d].
         """
-        if x.dim() != 2:
+        if x.dim() != 2 and not self._windows:
             return 1
         batch = self._traced_batch if torch.compiler.is_compiling() else self._batch()
         return x.shape[0] // batch if batch and x.shape[0] % batch == 0 else 1
@@ -198,6 +203,7 @@ class Router:
     def attach(self, backbone: nn.Module) -> None:
         """Let `backbone` accept `graft_rows` and survive gradient checkpointing."""
         attach(backbone, ROUTER_NAME, self)
+        self._windows = getattr(getattr(backbone, "config", None), "model_type", None) in WINDOWED
         backbone.register_forward_pre_hook(self._before_forward, with_kwargs=True)
         backbone.register_forward_hook(self._after_forward, always_call=True)
         if hasattr(backbone, "generate"):

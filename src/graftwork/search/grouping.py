@@ -65,9 +65,13 @@ def input_distances(
         for batch in batches:
             inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
             rows = inputs.pop("graft_rows")
-            mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).unsqueeze(-1)
             layers = model(**inputs, output_hidden_states=True).hidden_states
-            means = torch.stack([(layer * mask).sum(dim=1) / mask.sum(dim=1) for layer in layers], dim=1)
+            if "attention_mask" in inputs:
+                mask = inputs["attention_mask"].unsqueeze(-1)
+                means = torch.stack([(layer * mask).sum(dim=1) / mask.sum(dim=1) for layer in layers], dim=1)
+            else:  # stages of a backbone of images may differ in width: those as wide as the last
+                wide = [layer for layer in layers if layer.shape[-1] == layers[-1].shape[-1]]
+                means = torch.stack([layer.mean(dim=1) for layer in wide], dim=1)
             means = means.double()
             if totals is None:
                 totals = means.new_zeros(len(tasks), *means.shape[1:])

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from graftwork.kinds.kind import Reads
+
 __all__ = ["Backbones", "twin"]
 
 
@@ -36,12 +38,15 @@ class Backbones:
         self._unchecked = unchecked
         self._loaded: dict[Identity, PreTrainedModel] = {}
 
-    def __call__(self, name: str, wanted: Identity | None, causal: bool = False) -> PreTrainedModel:
+    def __call__(
+        self, name: str, wanted: Identity | None, reads: Reads = "text", causal: bool = False
+    ) -> PreTrainedModel:
         """A twin of the backbone with these weights, which is loaded if it is not there yet.
 
         Args:
             name: where it lies.
             wanted: its identity; None if the model does not say it.
+            reads: texts or images.
             causal: load it with its language model head. Its weights have other names then, and so another
                 identity.
 
@@ -50,7 +55,7 @@ class Backbones:
         """
         found = None if wanted is None or self._unchecked else self._loaded.get(wanted)
         if found is None:
-            found = load_encoder(name, causal=causal)
+            found = load_encoder(name, reads, causal=causal)
             identity = identity_of(found)
             assert identity is not None  # `load_encoder` gives every backbone one
             found = self._loaded.setdefault(identity, found)

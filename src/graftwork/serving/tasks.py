@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from graftwork.data.images.reader import ImageReader
 from graftwork.errors import ConfigError, ServingError
 from graftwork.messages import listed
 from graftwork.models.all_tasks import Question, ask, find_tree
@@ -60,13 +61,17 @@ def load_part(
     Raises:
         CheckpointError: the folder is no complete model, or belongs to another backbone.
         RecipeError: its backbone or tokenizer cannot be found or read.
-        ServingError: its tasks are written by a language model.
+        ServingError: its tasks are written by a language model, or read images.
     """
     model, tokenizer = load_model(folder, encoder=backbones, **loading)
     if model.causal:
         raise ServingError(
             f"{folder} is a language model that writes, and the server has no path for written answers; ask "
             "it with graftwork predict or graftwork chat."
+        )
+    if isinstance(tokenizer, ImageReader):
+        raise ServingError(
+            f"{folder} reads images, and the server has no path for them; ask it with graftwork predict."
         )
     model.requires_grad_(False)
     return Part(name or str(folder), model, tokenizer, tuple(head.name for head in model.heads.heads))

@@ -102,6 +102,7 @@ def build_trainer(
         head_learning_rate=settings.head_learning_rate,
         extra_loss=extra_loss,
         rates=rates,
+        augment=settings.augment,
         callbacks=[*callbacks, stalled],
     )
     if events is not None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
+from graftwork.data.images.reader import ImageReader
 from graftwork.data.splits import load_task
 from graftwork.data.targets.words import tags_of_rows, word_notes
 from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import longest_first
 from graftwork.distributed.processes import main_first, on_main
+from graftwork.errors import RecipeError
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scores import majority_score, per_task_scores, settled_heads
 from graftwork.models.backbone import load_backbone
@@ -26,17 +28,17 @@ from graftwork.models.pooling import Embedder, Pooling, embed
 from graftwork.models.probe import linear_probe
 from graftwork.noise.applying import damage_tasks
 from graftwork.preflight.neighbours import check_neighbours
-from graftwork.preflight.positions import most_tokens
-from graftwork.preflight.preflight import fitting_tokens, preflight
+from graftwork.preflight.positions import fitting_lengths
+from graftwork.preflight.preflight import check_size, fitting_tokens, preflight
 from graftwork.search.grouping import ROWS, group_tasks, input_distances
-from graftwork.texts.rendering import Renderer
 from graftwork.texts.scores import check_packages
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
+    from graftwork.data.images.reader import Reader
     from graftwork.data.task import Task
     from graftwork.data.task_data import Split
     from graftwork.kinds.heads import TaskHead
@@ -63,7 +65,8 @@ class Prepared:
     name: str
     """Of the backbone, as it was given."""
     backbone: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Reader
+    """The tokenizer, or the reader of images."""
     clean: list[TaskData]
     """The tasks before any noise."""
     datas: list[TaskData]
@@ -122,7 +125,8 @@ def prepare(
     seed: int = 0,
     *,
     max_length: int,
-    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+    image_size: int | None = None,
+    loaded: tuple[PreTrainedModel, Reader] | None = None,
     heads: Mapping[str, TaskHead] | None = None,
     at: Callable[[str], None] = lambda doing: None,
 ) -> Prepared:
@@ -134,6 +138,7 @@ def prepare(
         noise: what is meant for data is put into the rows; what is meant for a model changes nothing here.
         seed: of the splits and sub-samples that are drawn.
         max_length: tokens of a row; no more are used than the backbone has positions for.
+        image_size: pixels of a side of an image, if not those of the image processor.
         loaded: backbone and tokenizer of a model that was trained before, in place of those of `model`.
         heads: trained heads by task, whose classes and scales are kept.
         at: told in words what is done from now on.
@@ -142,6 +147,9 @@ def prepare(
         DataError: a task cannot be read.
         RecipeError: the backbone cannot be loaded, or its outputs for a row depend on the rows beside it.
     """
+    reads = tasks[0].reads
+    if loaded is not None:
+        _check_reads(tasks, loaded[1])
     clean = []
     for task in tasks:
         check_packages(str(task.metric))
@@ -151,15 +159,24 @@ def prepare(
     datas, reports = damage_tasks(clean, noise)
     if loaded is None:
         at("loading the backbone")
-        backbone, tokenizer = load_backbone(model, causal=any(data.head.written for data in datas))
-        check_neighbours(hidden_part(backbone), tokenizer, model, max_length)
+        backbone, tokenizer = load_backbone(model, reads, causal=any(data.head.written for data in datas))
+        if not isinstance(tokenizer, ImageReader):  # images are all of one size, without padding
+            check_neighbours(hidden_part(backbone), tokenizer, model, max_length)
     else:  # its rows were checked when it was trained
         backbone, tokenizer = loaded
-    clean, datas = (fitting_lengths(some, backbone, tokenizer) for some in (clean, datas))
+    if isinstance(tokenizer, ImageReader):
+        tokenizer = tokenizer.sized(image_size)
+        check_size(tokenizer, backbone, model)
+    else:
+        clean, datas = (fitting_lengths(some, backbone, tokenizer) for some in (clean, datas))
     at("tokenising")
     # The main process makes the cache, the others find it.
     found = main_first(lambda: fitting_tokens(datas, backbone, tokenizer, max_length, cache_folder()))
-    words = [note for data in datas for note in word_notes(tokenizer, data, found.max_length)]
+    words = (
+        []
+        if isinstance(tokenizer, ImageReader)
+        else [note for data in datas for note in word_notes(tokenizer, data, found.max_length)]
+    )
     return Prepared(
         name=model,
         backbone=backbone,
@@ -172,6 +189,21 @@ def prepare(
         notes=[*found.notes, *words],
         most_written={task.name: task.max_generate for task in tasks},
     )
+
+
+def _check_reads(tasks: Sequence[Task], reader: Reader) -> None:
+    """Refuse tasks that the model which is trained further cannot read.
+
+    Raises:
+        RecipeError: there is one.
+    """
+    images = isinstance(reader, ImageReader)
+    for task in tasks:
+        if (task.reads == "image") != images:
+            model = "images" if images else "texts"
+            raise RecipeError(
+                f"task {task.name!r} reads {task.reads}s, but the model {model}; a model reads one of them."
+            )
 
 
 def baselines(
@@ -217,6 +249,7 @@ def _compared(prepared: Prepared, data: TaskData, split: Split) -> NDArray[Any]:
     """Targets from which a constant guess is made: of tokens the tags of the words."""
     if KINDS[data.head.kind].per != "token":
         return split.targets
+    assert not isinstance(prepared.tokenizer, ImageReader)
     return tags_of_rows(prepared.tokenizer, data.head, split, prepared.max_length)
 
 
@@ -249,22 +282,6 @@ def probe_texts(prepared: Prepared) -> int:
         else sum(len(column) for split in data.splits.values() for column in split.texts)
         for data in prepared.datas
     )
-
-
-def fitting_lengths(
-    datas: Sequence[TaskData], backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> list[TaskData]:
-    """The tasks, those that are written with no more tokens than the backbone has positions for."""
-    fitting = []
-    for data in datas:
-        writing = data.head.writing
-        if writing is not None:
-            token = Renderer(tokenizer, writing).ends[0]
-            most = most_tokens(backbone, writing.max_length, token)
-            writing = replace(writing, max_length=most)
-            data = replace(data, head=replace(data.head, writing=writing))
-        fitting.append(data)
-    return fitting
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainingArguments
 
+from graftwork.data.images.reader import AugmentedRows
 from graftwork.data.sampler import TaskSampler
 from graftwork.data.tokens import longest_first, row_lengths
 from graftwork.distributed.processes import any_process
@@ -77,6 +78,7 @@ class MultiTaskTrainer(CheckpointingTrainer):
         temperature: of the task sampling.
         head_learning_rate: learning rate of the heads, if not that of the adapters.
         extra_loss: called after every forward pass; what it returns is added to the loss in training.
+        augment: random changes of the images of training rows (`graftwork.data.images.augmentation`).
         rates: part of a parameter's name -> the learning rate of such parameters, which do not decay.
         **kwargs: for Trainer.
 
@@ -125,6 +127,7 @@ class MultiTaskTrainer(CheckpointingTrainer):
         head_learning_rate: float | None = None,
         extra_loss: Callable[[], Tensor | None] | None = None,
         rates: Mapping[str, float] | None = None,
+        augment: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.backbone_name = backbone_name
@@ -132,6 +135,7 @@ class MultiTaskTrainer(CheckpointingTrainer):
         self.head_learning_rate = head_learning_rate
         self.extra_loss = extra_loss
         self.rates = rates or {}
+        self.augment = augment or {}
         self.evaluation_seconds = 0.0
         self._batch: tuple[Tensor, Tensor, Tensor] | None = None
         args.label_names = ["labels", "graft_rows"]
@@ -160,7 +164,21 @@ class MultiTaskTrainer(CheckpointingTrainer):
         tasks = np.asarray(dataset.data.column("graft_rows").to_numpy())
         # Of every such batch each process takes its part, for the loader deals out consecutive ones in turn.
         batch_size = self.args.train_batch_size * self.args.world_size
-        return TaskSampler(row_lengths(dataset), tasks, batch_size, self.temperature, int(self.args.seed))
+        lengths, seed = row_lengths(dataset), int(self.args.seed)
+        self._sampler = TaskSampler(lengths, tasks, batch_size, self.temperature, seed)
+        return self._sampler
+
+    def get_train_dataloader(self) -> Any:
+        """Trainer's, with images changed at random if that is asked for: those of training alone."""
+        if not self.augment:
+            return super().get_train_dataloader()
+        plain: Any = self.data_collator
+        seed = int(self.args.seed)
+        self.data_collator = AugmentedRows(plain, self.augment, seed, lambda: self._sampler.epoch)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with Trainer's decay rule, and groups for parameters with a rate of their own."""

@@ -42,6 +42,9 @@ _BLOOM = (r"h\.\d+\.self_attention\.dense", r"h\.\d+\.mlp\.dense_4h_to_h", r"h\.
 _PHI = (r"layers\.\d+\.self_attn\.dense", r"layers\.\d+\.mlp\.fc2", r"layers\.\d+")
 _DISTILBERT = (r"layer\.\d+\.attention\.out_lin", r"layer\.\d+\.ffn\.lin2", r"transformer\.layer\.\d+")
 _VIT = (r"layers\.\d+\.attention\.o_proj", r"layers\.\d+\.mlp\.fc2", r"layers\.\d+")
+_DINO = (r"layer\.\d+\.attention\.o_proj", r"layer\.\d+\.mlp\.fc2", r"layer\.\d+")
+_SWIN = (r"blocks\.\d+\.attention\.o_proj", r"blocks\.\d+\.mlp\.fc2", r"blocks\.\d+")
+_CLIP = (r"layers\.\d+\.self_attn\.out_proj", r"layers\.\d+\.mlp\.fc2", r"layers\.\d+")
 
 DEFAULT_SITES: dict[str, tuple[str, str, str]] = {
     "bert": _BERT,
@@ -72,6 +75,10 @@ DEFAULT_SITES: dict[str, tuple[str, str, str]] = {
     "t5": _T5,
     "mt5": _T5,
     "vit": _VIT,
+    "dinov2": _DINO,
+    "dinov2_with_registers": _DINO,
+    "swin": _SWIN,
+    "clip_vision_model": _CLIP,
 }
 """`model_type` -> patterns of attention, feed-forward and block sites, matched at the end of a module's
 name."""

@@ -52,7 +52,7 @@ def _model_hash(name: str) -> str | None:
     except DataError:
         return None  # loading the model says what is wrong, better than a hash could
     digest = hashlib.sha256()
-    for pattern in ("config.json", "tokenizer.json", "vocab.txt", *WEIGHTS):
+    for pattern in ("config.json", "tokenizer.json", "vocab.txt", "preprocessor_config.json", *WEIGHTS):
         for path in sorted(folder.glob(pattern)):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graftwork.data.images.reader import ImageReader
 from graftwork.data.tokens import encode, pad, row_lengths
 from graftwork.models.pooling import embed, pool
 
@@ -45,8 +46,10 @@ def general_texts() -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").splitlines())
 
 
-def embed_general(prepared: Prepared, training: TrainingSettings) -> NDArray[np.float32]:
-    """The sentences under the backbone before it is adapted, shape [sentences, d]."""
+def embed_general(prepared: Prepared, training: TrainingSettings) -> NDArray[np.float32] | None:
+    """The sentences under the backbone before it is adapted, [sentences, d]; None if it reads images."""
+    if isinstance(prepared.tokenizer, ImageReader):
+        return None
     vectors: NDArray[np.float32] = embed(
         prepared.backbone,
         prepared.tokenizer,
@@ -58,9 +61,9 @@ def embed_general(prepared: Prepared, training: TrainingSettings) -> NDArray[np.
 
 
 def forgetting(
-    model: MultiTaskModel, prepared: Prepared, training: TrainingSettings, before: NDArray[np.float32]
+    model: MultiTaskModel, prepared: Prepared, training: TrainingSettings, before: NDArray[np.float32] | None
 ) -> float | None:
-    """F of a trained model; None if even the original backbone finds all sentences alike.
+    """F of a trained model; None if it reads images, or even the original backbone finds all sentences alike.
 
     Args:
         model: as it is served.
@@ -68,6 +71,8 @@ def forgetting(
         training: how rows are cut and pooled.
         before: what `embed_general` returned.
     """
+    if before is None:
+        return None
     tokens = encode(prepared.tokenizer, [list(general_texts())], _most_tokens(prepared))
     rows = [{name: tokens[name][i] for name in tokens} for i in range(len(before))]
     device = next(model.parameters()).device

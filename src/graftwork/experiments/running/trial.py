@@ -53,7 +53,14 @@ def train_trial(run: Trial, *, interval: Callable[[float], None] | None = None) 
     started = datetime.now(UTC)
     clock = time.perf_counter()
     reset_peak_memory()
-    prepared = prepare(run.model, run.tasks, run.noise, run.data_seed, max_length=run.training.max_length)
+    prepared = prepare(
+        run.model,
+        run.tasks,
+        run.noise,
+        run.data_seed,
+        max_length=run.training.max_length,
+        image_size=run.training.image_size,
+    )
     bench = Workbench(run, str(run_settings(run, prepared.clean)["key"]), prepared, interval)
     if run.method.trained:
         bench.train_model()

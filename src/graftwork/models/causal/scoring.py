@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graftwork.data.images.reader import text_tokenizer
 from graftwork.data.targets.written import TRAINED, written_tokens
 from graftwork.data.tokens import collate, longest_first
 from graftwork.errors import DataError
@@ -21,8 +22,8 @@ from graftwork.texts.scores import text_figures, text_score
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
+    from graftwork.data.images.reader import Reader
     from graftwork.data.task_data import Split, TaskData
     from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel
@@ -61,7 +62,7 @@ def written_rows(split: Split, most: int | None) -> list[int]:
 
 def score_texts(
     backbone: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     datas: Sequence[TaskData],
     split: str,
     *,
@@ -94,8 +95,11 @@ def score_texts(
         for row in chosen.get(data.head.name, ()):
             tasks.append(names.index(data.head.name))
             sources.append(data.splits[split].texts[0][row])
+    if not tasks:
+        return {}
+    reader = text_tokenizer(tokenizer)
     known: Any = [heads.get(name) for name in names]
-    texts = iter(answer_texts(backbone, tokenizer, known, tasks, sources, advance=advance, routed=routed))
+    texts = iter(answer_texts(backbone, reader, known, tasks, sources, advance=advance, routed=routed))
     found = {}
     for data in datas:
         name = data.head.name
@@ -135,7 +139,7 @@ def constant_score(data: TaskData) -> float:
 @torch.no_grad()
 def losses_of(
     model: MultiTaskModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     head: TaskHead,
     split: Split,
     advance: Callable[[int], object] = lambda count: None,
@@ -158,7 +162,7 @@ def losses_of(
     """
     from datasets import Dataset
 
-    columns, kept = written_tokens(tokenizer, head, split, range(len(split)))
+    columns, kept = written_tokens(text_tokenizer(tokenizer), head, split, range(len(split)))
     if not kept:
         raise DataError(f"task {head.name!r}: no row has a token of an answer; raise max_length of the task.")
     index = [known.name for known in model.heads.heads].index(head.name)
