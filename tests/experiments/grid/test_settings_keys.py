@@ -37,7 +37,9 @@ DONE = {
     "search/starts": (12, 9),
     "search/temperature": (3, 3),
     "search/scale": (14, 14),
-    "search/linear": (18, 13),
+    "search/linear": (20, 18),
+    "search/proof": (65, 17),
+    "search/single": (6, 6),
     "search/outside": (8, 6),
 }
 """Grids with results: the runs they come to, and how many of these have one."""
