@@ -244,7 +244,7 @@ def zero_shot(
 def probe_texts(prepared: Prepared) -> int:
     """How many texts the linear probes of all tasks embed, and how many the frozen model answers."""
     return sum(
-        len(written_rows(data.splits["test"], prepared.most_written.get(data.head.name)))
+        len(written_rows(data, "test", prepared.most_written.get(data.head.name)))
         if data.head.written
         else sum(len(column) for split in data.splits.values() for column in split.texts)
         for data in prepared.datas
