@@ -173,7 +173,8 @@ def _print_example(task: str, scored: Mapping[str, Any], console: Console) -> No
     loss = f"perplexity of the right answers {scored['perplexity']:.3g}" if "perplexity" in scored else ""
     console.print(f"{task}: {loss}", highlight=False, markup=False)
     for example in scored.get("examples", [])[:1]:
-        for what, key in (("asked", "prompt"), ("wrote", "answer"), ("right", "right")):
+        did = "chose" if "probability" in example else "wrote"
+        for what, key in (("asked", "prompt"), (did, "answer"), ("right", "right")):
             text = " ".join(str(example[key]).split())
             console.print(f"  {what}: {_short(text)}", highlight=False, markup=False)
 

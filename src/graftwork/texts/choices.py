@@ -70,28 +70,32 @@ def right_choices(
     texts, counted = [_text(value) for value in values], [_place(value) for value in values]
     numbers = all(isinstance(value, int) for value in values)
     named = all(text in own for text, own in zip(texts, choices, strict=True))
-    placed = all(
-        place is not None and 0 <= place < len(own) for place, own in zip(counted, choices, strict=True)
-    )
-    if named and not (numbers and placed):
+    inside = [
+        place if place is not None and 0 <= place < len(own) else None
+        for place, own in zip(counted, choices, strict=True)
+    ]
+    if named and not (numbers and None not in inside):
         return texts
-    whole = all(place is not None for place in counted)
     found = []
-    for value, own, text, place, where in zip(values, choices, texts, counted, places, strict=True):
-        inside = place is not None and 0 <= place < len(own)
-        if not inside if whole else text not in own:
+    for value, own, text, place, where in zip(values, choices, texts, inside, places, strict=True):
+        if place is None and text not in own:
             raise DataError(
                 f"{where}: {field!r} is {shown(value)}, which is neither one of the row's choices "
                 f"({listed(own, 6)}) nor the place of one, from 0 to {len(own) - 1}"
             )
-        right = own[place] if inside and place is not None else text
-        if named and right != text:
+        if place is not None and named and own[place] != text:
             raise DataError(
                 f"{where}: {field!r} is {shown(value)}, which is one of the row's choices ({listed(own, 6)}) "
                 "and the place of another; give the right ones as texts, not as numbers"
             )
-        found.append(right)
-    return found
+        found.append(place)
+    if None in found:
+        where, value = next((places[row], values[row]) for row, place in enumerate(found) if place is None)
+        raise DataError(
+            f"{where}: {field!r} is {shown(value)}, a text, but in other rows the place of the right choice; "
+            "give all of them in one way"
+        )
+    return [own[place] for place, own in zip(found, choices, strict=True) if place is not None]
 
 
 def _text(value: Any) -> str:
