@@ -81,11 +81,12 @@ def test_the_tasks_are_learned(run: tuple[Path, dict[str, Any], str]) -> None:
     _, report, said = run
     for name in ("colour", "word", "say"):
         task = report["tasks"][name]
-        assert task["test"] > max(task["zero_shot"], task["majority"]), (name, task)
+        assert task["test"] > max(task["zero_shot"], task["few_shot"], task["majority"]), (name, task)
     assert report["tasks"]["colour"]["labels"] == ["blue lamp", "green lamp", "red lamp"]
     assert report["tasks"]["word"]["labels"] == []
     assert report["parameters"]["heads"] == 0
     assert "chose: " in said
+    assert "3-shot" in said
 
 
 def test_the_report_has_all_figures(run: tuple[Path, dict[str, Any], str]) -> None:
@@ -156,7 +157,9 @@ def test_the_command_predicts(
     run: tuple[Path, dict[str, Any], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_lines(tmp_path / "rows.jsonl", [{"text": "road bird", "options": ["red", "bird"], "id": 7}])
-    main(["predict", str(run[0] / "out"), "--task", "word", "--input", str(path), "--top", "1", "--keep", "id"])
+    main(
+        ["predict", str(run[0] / "out"), "--task", "word", "--input", str(path), "--top", "1", "--keep", "id"]
+    )
     (line,) = capsys.readouterr().out.splitlines()
     answer = json.loads(line)
     assert (answer["id"], answer["task"], len(answer["probabilities"])) == (7, "word", 1)

@@ -156,9 +156,7 @@ def test_a_long_prompt_keeps_its_end_and_a_long_choice_is_refused() -> None:
     )
     assert long[0] == pytest.approx(direct[0], abs=1e-4)
     with pytest.raises(DataError, match="task 'one': the choice 'red red red red red' has 6 tokens or more"):
-        choice_outputs(
-            found.backbone, tokenizer, heads, [0], ["stone"], [("red", "red red red red red")]
-        )
+        choice_outputs(found.backbone, tokenizer, heads, [0], ["stone"], [("red", "red red red red red")])
 
 
 def test_choices_that_are_the_same_tokens_are_refused() -> None:

@@ -98,9 +98,7 @@ def _free(task: Mapping[str, Any]) -> str:
         return f"one of the texts in {code(task['writing']['choices'])} of the row"
     if task["kind"] == "generation":
         return "a text"
-    return (
-        f"a number (training rows: mean {task.get('mean', 0):.3g}, deviation {task.get('std', 1):.3g})"
-    )
+    return f"a number (training rows: mean {task.get('mean', 0):.3g}, deviation {task.get('std', 1):.3g})"
 
 
 def _scores(facts: ModelFacts) -> str:

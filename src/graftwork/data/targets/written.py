@@ -40,7 +40,7 @@ def read_written(
         writing: how they are read.
         what: the split and its task, for messages.
         known: whether the form of `writing` is known already, as that of a saved model or of the train rows.
-        label: of `kind: choice` the field of the right one of a row's choices; None: rows have texts to write.
+        label: of `kind: choice` the field of the right one of a row's choices; None: answers are written.
 
     Returns:
         Sources, answers and settings. Of a row with its own choices the answers are the right one, then all

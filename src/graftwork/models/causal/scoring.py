@@ -188,7 +188,9 @@ def _of_choices(
     predicted = np.array([int(np.argmax(own)) for own in outputs], dtype=np.int64)
     metrics = KINDS[head.kind].metrics if head.labels else ("accuracy",)
     broken = not all(math.isfinite(value) for own in outputs for value in own)
-    figures: dict[str, float] = {name: math.nan if broken else score(name, predicted, expected) for name in metrics}
+    figures: dict[str, float] = {
+        name: math.nan if broken else score(name, predicted, expected) for name in metrics
+    }
     writing, texts = head.writing, data.splits[split].texts[0]
     examples = []
     for row in range(min(EXAMPLES, len(outputs))):
