@@ -110,23 +110,24 @@ class Task:
     references: str | None = field(default=None, metadata=LATER)
     """generation: field of a list of answers that count as right in scoring, beside the target."""
     prompt: str | None = field(default=None, metadata=LATER)
-    """generation: template over the fields of a row, such as `Question: {question}`; null: the text field,
-    the fields `instruction` and `input`, or the messages in `messages` or `conversations`, whichever the
-    rows have."""
+    """generation, choice: template over the fields of a row, such as `Question: {question}`; null: the text
+    field, the fields `instruction` and `input`, or the messages in `messages` or `conversations`, whichever
+    the rows have."""
     chat: bool = field(default=False, metadata=LATER)
-    """generation: put the prompt into the chat template of the tokenizer; rows of messages always are."""
+    """generation, choice: put the prompt into the tokenizer's chat template; rows of messages always are."""
     system: str | None = field(default=None, metadata=LATER)
-    """generation: message of the system, for conversations that begin without one."""
+    """generation, choice: message of the system, for conversations that begin without one."""
     max_length: int | None = field(default=None, metadata=LATER)
-    """generation: tokens of prompt and answer together; longer rows are cut at their end; null: 512."""
+    """generation, choice: tokens of prompt and answer together; longer rows are cut at their end; null:
+    512."""
     max_new_tokens: int | None = field(default=None, metadata=LATER)
     """generation: tokens that are written at most for a row; null: 128."""
     max_generate: int | None = field(default=None, metadata=LATER)
     """generation: rows of a split, evenly spaced, whose answers are written for the score; null: 200."""
     train_on_prompt: bool = field(default=False, metadata=LATER)
-    """generation: learn the tokens of the prompt, too."""
+    """generation, choice: learn the tokens of the prompt, too."""
     mask_history: bool = field(default=True, metadata=LATER)
-    """generation: of a conversation learn the last answer alone; false: those before it, too."""
+    """generation, choice: of a conversation learn the last answer alone; false: those before it, too."""
     choices: str | None = field(default=None, metadata=LATER)
     """choice: field of the list of texts that a row chooses from, if each has its own; `label` is then the
     right one, or its place, from 0. null: all rows have the same labels."""
