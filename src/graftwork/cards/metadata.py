@@ -21,6 +21,7 @@ PIPELINES = {
     "multilabel": "text-classification",
     "tokens": "token-classification",
     "generation": "text-generation",
+    "choice": "text-classification",
 }
 """Kind of a task -> the hub's name for what it does; to the hub a regression is a class with a score."""
 METRICS: dict[str, tuple[str, dict[str, str]]] = {

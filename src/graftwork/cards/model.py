@@ -87,14 +87,18 @@ def _tasks(facts: ModelFacts) -> str:
     rows = []
     for task in facts.tasks:
         many = {"multilabel": "any of", "tokens": "every word one of"}.get(task["kind"], "one of")
-        answer = (
-            f"{many} {len(task['labels'])}: {codes(task['labels'])}"
-            if task["labels"]
-            else f"a number (training rows: mean {task.get('mean', 0):.3g}, "
-            f"deviation {task.get('std', 1):.3g})"
-        )
+        answer = f"{many} {len(task['labels'])}: {codes(task['labels'])}" if task["labels"] else _free(task)
         rows.append([code(task["name"]), task["kind"], codes(task["text"]), answer])
     return "## Tasks\n\n" + table(["task", "kind", "fields it reads", "answer"], rows)
+
+
+def _free(task: Mapping[str, Any]) -> str:
+    """The answer of a task without labels."""
+    if task["kind"] == "choice":
+        return f"one of the texts in {code(task['writing']['choices'])} of the row"
+    if task["kind"] == "generation":
+        return "a text"
+    return f"a number (training rows: mean {task.get('mean', 0):.3g}, deviation {task.get('std', 1):.3g})"
 
 
 def _scores(facts: ModelFacts) -> str:

@@ -17,6 +17,7 @@ from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scoring.tags import Word
 from graftwork.messages import listed, mended, shown
+from graftwork.texts.choices import choices_of
 from graftwork.texts.rows import Reader
 from graftwork.texts.template import template_fields
 
@@ -106,7 +107,9 @@ def fields_of(row: RowLike, number: int, head: TaskHead) -> Mapping[str, Any]:
     texts = [row] if _is_single(row) else list(row)
     if head.writing is not None:
         fields = template_fields(head.writing.prompt or "") or (head.writing.source,)
-        if head.writing.is_list or len(fields) != len(texts):
+        if head.writing.choices is not None:
+            fields = (*fields, head.writing.choices)
+        if head.writing.is_list or head.writing.choices is not None or len(fields) != len(texts):
             given = "a list of messages" if head.writing.is_list else f"the fields {listed(fields)}"
             raise DataError(f"row {number} is a text, but task {head.name!r} reads {given}; give a mapping.")
         return dict(zip(fields, texts, strict=True))
@@ -131,13 +134,15 @@ def texts_of(
         head: the task.
         folder: where relative paths of images are looked for first.
 
-    Of a task that a language model writes: what its prompt is made of.
+    Of a task that a language model answers: what its prompt is made of, and the row's own choices.
 
     Raises:
         DataError: a field is missing, or is no text, or no image.
     """
     if head.writing is not None:
-        return (Reader(head.writing).asked(row, f"row {number}"),)
+        own, where = head.writing.choices, f"row {number}"
+        choices = () if own is None else choices_of(row, own, where)
+        return (Reader(head.writing).asked(row, where), *choices)
     if head.reads == "image":
         return (_image(row, head.text[0], number, head.name, folder),)
     if KINDS[head.kind].per == "token":

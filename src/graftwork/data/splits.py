@@ -161,7 +161,7 @@ class _Columns:
                 known or task.writing(),
                 what,
                 known=known is not None,
-                answered=kind.name == "generation",
+                label=task.label if kind.name == "choice" else None,
             )
             texts: tuple[list[str], ...] = (sources,)
             answers = right or None
@@ -189,6 +189,8 @@ class _Columns:
         first = [table.rows[i][task.text_fields[0]] for i in keep] if words else texts[0]
         answers = None if answers is None else [answers[i] for i in keep]
         columns = cls(texts, labels, table, keep, first, writing, answers)
+        if answers is not None:  # they have been read
+            return columns
         return replace(columns, labels=kind.read(labels, columns.source(task, split)))
 
     def source(self, task: Task, split: str) -> Column:

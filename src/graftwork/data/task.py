@@ -32,6 +32,12 @@ SPLITS = ("train", "validation", "test")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 """What the name of a task is made of; it is part of file names and of logs."""
 
+_KIND_OF = {
+    **dict.fromkeys(("target", "references", "max_new_tokens", "max_generate"), "generation"),
+    **dict.fromkeys(("choices", "normalise_length"), "choice"),
+}
+"""Settings that of the kinds that a language model itself answers only one has."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -72,10 +78,10 @@ class Task:
     """Field that holds the label or the score."""
     kind: KindName = "classification"
     """What a target is: a class, a number, several labels (`multilabel`), spans of the text or tags of its
-    words (`tokens`), or a text to write, by a language model (`generation`)."""
+    words (`tokens`), a text to write, by a language model (`generation`), or a text to choose (`choice`)."""
     metric: Metric | None = None
-    """How the task is scored: accuracy for classes, spearman for numbers, micro_f1 for several labels,
-    entity_f1 for tokens and token_f1 for texts that are written, unless given."""
+    """How the task is scored: accuracy for classes and choices, spearman for numbers, micro_f1 for several
+    labels, entity_f1 for tokens and token_f1 for texts that are written, unless given."""
     labels: tuple[str, ...] | None = None
     """The classes, or types of spans, in a fixed order; found in the train rows and sorted, unless given."""
     max_train: int | None = None
@@ -107,23 +113,29 @@ class Task:
     references: str | None = field(default=None, metadata=LATER)
     """generation: field of a list of answers that count as right in scoring, beside the target."""
     prompt: str | None = field(default=None, metadata=LATER)
-    """generation: template over the fields of a row, such as `Question: {question}`; null: the text field,
-    the fields `instruction` and `input`, or the messages in `messages` or `conversations`, whichever the
-    rows have."""
+    """generation, choice: template over the fields of a row, such as `Question: {question}`; null: the text
+    field, the fields `instruction` and `input`, or the messages in `messages` or `conversations`, whichever
+    the rows have."""
     chat: bool = field(default=False, metadata=LATER)
-    """generation: put the prompt into the chat template of the tokenizer; rows of messages always are."""
+    """generation, choice: put the prompt into the tokenizer's chat template; rows of messages always are."""
     system: str | None = field(default=None, metadata=LATER)
-    """generation: message of the system, for conversations that begin without one."""
+    """generation, choice: message of the system, for conversations that begin without one."""
     max_length: int | None = field(default=None, metadata=LATER)
-    """generation: tokens of prompt and answer together; longer rows are cut at their end; null: 512."""
+    """generation, choice: tokens of prompt and answer together; longer rows are cut at their end; null:
+    512."""
     max_new_tokens: int | None = field(default=None, metadata=LATER)
     """generation: tokens that are written at most for a row; null: 128."""
     max_generate: int | None = field(default=None, metadata=LATER)
     """generation: rows of a split, evenly spaced, whose answers are written for the score; null: 200."""
     train_on_prompt: bool = field(default=False, metadata=LATER)
-    """generation: learn the tokens of the prompt, too."""
+    """generation, choice: learn the tokens of the prompt, too."""
     mask_history: bool = field(default=True, metadata=LATER)
-    """generation: of a conversation learn the last answer alone; false: those before it, too."""
+    """generation, choice: of a conversation learn the last answer alone; false: those before it, too."""
+    choices: str | None = field(default=None, metadata=LATER)
+    """choice: field of the list of texts that a row chooses from, if each has its own; `label` is then the
+    right one, or its place, from 0. null: all rows have the same labels."""
+    normalise_length: bool = field(default=False, metadata=LATER)
+    """choice: divide the log-likelihood of a label by its tokens, so that long ones are not at a loss."""
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the metric, and check everything at once."""
@@ -217,9 +229,12 @@ class Task:
         own = list(known)[list(known).index("target") :]
         given = [name for name in own if getattr(self, name) != known[name]]
         if not KINDS[self.kind].written:
-            return [f"{given[0]} is for kind: generation; remove it, or set the kind"] if given else []
-        faults = template_faults(self.prompt)
-        for name in ("target", "references", "system"):
+            kind = _KIND_OF.get(given[0], "generation") if given else ""
+            return [f"{given[0]} is for kind: {kind}; remove it, or set the kind"] if given else []
+        other = [name for name in given if _KIND_OF.get(name, self.kind) != self.kind]
+        faults = [f"{name} is for kind: {_KIND_OF[name]}; remove it, or set the kind" for name in other[:1]]
+        faults += template_faults(self.prompt)
+        for name in ("target", "references", "system", "choices"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
                 faults.append(f"{name} is {shown(value)}, not a text")
@@ -227,7 +242,7 @@ class Task:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 faults.append(f"{name} is {shown(value)}, not a whole number of at least 1")
-        for name in ("chat", "train_on_prompt", "mask_history"):
+        for name in ("chat", "train_on_prompt", "mask_history", "normalise_length"):
             if not isinstance(getattr(self, name), bool):
                 faults.append(f"{name} is {shown(getattr(self, name))}, not true or false")
         if len(self.text_fields) > 1:
@@ -250,6 +265,8 @@ class Task:
             max_new_tokens=self.max_new_tokens or NEW_TOKENS,
             train_on_prompt=self.train_on_prompt,
             mask_history=self.mask_history,
+            choices=self.choices,
+            normalise_length=self.normalise_length,
         )
 
     @property

@@ -151,9 +151,10 @@ def _check_written(model: MultiTaskModel, format: str) -> None:
             f"{', '.join(FORMATS[:-1])}."
         )
     if format in ("onnx", "pt2") and written:
+        texts = next(head.kind for head in model.heads.heads if head.written) == "generation"
         raise ExportError(
-            f"task {written[0]!r} writes texts, which --format {format} cannot; choose lora or merged, or "
-            "another task."
+            f"task {written[0]!r} {'writes' if texts else 'chooses among'} texts, which --format {format} "
+            "cannot; choose lora or merged, or another task."
         )
 
 

@@ -121,7 +121,8 @@ def _written(
         data = TaskData(head, {split: rows.rows})
         order = [one.name for one in model.heads.heads]
         made = score_texts(model.backbone, tokenizer, [data], split, most=most, order=order)[head.name]
-        score, figures, count = made.score, {**losses, **made.figures}, made.rows
+        score, figures, count = made.score, {**losses, **made.figures, **made.details}, made.rows
+        saved.notes += made.notes
     note = note_of_score(rows, split, score)
     saved.notes += [] if note is None else [note]
     result: dict[str, Any] = {"metric": head.metric, "score": score, "rows": count}

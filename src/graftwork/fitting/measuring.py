@@ -59,12 +59,12 @@ def _written(
     """What the model writes, with its score in place of the likelihood that it was trained by."""
     written = [data for data in prepared.datas if data.head.written]
     rows = sum(
-        len(written_rows(data.splits[split], prepared.most_written.get(data.head.name)))
+        len(written_rows(data, split, prepared.most_written.get(data.head.name)))
         for data in written
         for split in scores
     )
     found: dict[str, dict[str, Any]] = {data.head.name: {} for data in written}
-    with phase(console, "answers", "writing answers to validation and test, rows", rows) as now:
+    with phase(console, "answers", "answering validation and test, rows", rows) as now:
         for split, values in scores.items():
             texts = score_texts(
                 run.model.backbone,

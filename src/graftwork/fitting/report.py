@@ -15,6 +15,7 @@ from rich.table import Table
 from graftwork.diagnosis.floor import floor_notes
 from graftwork.files.provenance import git_commits, versions
 from graftwork.files.reading import user_path
+from graftwork.models.causal.few_shot import SHOTS
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.sparsity.budget import budget_parameters, site_prices
@@ -125,7 +126,12 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
     table = Table(title="test scores; active: adapter parameters on the task's path")
     before = report.get("start", {}).get("tasks", {})
     found = {key for task in report["tasks"].values() for key in task}
-    known = {"linear_probe": "linear probe", "zero_shot": "zero-shot", "majority": "majority"}
+    known = {
+        "linear_probe": "linear probe",
+        "zero_shot": "zero-shot",
+        "few_shot": f"{SHOTS}-shot",
+        "majority": "majority",
+    }
     yardsticks = [key for key in known if key in found]
     for column in (
         "task",
@@ -173,7 +179,8 @@ def _print_example(task: str, scored: Mapping[str, Any], console: Console) -> No
     loss = f"perplexity of the right answers {scored['perplexity']:.3g}" if "perplexity" in scored else ""
     console.print(f"{task}: {loss}", highlight=False, markup=False)
     for example in scored.get("examples", [])[:1]:
-        for what, key in (("asked", "prompt"), ("wrote", "answer"), ("right", "right")):
+        did = "chose" if "probability" in example else "wrote"
+        for what, key in (("asked", "prompt"), (did, "answer"), ("right", "right")):
             text = " ".join(str(example[key]).split())
             console.print(f"  {what}: {_short(text)}", highlight=False, markup=False)
 

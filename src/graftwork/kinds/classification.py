@@ -16,7 +16,7 @@ from graftwork.messages import listed, shown
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Classification", "class_weights"]
+__all__ = ["Classification", "class_weights", "uneven_notes"]
 
 WEIGHTS = (1e-6, 1e6)
 """The smallest and the largest weight that a class may be given."""
@@ -132,7 +132,7 @@ class Classification(Kind):
 
     def notes(self, head: Head, targets: NDArray[Any]) -> list[str]:
         """Of classes that are uneven, or have few rows."""
-        return _notes(head, targets)
+        return uneven_notes(head, targets)
 
     def predicted(self, outputs: NDArray[Any]) -> NDArray[Any]:
         """The class of the largest logit."""
@@ -245,14 +245,20 @@ def _long(name: str) -> bool:
     return len(name.split()) >= WORDS or len(name) >= LONG
 
 
-def _notes(head: Head, targets: NDArray[Any]) -> list[str]:
-    """A sentence if the classes of a task are uneven, or have few rows, with what to do about it."""
+def uneven_notes(head: Head, targets: NDArray[Any], *, weights: bool = True) -> list[str]:
+    """A sentence if the classes of a task are uneven, or have few rows, with what to do about it.
+
+    Args:
+        head: the task.
+        targets: of the train rows.
+        weights: whether `class_weights` can be set.
+    """
     counts = _counts(targets, len(head.labels))
     order = (-counts).argsort(kind="stable")
     most, least = order[0], order[-1]
     rows = f"task {head.name!r}: of the {counts.sum():,} train rows "
     notes = []
-    hidden, unweighted = head.metric == "accuracy", not head.class_weights
+    hidden, unweighted = head.metric == "accuracy", weights and not head.class_weights
     if counts[most] >= UNEVEN * counts[least] and (hidden or unweighted):
         advice = [
             *(["metric: macro_f1 counts every class alike, accuracy hides the rare ones"] if hidden else []),

@@ -74,6 +74,14 @@ class TaskSettings(Protocol):
     def class_weights(self) -> str | dict[str, float] | None:
         """What a row counts by its class."""
 
+    @property
+    def metric(self) -> str | None:
+        """How it is scored, if that is given."""
+
+    @property
+    def choices(self) -> str | None:
+        """Field of the texts that a row may choose from, if each has its own."""
+
 
 class Head(Protocol):
     """What a model knows of a task (`graftwork.kinds.heads.TaskHead`)."""

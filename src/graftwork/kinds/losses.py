@@ -80,6 +80,7 @@ LOSSES: dict[str, RowLoss] = {
     "multilabel": _binary_cross_entropy,
     "tokens": _tag_entropy,
     "generation": _own_loss,
+    "choice": _own_loss,
 }
 """Name of a kind -> its loss."""
 

@@ -9,13 +9,15 @@ from graftwork.kinds.kind import Kind
 from graftwork.kinds.multilabel import Multilabel
 from graftwork.kinds.regression import Regression
 from graftwork.kinds.tokens import Tokens
+from graftwork.kinds.written.choice import Choice
 from graftwork.kinds.written.generation import Generation
 
 __all__ = ["KINDS", "KindName"]
 
-KindName = Literal["classification", "regression", "multilabel", "tokens", "generation"]
+KindName = Literal["classification", "regression", "multilabel", "tokens", "generation", "choice"]
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (Classification(), Regression(), Multilabel(), Tokens(), Generation())
+    kind.name: kind
+    for kind in (Classification(), Regression(), Multilabel(), Tokens(), Generation(), Choice())
 }
 """Name -> kind."""

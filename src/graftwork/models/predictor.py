@@ -30,7 +30,7 @@ from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.scoring.tags import of_row
 from graftwork.messages import shown
 from graftwork.models.all_tasks import answer_rows, read_row
-from graftwork.models.causal.answering import answer_texts
+from graftwork.models.causal.replies import reply_rows
 from graftwork.models.files import read_report
 from graftwork.models.folder import Loading, load_model
 from graftwork.trunk.trunk import find_trunk, trunk_price
@@ -164,7 +164,7 @@ class Predictor:
             `{"task", "spans": [{"start", "end", "label", "text", "probability"}]}`, with `read_to` if the
             text was cut: the character up to which it was read. Words that are given as a list count as
             one text with a blank between two. `{"task", "text"}` for tasks that the language model answers
-            in its own words.
+            in its own words; of those in which it chooses, `label` and `probabilities` as for classes.
 
         Raises:
             DataError: a row has no task, an unknown one, other texts than its task, or lacks a field that is
@@ -298,17 +298,10 @@ class Predictor:
         rest = [index for index in range(len(rows)) if index not in written]
         others = self._predict_rows([rows[index] for index in rest], answers) if rest else []
         found = dict(zip(rest, others, strict=True))
-        index_of = {name: index for index, name in enumerate(self.heads)}
-        texts = answer_texts(
-            self.model.backbone,
-            text_tokenizer(self.tokenizer),
-            list(self.heads.values()),
-            [index_of[row.head.name] for row in written.values()],
-            [row.texts[0] for row in written.values()],
-            batch_size=self.batch_size,
-        )
-        for (index, row), text in zip(written.items(), texts, strict=True):
-            found[index] = row.kept | answers.written(row.head, text)
+        asked = [(row.head, row.texts) for row in written.values()]
+        reader = text_tokenizer(self.tokenizer)
+        said = reply_rows(self.model, reader, asked, answers, batch_size=self.batch_size)
+        found |= {index: row.kept | own for (index, row), own in zip(written.items(), said, strict=True)}
         return [found[index] for index in range(len(rows))]
 
     def _read(self, row: RowLike, number: int, task: str | None, answers: Answers) -> _Row:

@@ -49,8 +49,10 @@ class Writing:
     """Whether the tokens of the prompt are learned, too."""
     mask_history: bool = True
     """Whether of a conversation the last answer alone is learned."""
-    normalise: bool = True
-    """Whether the likelihood of a label is divided by its tokens (`kind: choice`)."""
+    choices: str | None = None
+    """Field of the texts that a row is to choose from; None: all rows have the same (`kind: choice`)."""
+    normalise_length: bool = False
+    """Whether the log-likelihood of a label is divided by its tokens (`kind: choice`)."""
 
     @property
     def is_list(self) -> bool:

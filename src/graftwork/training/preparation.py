@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
-from graftwork.data.images.reader import ImageReader
+from graftwork.data.images.reader import ImageReader, text_tokenizer
 from graftwork.data.splits import load_task
 from graftwork.data.targets.words import tags_of_rows, word_notes
 from graftwork.data.task_data import TaskData
@@ -20,6 +20,7 @@ from graftwork.errors import RecipeError
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scores import majority_score, per_task_scores, settled_heads
 from graftwork.models.backbone import load_backbone
+from graftwork.models.causal.few_shot import with_examples
 from graftwork.models.causal.scoring import constant_score, score_texts, written_rows
 from graftwork.models.first_pass import hidden_part
 from graftwork.models.identity import CACHE
@@ -225,11 +226,11 @@ def baselines(
 
     Returns:
         Task -> `{"majority", "linear_probe"}`, or only the first of them; of tasks that the language model
-        itself answers `{"majority", "zero_shot"}`: the most frequent train answer for every row, and what the
-        frozen model writes for the same prompts.
+        itself answers `{"majority", "zero_shot", "few_shot"}`: the most frequent train answer for every row,
+        what the frozen model answers to the same prompts, and behind three train rows with their answers.
     """
     embedder = prepared.embedder(pooling, texts)
-    found = zero_shot(prepared, texts) if probe else {}
+    found = frozen_scores(prepared, texts) if probe else {}
     for data in prepared.datas:
         if data.head.written:
             found.setdefault(data.head.name, {})["majority"] = constant_score(data)
@@ -253,31 +254,35 @@ def _compared(prepared: Prepared, data: TaskData, split: Split) -> NDArray[Any]:
     return tags_of_rows(prepared.tokenizer, data.head, split, prepared.max_length)
 
 
-def zero_shot(
+def frozen_scores(
     prepared: Prepared, advance: Callable[[int], None] = lambda count: None
 ) -> dict[str, dict[str, float]]:
-    """Task -> `{"zero_shot"}`: test scores of what the frozen backbone answers to the same prompts.
+    """Task -> `{"zero_shot", "few_shot"}`: test scores of what the frozen backbone answers (`with_examples`).
 
     Args:
         prepared: with the backbone frozen, its adapters disabled.
         advance: told how many rows were answered since the last time.
     """
-    found = score_texts(
-        prepared.backbone,
-        prepared.tokenizer,
-        prepared.datas,
-        "test",
-        most=prepared.most_written,
-        advance=advance,
-        routed=False,
-    )
-    return {name: {"zero_shot": one.score} for name, one in found.items() if one.score == one.score}
+    written = [data for data in prepared.datas if data.head.written]
+    if not written:
+        return {}
+    backbone, tokenizer = prepared.backbone, text_tokenizer(prepared.tokenizer)
+    shown = fitting_lengths([with_examples(data) for data in written], backbone, tokenizer)
+    found: dict[str, dict[str, float]] = {}
+    for what, datas in (("zero_shot", written), ("few_shot", shown)):
+        scores = score_texts(
+            backbone, tokenizer, datas, "test", most=prepared.most_written, advance=advance, routed=False
+        )
+        for name, one in scores.items():
+            if one.score == one.score:
+                found.setdefault(name, {})[what] = one.score
+    return found
 
 
 def probe_texts(prepared: Prepared) -> int:
-    """How many texts the linear probes of all tasks embed, and how many the frozen model answers."""
+    """How many texts the probes of all tasks embed, and how many the frozen model answers, each twice."""
     return sum(
-        len(written_rows(data.splits["test"], prepared.most_written.get(data.head.name)))
+        2 * len(written_rows(data, "test", prepared.most_written.get(data.head.name)))
         if data.head.written
         else sum(len(column) for split in data.splits.values() for column in split.texts)
         for data in prepared.datas

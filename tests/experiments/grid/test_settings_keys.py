@@ -37,8 +37,8 @@ DONE = {
     "search/starts": (12, 9),
     "search/temperature": (3, 3),
     "search/scale": (14, 14),
-    "search/linear": (20, 18),
-    "search/proof": (65, 17),
+    "search/linear": (19, 19),
+    "search/proof": (60, 21),
     "search/single": (6, 6),
     "search/outside": (8, 6),
 }

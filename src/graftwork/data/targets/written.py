@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graftwork.errors import DataError
+from graftwork.messages import listed
+from graftwork.texts.choices import choice_tokens, choices_of, right_choices
 from graftwork.texts.rendering import Renderer
 from graftwork.texts.rows import Reader, with_form
 
@@ -29,7 +31,7 @@ ODD = 0.01
 
 
 def read_written(
-    table: SourceRows, writing: Writing, what: str, *, known: bool, answered: bool
+    table: SourceRows, writing: Writing, what: str, *, known: bool, label: str | None = None
 ) -> tuple[list[str], list[tuple[str, ...]], Writing]:
     """Sources and answers of all rows of a table, and the settings with the form of the rows.
 
@@ -38,7 +40,11 @@ def read_written(
         writing: how they are read.
         what: the split and its task, for messages.
         known: whether the form of `writing` is known already, as that of a saved model or of the train rows.
-        answered: whether rows have texts as answers.
+        label: of `kind: choice` the field of the right one of a row's choices; None: answers are written.
+
+    Returns:
+        Sources, answers and settings. Of a row with its own choices the answers are the right one, then all
+        of them in their order; there are none if all rows choose from the same labels.
 
     Raises:
         DataError: a row cannot be read.
@@ -49,11 +55,24 @@ def read_written(
         raise DataError(f"{what}: system is a message of a chat; set chat: true, or write it into prompt:")
     reader = Reader(writing)
     places = [f"{what}: {table.where(i)}" for i in range(len(table.rows))]
-    sources = [reader.source(row, place) for row, place in zip(table.rows, places, strict=True)]
+    # The label of a conversation is no message of it.
+    read = reader.source if label is None else reader.asked
+    sources = [read(row, place) for row, place in zip(table.rows, places, strict=True)]
     answers: list[tuple[str, ...]] = []
-    if answered:
+    if label is None:
         answers = [reader.answers(row, place) for row, place in zip(table.rows, places, strict=True)]
+    elif writing.choices is not None:
+        answers = _own_choices(table, writing.choices, label, places)
     return sources, answers, writing
+
+
+def _own_choices(table: SourceRows, field: str, label: str, places: Sequence[str]) -> list[tuple[str, ...]]:
+    choices = [choices_of(row, field, place) for row, place in zip(table.rows, places, strict=True)]
+    for row, place in zip(table.rows, places, strict=True):
+        if label not in row:
+            raise DataError(f"{place} has no field {label!r}; its fields: {listed(row, 20) or 'none'}")
+    right = right_choices([row[label] for row in table.rows], choices, label, places)
+    return [(text, *own) for text, own in zip(right, choices, strict=True)]
 
 
 def written_tokens(
@@ -85,6 +104,23 @@ def written_tokens(
     return columns, [rows[place] for place in kept]
 
 
+def check_choices(data: TaskData, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a task of `kind: choice` some of whose choices no model could score.
+
+    Raises:
+        DataError: they are too long, or two of a row are the same tokens.
+    """
+    assert data.head.writing is not None
+    if data.head.kind != "choice":
+        return
+    renderer = Renderer(tokenizer, data.head.writing)
+    for split in data.splits.values():
+        own = split.answers is not None
+        rows = range(len(split) if own else 1)  # labels are the same after every prompt
+        choices = [found[1:] for found in split.answers_of(rows)] if own else [data.head.labels]
+        choice_tokens(renderer, data.head.name, [split.texts[0][row] for row in rows], choices)
+
+
 def check_learned(
     datas: Sequence[TaskData], tokens: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
@@ -103,6 +139,7 @@ def check_learned(
         writing = data.head.writing
         if writing is None:
             continue
+        check_choices(data, tokenizer)
         ends: Any = Renderer(tokenizer, writing).ends
         for split, dataset in tokens.items():
             what = f"{split} of task {data.head.name!r}"
@@ -117,7 +154,7 @@ def check_learned(
                 if lost > max(1, ODD * rows):
                     raise DataError(
                         f"{said}; raise max_length of the task, shorten the prompts, or correct "
-                        f"{writing.target!r}"
+                        f"{(writing.target if data.head.kind == 'generation' else data.head.label)!r}"
                     )
                 notes.append(f"{said}; they are left out")
             cut = _cut(dataset, mine, writing.max_length, ends)

@@ -28,5 +28,6 @@ def check_decoder(config: Any, name: str) -> None:
         what = "an encoder-decoder" if split else "an encoder"
         raise RecipeError(
             f"model {shown(name)} is {what} ({config.model_type}), and kind: generation needs a decoder, "
-            "such as Llama, Qwen, Gemma or GPT-2: give one as model:, or set kind: classification with labels"
+            "as choice does, such as Llama, Qwen, Gemma or GPT-2: give one as model:, or set kind: "
+            "classification with labels"
         )

@@ -56,8 +56,8 @@ def _reading(chosen: _Reading) -> Iterator[None]:
 class CausalMultiTaskModel(MultiTaskModel):
     r"""A decoder (plain, or with adapters of any PEFT method) for several tasks.
 
-    Tasks of `kind: generation` are answered by the backbone's own language-model head, which is computed
-    only where an answer is learned. The loss of a row is
+    Tasks of `kind: generation` and `choice` are answered by the backbone's own language-model head, which is
+    computed only where an answer is learned. The loss of a row is
 
     .. math::
         L_i = -\frac{1}{|A_i|} \sum_{p \in A_i} \log P(x_p \mid x_{<p})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +15,19 @@ from graftwork.data.images.reader import text_tokenizer
 from graftwork.data.targets.written import TRAINED, written_tokens
 from graftwork.data.tokens import collate, longest_first
 from graftwork.errors import DataError
+from graftwork.kinds.registry import KINDS
+from graftwork.kinds.scores import figures_of, majority_score
+from graftwork.kinds.scoring.metrics import score
 from graftwork.models.causal.answering import BATCH, answer_texts
+from graftwork.models.causal.choosing import choice_outputs
 from graftwork.models.outputs import forward_rows
 from graftwork.texts.rows import messages_of
 from graftwork.texts.scores import text_figures, text_score
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from graftwork.data.images.reader import Reader
     from graftwork.data.task_data import Split, TaskData
@@ -45,19 +51,32 @@ class TextScore:
     figures: dict[str, float]
     """Under all metrics."""
     rows: int
-    """Rows whose answers were written."""
+    """Rows whose answers were written, or chosen."""
     examples: list[dict[str, Any]]
-    """Some of them: `prompt`, `answer`, `right`."""
+    """Some of them: `prompt`, `answer`, `right`; of answers that were chosen their `probability`, too."""
+    chosen: bool = False
+    """Whether answers were chosen, not written."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Figures of every label of a task with labels."""
+    notes: tuple[str, ...] = ()
+    """What the score hides."""
 
     def as_dict(self) -> dict[str, Any]:
         """For reports."""
-        return {**self.figures, "written_rows": self.rows, "examples": self.examples}
+        counted = "scored_rows" if self.chosen else "written_rows"
+        return {**self.figures, counted: self.rows, "examples": self.examples}
 
 
-def written_rows(split: Split, most: int | None) -> list[int]:
-    """The rows whose answers are written: evenly spaced, so that they are the same in every run."""
-    count = min(len(split), MOST if most is None else most)
-    return sorted({int(place) for place in np.linspace(0, len(split) - 1, count)})
+def written_rows(data: TaskData, split: str, most: int | None) -> list[int]:
+    """The rows that are scored: all of them where answers are chosen.
+
+    Where they are written, `most` evenly spaced ones, so that they are the same in every run.
+    """
+    rows = data.splits[split]
+    if data.head.kind == "choice":
+        return list(range(len(rows)))
+    count = min(len(rows), MOST if most is None else most)
+    return sorted({int(place) for place in np.linspace(0, len(rows) - 1, count)})
 
 
 def score_texts(
@@ -71,7 +90,9 @@ def score_texts(
     routed: bool = True,
     order: Sequence[str] | None = None,
 ) -> dict[str, TextScore]:
-    """Write answers for rows of all written tasks, mixed in batches, and score them.
+    """Answer rows of all written tasks, those of all tasks mixed in batches, and score the answers.
+
+    Those of `kind: generation` are written; of `kind: choice` all choices are scored.
 
     Args:
         backbone: a causal model, perhaps under adapters.
@@ -83,29 +104,30 @@ def score_texts(
         routed: whether the adapters have several tasks.
         order: the tasks of the model in its order, if they are others than `datas`.
     """
-    chosen = {
-        data.head.name: written_rows(data.splits[split], most.get(data.head.name))
+    if not any(data.head.written for data in datas):
+        return {}
+    reader = text_tokenizer(tokenizer)
+    picked = {
+        data.head.name: written_rows(data, split, most.get(data.head.name))
         for data in datas
         if data.head.kind == "generation" and split in data.splits
     }
     names = [data.head.name for data in datas] if order is None else list(order)
+    options: dict[str, Any] = {"advance": advance, "routed": routed}
+    found = _chosen(backbone, reader, [data for data in datas if split in data.splits], split, names, options)
     heads = {data.head.name: data.head for data in datas}
     tasks, sources = [], []
     for data in datas:
-        for row in chosen.get(data.head.name, ()):
+        for row in picked.get(data.head.name, ()):
             tasks.append(names.index(data.head.name))
             sources.append(data.splits[split].texts[0][row])
-    if not tasks:
-        return {}
-    reader = text_tokenizer(tokenizer)
     known: Any = [heads.get(name) for name in names]
-    texts = iter(answer_texts(backbone, reader, known, tasks, sources, advance=advance, routed=routed))
-    found = {}
+    texts = iter(answer_texts(backbone, reader, known, tasks, sources, **options))
     for data in datas:
         name = data.head.name
-        if name in chosen:
-            answers = [next(texts) for _ in chosen[name]]
-            found[name] = _scored(data, split, chosen[name], answers)
+        if name in picked:
+            answers = [next(texts) for _ in picked[name]]
+            found[name] = _scored(data, split, picked[name], answers)
     return found
 
 
@@ -123,15 +145,96 @@ def _scored(data: TaskData, split: str, rows: Sequence[int], answers: Sequence[s
     return TextScore(score, figures, len(rows), shown)
 
 
+def _chosen(
+    backbone: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    datas: Sequence[TaskData],
+    split: str,
+    names: Sequence[str],
+    options: Mapping[str, Any],
+) -> dict[str, TextScore]:
+    """What the model chooses in all rows of tasks of `kind: choice`, scored."""
+    mine = [data for data in datas if data.head.kind == "choice"]
+    heads = {data.head.name: data.head for data in mine}
+    offers = {data.head.name: row_choices(data.head, data.splits[split]) for data in mine}
+    tasks = [names.index(name) for name, own in offers.items() for _ in own]
+    sources = [text for data in mine for text in data.splits[split].texts[0]]
+    known: Any = [heads.get(name) for name in names]
+    choices = [row for own in offers.values() for row in own]
+    outputs = iter(choice_outputs(backbone, tokenizer, known, tasks, sources, choices, **options))
+    return {
+        data.head.name: _of_choices(
+            data, split, offers[data.head.name], [next(outputs) for _ in offers[data.head.name]]
+        )
+        for data in mine
+    }
+
+
+def row_choices(head: TaskHead, split: Split) -> list[tuple[str, ...]]:
+    """What every row of a task of `kind: choice` may choose from."""
+    if split.answers is None:
+        return [head.labels] * len(split)
+    return [own[1:] for own in split.answers_of(range(len(split)))]
+
+
+def right_places(split: Split) -> NDArray[np.int64]:
+    """The index of the right one among the choices of every row, [N]."""
+    if split.answers is None:
+        return split.targets.astype(np.int64)
+    return np.array([own[1:].index(own[0]) for own in split.answers_of(range(len(split)))], dtype=np.int64)
+
+
+def _of_choices(
+    data: TaskData, split: str, choices: Sequence[Sequence[str]], outputs: Sequence[Sequence[float]]
+) -> TextScore:
+    head, expected = data.head, right_places(data.splits[split])
+    predicted = np.array([int(np.argmax(own)) for own in outputs], dtype=np.int64)
+    metrics = KINDS[head.kind].metrics if head.labels else ("accuracy",)
+    broken = not all(math.isfinite(value) for own in outputs for value in own)
+    figures: dict[str, float] = {
+        name: math.nan if broken else score(name, predicted, expected) for name in metrics
+    }
+    writing, texts = head.writing, data.splits[split].texts[0]
+    examples = []
+    for row in range(min(EXAMPLES, len(outputs))):
+        said = messages_of(texts[row])[-1]["content"] if writing and writing.is_list else texts[row]
+        own = np.array(outputs[row], dtype=np.float64)
+        powers = np.exp(own - own.max())
+        examples.append(
+            {
+                "prompt": said,
+                "answer": choices[row][predicted[row]],
+                "right": choices[row][expected[row]],
+                "probability": round(float(powers.max() / powers.sum()), 6),
+            }
+        )
+    details = figures_of(head, predicted, expected) if head.labels else {}
+    note = KINDS[head.kind].says_little(head, predicted, expected)
+    return TextScore(
+        figures[head.metric],
+        figures,
+        len(outputs),
+        examples,
+        chosen=True,
+        details=details,
+        notes=() if note is None else (note,),
+    )
+
+
 def _other(metric: str, answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
     return math.nan if metric == "likelihood" else text_score(metric, answers, right)
 
 
 def constant_score(data: TaskData) -> float:
-    """Test score of the most frequent train answer, whatever the row; of likelihoods 0."""
+    """Test score of the most frequent train answer, whatever the row; of likelihoods 0.
+
+    Of rows with their own choices that of the place in them which is most often right.
+    """
     if data.head.metric == "likelihood":
         return 0.0
     train, test = data.splits["train"], data.splits["test"]
+    if data.head.kind == "choice":
+        return majority_score(data.head, right_places(train), right_places(test))
     common = Counter(right[0] for right in train.answers_of(range(len(train)))).most_common(1)[0][0]
     return text_score(data.head.metric, [common] * len(test), test.answers_of(range(len(test))))
 
