@@ -91,7 +91,8 @@ def test_no_site_that_can_learn_is_refused(tmp_path: Path, command: Command) -> 
 def test_a_backbone_of_images_says_so(tmp_path: Path, command: Command) -> None:
     recipe = run_with(tmp_path, "bert")
     transformers.AutoModel.from_config(tiny_config("vit")).save_pretrained(tmp_path / "backbone")
-    assert "is a ViTModel, which reads images; name the field of the images with image:" in command("fit", recipe).message
+    said = command("fit", recipe).message
+    assert "is a ViTModel, which reads images; name the field of the images with image:" in said
 
 
 def test_a_tokenizer_that_needs_a_missing_package_names_it(tmp_path: Path, command: Command) -> None:
