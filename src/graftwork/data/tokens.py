@@ -17,7 +17,7 @@ import torch
 
 from graftwork.data.images.reader import ImageReader
 from graftwork.data.images.row_image import as_stored, image_type, open_image
-from graftwork.data.targets.words import tagged_rows
+from graftwork.data.targets.words import filled, tagged_rows
 from graftwork.data.targets.written import TRAINED, written_tokens
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import Split, TaskData
@@ -107,14 +107,7 @@ def encode(tokenizer: Reader, columns: Sequence[Sequence[str]], max_length: int)
         return {"image": list(columns[0])}
     with library_errors(f"{type(tokenizer).__name__} cannot read the texts", DataError):
         encoded = tokenizer(*map(list, columns), truncation=True, max_length=max_length, padding=False)
-    result = {name: list(values) for name, values in encoded.items()}
-    if not all(result["input_ids"]):
-        # Tokenizers without special tokens turn an empty text into no token at all; models need one.
-        blank = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
-        for name, values in result.items():
-            fill = {"input_ids": blank, "attention_mask": 1}.get(name, 0)
-            result[name] = [value or [fill] for value in values]
-    return result
+    return filled(tokenizer, encoded)
 
 
 def row_lengths(dataset: Dataset) -> NDArray[np.int64]:

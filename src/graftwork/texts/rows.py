@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from graftwork.errors import DataError
@@ -118,7 +119,7 @@ class Reader:
 
     def _text(self, row: Row, where: str) -> str:
         writing = self.writing
-        read: Callable[[Row, str], str] = lambda row, field: _field(row, field, where)  # noqa: E731
+        read = partial(_field, where=where)
         if writing.form == "template":
             assert writing.prompt is not None
             return fill(writing.prompt, row, read)

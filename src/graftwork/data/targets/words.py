@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graftwork.edges import library_errors
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from graftwork.data.task_data import Split, TaskData
 
-__all__ = ["encode_words", "tagged_rows", "tags_of_rows", "word_notes"]
+__all__ = ["encode_words", "filled", "tagged_rows", "tags_of_rows", "word_notes"]
 
 CHUNK = 8192
 """Rows per call of the tokenizer."""
@@ -58,13 +58,21 @@ def encode_words(
                 f"{type(tokenizer).__name__} takes a text for one word, such as {shown(text)}; kind: tokens "
                 "needs a tokenizer that splits texts into words"
             )
+    return filled(tokenizer, encoded), words
+
+
+def filled(tokenizer: PreTrainedTokenizerBase, encoded: Mapping[str, Any]) -> Columns:
+    """What a tokenizer gives, as columns; a row without any token gets one, since models need it.
+
+    Tokenizers without special tokens turn an empty text into no token at all.
+    """
     columns = {name: list(values) for name, values in encoded.items()}
     if not all(columns["input_ids"]):
         blank = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
         for name, values in columns.items():
             fill = {"input_ids": blank, "attention_mask": 1}.get(name, 0)
             columns[name] = [value or [fill] for value in values]
-    return columns, words
+    return columns
 
 
 def _words(text: str, ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> Iterator[Word]:
