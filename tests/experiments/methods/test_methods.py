@@ -307,3 +307,29 @@ def test_bitfit_without_biases_is_refused() -> None:
     setup = Setup(("a",), 1, 0, GraftSettings(), Schedule(), list, lambda task, adapted: 0.0)
     with pytest.raises(ConfigError, match="no biases"):
         baselines.BitFit().adapt(backbone, setup)
+
+
+def test_dora_and_pissa_are_those_of_peft(toy: Any) -> None:
+    plain, _ = adapt("lora", toy, r=2)
+    dora, adapted = adapt("lora", toy, r=2, dora=True)
+    layers = [module for module in dora.modules() if isinstance(module, LoraLayer)]
+    assert all(layer.use_dora["default"] for layer in layers)
+    trained = sum(p.numel() for p in adapted.backbone.parameters() if p.requires_grad)
+    magnitudes = sum(layer.out_features for layer in layers)
+    lora = sum(p.numel() for p in plain.backbone.parameters() if p.requires_grad)
+    assert trained == lora + magnitudes
+    pissa, _ = adapt("lora", toy, r=2, start="pissa")
+    (layer, *_), (other, *_) = (
+        [module for module in model.modules() if isinstance(module, LoraLayer)] for model in (pissa, plain)
+    )
+    assert layer.lora_B["default"].weight.abs().max() > 0
+    before, after = other.base_layer.weight, layer.base_layer.weight + layer.get_delta_weight("default")
+    assert not torch.equal(before, layer.base_layer.weight)
+    torch.testing.assert_close(after, before)
+
+
+def test_settings_of_lora_that_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match="leave one out"):
+        METHODS["lora"](budget=0.1, fill=True, dora=True)
+    with pytest.raises(ConfigError, match="allowed: default, pissa"):
+        METHODS["lora"](start="olora")
