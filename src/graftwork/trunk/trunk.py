@@ -180,7 +180,7 @@ def trunk_price(model: nn.Module, tasks: Sequence[str] | None = None) -> float:
     with F_l the FLOPs per token of layer l, two for every weight of its linear maps and adapters, and w_l the
     groups of tasks that still have the same gates up to and in layer l. It is 1 if all tasks share all
     adapters, and their number if all differ in the first layer. Attention scores, which depend on the length,
-    embeddings and heads are left out.
+    embeddings and heads are left out, and so are adapters that are closed to all tasks.
 
     Args:
         model: a model with a graft adapter, at any depth. Gates that are still learned count as they are now.
@@ -222,13 +222,18 @@ def layer_flops(model: nn.Module) -> list[int]:
 
 def _flops(layer: nn.Module) -> int:
     adapters = sum(
-        int(site.pools[name].size * adapter_price("flops", "", site.pools[name]))
+        int(_computed(site, name) * adapter_price("flops", "", site.pools[name]))
         for site in layer.modules()
         if isinstance(site, GraftLayer)
         for name in site.active_adapters
         if name in site.pools
     )
     return backbone_flops(layer) + adapters
+
+
+def _computed(site: GraftLayer, name: str) -> int:
+    """Adapters of a pool that belong to the model: once gates are decided, those that are open to a task."""
+    return int(site.used(name).sum()) if site.is_decided(name) else site.pools[name].size
 
 
 def _gates(layer: GraftLayer, adapter: str, tasks: Sequence[int]) -> list[Hashable]:
