@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from graftwork.tuner.config_checks import TRUNKS
 from graftwork.tuner.cost import adapter_price, backbone_flops
 from graftwork.tuner.view import GraftView, graft_view
 
-__all__ = ["check_trunk", "given_tree", "read_tree", "tie_", "tied_scores", "tree_within"]
+__all__ = ["check_trunk", "given_tree", "read_tree", "tie_", "tied_scores", "tree_within", "trunk_sites"]
 
 
 def check_trunk(model: nn.Module, adapter_name: str | None = None) -> None:
@@ -134,6 +134,21 @@ def read_tree(nodes: Any, model: nn.Module, view: GraftView) -> Tree | None:
     if len(tree.nodes) != count + 1 or not whole:
         raise ValueError("the tree of the tasks does not fit the model")
     return tree
+
+
+def trunk_sites(model: nn.Module, sites: Iterable[str]) -> set[str]:
+    """Those of some sites that lie in the trunk of a trained model, if it has one (`GraftConfig.trunk`)."""
+    view, trunk = graft_view(model), find_trunk(model)
+    if view.config.trunk is None or trunk is None or trunk.order is None:
+        return set()
+    order, shared = trunk.order, view.config.trunk
+    beyond = tuple(f"{layer}." for layer in order.layers[shared:])
+    # Modules that were no sites when the order was seen are told by their names.
+    return {
+        site
+        for site in sites
+        if not (order.sections[site] > shared if site in order.sections else f"{site}.".startswith(beyond))
+    }
 
 
 def _layers(model: nn.Module) -> tuple[int, Mapping[str, int]]:

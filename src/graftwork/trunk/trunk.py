@@ -17,12 +17,12 @@ from graftwork.routing.router import find_router
 from graftwork.routing.rows import ROWS_KEYWORD
 from graftwork.trunk.carrying import Carried, Entry, all_rows, carrying, some_rows
 from graftwork.trunk.order import NoTrunkError, Order, observe, probe_inputs, run_probe
-from graftwork.trunk.tree import Tree, grow
+from graftwork.trunk.tree import Tree, grow, parting_words
 from graftwork.tuner.cost import adapter_price, backbone_flops
 from graftwork.tuner.layer import GraftLayer
 from graftwork.tuner.view import graft_view
 
-__all__ = ["Trunk", "find_trunk", "trunk_price"]
+__all__ = ["Trunk", "find_trunk", "trunk_facts", "trunk_price"]
 
 TRUNK_NAME = "trunk"
 """Name under which the trunk of a backbone is attached to it."""
@@ -210,6 +210,16 @@ def trunk_price(model: nn.Module, tasks: Sequence[str] | None = None) -> float:
     trunk = find_trunk(model)
     assert trunk is not None
     return trunk.tree(view.backbone, [known.index(name) for name in names]).passes(layer_flops(model))
+
+
+def trunk_facts(model: nn.Module) -> dict[str, Any]:
+    """The price of all tasks on one text, and in words where they part."""
+    names = graft_view(model).config.tasks
+    trunk = find_trunk(model)
+    assert trunk is not None
+    price = trunk_price(model)
+    words = parting_words(trunk.tree(model, range(len(names))), names)
+    return {"price": price, "parting": f"{words}; price {price:.2f} of {len(names)} passes"}
 
 
 def layer_flops(model: nn.Module) -> list[int]:
