@@ -4,9 +4,9 @@
                                      [--methods LABEL ...] [--output results/trunk_front.png]
 
 The score is the mean of the tasks on test; the price, in passes of one task, is that of
-`graftwork.trunk_price` for the structure in the file, put into its backbone. A point is the mean over seeds, a
-bar goes from the lowest seed to the highest. Methods without a structure, and those with another budget, are
-left out. Prints a table, then JSON as its last line; the picture needs matplotlib
+`graftwork.trunk_price` for the structure in the file, put into its backbone. A point is the mean over seeds,
+a bar goes from the lowest seed to the highest. Methods without a structure, and those with another budget,
+are left out. Prints a table, then JSON as its last line; the picture needs matplotlib
 (`pip install 'graftwork[report]'`).
 """
 
