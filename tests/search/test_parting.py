@@ -170,6 +170,14 @@ def test_a_damaged_tree_is_refused():
             run.search.load({**state, "tree": nodes})
 
 
+def test_a_damaged_table_of_what_tasks_may_use_is_refused():
+    run = Run(undecided(gate_start="random", trunk_budget=2.0)).go(6)
+    state = run.search.state()
+    assert len(state["control"]["own"]) == len(TASKS)
+    with pytest.raises(ValueError, match="the adapters that tasks may use do not fit the model"):
+        run.search.load({**state, "control": {"own": [[1, 0]] * len(TASKS)}})
+
+
 def test_nested_structures_keep_to_the_tree():
     run = Run(undecided(gate_start="random", trunk_budget=2.0)).go(STEPS)
     for structure in nested_structures(run.search, [400, 900]):

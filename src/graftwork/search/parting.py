@@ -21,7 +21,16 @@ from graftwork.tuner.config_checks import TRUNKS
 from graftwork.tuner.cost import adapter_price, backbone_flops
 from graftwork.tuner.view import GraftView, graft_view
 
-__all__ = ["check_trunk", "given_tree", "read_tree", "tie_", "tied_scores", "tree_within", "trunk_sites"]
+__all__ = [
+    "check_own",
+    "check_trunk",
+    "given_tree",
+    "read_tree",
+    "tie_",
+    "tied_scores",
+    "tree_within",
+    "trunk_sites",
+]
 
 
 def check_trunk(model: nn.Module, adapter_name: str | None = None) -> None:
@@ -134,6 +143,20 @@ def read_tree(nodes: Any, model: nn.Module, view: GraftView) -> Tree | None:
     if len(tree.nodes) != count + 1 or not whole:
         raise ValueError("the tree of the tasks does not fit the model")
     return tree
+
+
+def check_own(own: Any, view: GraftView) -> None:
+    """Check what the state of a search says of the adapters that every task may use.
+
+    Raises:
+        ValueError: it is of other tasks or adapters.
+    """
+    shape = (
+        len(view.config.tasks),
+        sum(layer.pools[view.adapter_name].size for layer in view.sites.values()),
+    )
+    if own is not None and tuple(torch.tensor(own).shape) != shape:
+        raise ValueError("the adapters that tasks may use do not fit the model")
 
 
 def trunk_sites(model: nn.Module, sites: Iterable[str]) -> set[str]:

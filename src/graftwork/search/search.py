@@ -30,7 +30,7 @@ from graftwork.gates.registry import gate_family
 from graftwork.routing.router import find_router
 from graftwork.search.discretise import set_structure_, structure_of
 from graftwork.search.driving import gate_scores, keep_in_bounds_, start_closed_
-from graftwork.search.parting import check_trunk, given_tree, read_tree, tie_, tree_within
+from graftwork.search.parting import check_own, check_trunk, given_tree, read_tree, tie_, tree_within
 from graftwork.search.schedule import Schedule
 from graftwork.sparsity.budget import budget_cost
 from graftwork.sparsity.control import SparsityControl
@@ -330,6 +330,7 @@ class StructureSearch:
         if state["control"] is None:
             self.control = None
         elif self.control is not None:
+            check_own(state["control"].get("own"), self.view)
             self.control.load(state["control"])
 
     def _in_order(self, sites: Mapping[str, Any]) -> dict[str, Any]:
