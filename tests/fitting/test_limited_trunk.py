@@ -37,7 +37,7 @@ def test_a_fitted_model_keeps_to_the_limit(
     assert config[setting] == value
     assert yaml.safe_load((out / "recipe.yaml").read_text("utf-8"))["graft"][setting] == value
     capsys.readouterr()
-    assert main(["show", str(out)]) == 0
+    main(["show", str(out)])
     assert said in " ".join(capsys.readouterr().out.split())
     texts = ["red stone", "blue river tree"]
     tasks = ["colour", "length"]
