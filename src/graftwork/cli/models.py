@@ -49,10 +49,15 @@ def show(
         return
     from rich.console import Console
 
+    from graftwork.finished.reports import parting
+
     for folder, structure in zip(folders, structures, strict=True):
         if len(folders) > 1:
             Console().print(str(folder), style="bold", markup=False, highlight=False)
         Console().print(structure_table(structure))
+        trunk = parting(places[folder])
+        if trunk is not None:
+            Console().print(trunk, markup=False, highlight=False)
 
 
 def _show_diagnoses(folders: Mapping[Path, Path], as_json: bool) -> None:
