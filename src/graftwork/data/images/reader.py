@@ -34,6 +34,15 @@ class ImageReader:
 
     Args:
         processor: of the backbone, in its form for Pillow.
+
+    Example:
+        >>> from PIL import Image
+        >>> from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+        >>> from graftwork.data.images.reader import ImageReader
+        >>> reader = ImageReader(ViTImageProcessorPil(size={"height": 16, "width": 16}))
+        >>> images = [Image.new("RGB", (8, 6)), Image.new("RGB", (24, 24))]
+        >>> reader.pixels(images).shape, reader.sized(32).pixels(images).shape
+        (torch.Size([2, 3, 16, 16]), torch.Size([2, 3, 32, 32]))
     """
 
     model_input_names = ("pixel_values",)
