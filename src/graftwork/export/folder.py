@@ -14,6 +14,7 @@ import torch
 
 from graftwork.data.images.reader import ImageReader, blank_image, text_tokenizer
 from graftwork.data.tokens import encode, pad
+from graftwork.distributed.notes import note_once
 from graftwork.errors import ExportError
 from graftwork.export.all_tasks import AllTasks
 from graftwork.export.lora import export_lora
@@ -22,6 +23,7 @@ from graftwork.export.onnx import check_onnx_packages, export_onnx
 from graftwork.export.program import describe, save_program
 from graftwork.files.places import moved
 from graftwork.files.writing import check_target, staged_folder
+from graftwork.kinds.registry import KINDS
 from graftwork.messages import did_you_mean
 from graftwork.models.files import FILES, local_parts
 from graftwork.models.folder import Loading, load_model
@@ -41,6 +43,13 @@ FORMATS: tuple[str, ...] = get_args(Format)
 """Names of the formats."""
 DESCRIPTION = "export.json"
 """Name of the file that describes an exported model."""
+
+_TAKEN = {
+    "mean": "the mean of their logits",
+    "max": "the largest of their logits, class by class",
+    "tokens": "of each word the window in which it stands furthest from a cut",
+}
+"""What becomes of the outputs of windows."""
 
 _EXAMPLES = ("graftwork exports a model of some tasks", "a shorter row of text")
 """Texts with which a model is traced: two rows of different length."""
@@ -102,6 +111,13 @@ def export_folder(
     if task is not None:
         model, _ = select_tasks_(model, [task])
     _check_written(model, format)
+    for head in model.heads.heads:
+        if head.stride is not None:
+            note_once(
+                f"task {head.name!r} reads texts of more than {model.max_length} tokens in windows, but what "
+                "is exported reads one window: pass the windows as rows, and take "
+                f"{_TAKEN['tokens' if KINDS[head.kind].per == 'token' else head.windows]} (docs/export.md)."
+            )
     facts = {"model": name, "pooling": model.pooling, "max_length": model.max_length}
     with staged_folder(output, overwrite=overwrite) as staged:
         written = _write(model, tokenizer, staged, format, facts, all_tasks)
