@@ -23,7 +23,7 @@ from graftwork.texts.rows import RowReader, field_text
 from graftwork.texts.template import fill_text, is_template, template_fields, unmarked
 
 if TYPE_CHECKING:
-    from graftwork.data.images.reader import Reader as InputReader
+    from graftwork.data.images.reader import InputReader
 
 __all__ = [
     "RowLike",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
 
 __all__ = [
     "collate",
@@ -61,7 +61,7 @@ _LOG = logging.getLogger(__name__)
 
 def tokenise(
     datas: Sequence[TaskData],
-    tokenizer: Reader,
+    tokenizer: InputReader,
     max_length: int,
     cache_dir: str | Path | None,
 ) -> dict[str, Dataset]:
@@ -108,7 +108,7 @@ def tokenise(
 
 
 def encode(
-    tokenizer: Reader, columns: Sequence[Sequence[str]], max_length: int, stride: int | None = None
+    tokenizer: InputReader, columns: Sequence[Sequence[str]], max_length: int, stride: int | None = None
 ) -> dict[str, list[Any]]:
     """Tokenise one column of texts, or two of pairs, in one call and without padding.
 
@@ -144,7 +144,7 @@ def longest_first(dataset: Dataset) -> Dataset:
     return dataset.select(np.argsort(-row_lengths(dataset), kind="stable"))
 
 
-def pad(tokenizer: Reader, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+def pad(tokenizer: InputReader, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Pad token lists to the longest, on the right whatever side the tokenizer pads; images become pixels.
 
     Positions that a model counts from the first column are then those of the row alone, and a causal model
@@ -179,7 +179,7 @@ def pad(tokenizer: Reader, features: Sequence[Mapping[str, Any]]) -> dict[str, t
 
 
 def collate(
-    tokenizer: Reader,
+    tokenizer: InputReader,
 ) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
     """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64.
 
@@ -216,7 +216,7 @@ def _learned_as(data: TaskData, split: str) -> tuple[object, ...]:
 
 
 def learned(
-    tokenizer: Reader, head: TaskHead, rows: Split, part: slice, max_length: int
+    tokenizer: InputReader, head: TaskHead, rows: Split, part: slice, max_length: int
 ) -> tuple[dict[str, list[Any]], list[Any]]:
     """Tokens of some rows of a task, and their targets as models learn them.
 
@@ -243,7 +243,7 @@ def learned(
     return encode(tokenizer, texts, max_length, head.stride), targets[part].tolist()
 
 
-def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length: int) -> pyarrow.Table:
+def _table(datas: Sequence[TaskData], split: str, tokenizer: InputReader, max_length: int) -> pyarrow.Table:
     import pyarrow
 
     small = pyarrow.list_(pyarrow.int8())

@@ -33,7 +33,7 @@ from graftwork.models.multitask import select_tasks_
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["FORMATS", "export_folder"]
@@ -128,7 +128,7 @@ def export_folder(
 
 def _write(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     folder: Path,
     format: str,
     facts: dict[str, Any],
@@ -174,7 +174,7 @@ def _check_written(model: MultiTaskModel, format: str) -> None:
         )
 
 
-def _example(tokenizer: Reader) -> dict[str, Tensor]:
+def _example(tokenizer: InputReader) -> dict[str, Tensor]:
     if isinstance(tokenizer, ImageReader):
         pixels = tokenizer.pixels([blank_image()] * 2)
         return {"pixel_values": torch.linspace(-1, 1, pixels.numel()).reshape(pixels.shape)}

@@ -26,7 +26,7 @@ from graftwork.training.bars import scoring_bar
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["rescore"]
@@ -107,7 +107,7 @@ def rescore(
 
 def _written(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     rows: ScoredRows,
     saved: SavedData,
     split: str,

@@ -21,7 +21,7 @@ from graftwork.models.outputs import BATCH, forward_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.data.task_data import Split
     from graftwork.models.multitask import MultiTaskModel
 
@@ -57,7 +57,7 @@ class Predictions:
 
 def predictions(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     head: TaskHead,
     rows: Split,
     max_length: int,

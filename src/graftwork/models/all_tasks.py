@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.trunk.tree import Tree
 
@@ -130,7 +130,7 @@ class Question:
 
 
 def ask(
-    tokenizer: Reader,
+    tokenizer: InputReader,
     asked: Sequence[tuple[tuple[str, ...], Sequence[TaskHead]]],
     max_length: int,
 ) -> list[Question]:
@@ -157,7 +157,7 @@ def find_tree(model: MultiTaskModel) -> Tree | None:
 
 def branching_pass(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     questions: Sequence[Question],
     tree: Tree | None,
 ) -> list[dict[str, Outputs]]:
@@ -184,7 +184,7 @@ def branching_pass(
 
 
 def routed_pass(
-    model: MultiTaskModel, tokenizer: Reader, questions: Sequence[Question]
+    model: MultiTaskModel, tokenizer: InputReader, questions: Sequence[Question]
 ) -> list[dict[str, Outputs]]:
     """The same for questions of one task each: the pass that `Predictor.predict` makes.
 
@@ -212,7 +212,7 @@ def _of_head(question: Question, head: TaskHead, outputs: Sequence[Any]) -> Outp
 
 def answer_rows(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     rows: Sequence[AskedRow],
     answers: Answers,
     *,

@@ -19,7 +19,7 @@ from graftwork.kinds.scoring.tags import Word
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
 
 __all__ = ["Pooling", "embed", "pool", "pool_windows"]
 
@@ -89,7 +89,7 @@ def pool_windows(
 
 def embed(
     backbone: PreTrainedModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     texts: Sequence[str],
     max_length: int,
     batch_size: int = 64,

@@ -37,7 +37,7 @@ from graftwork.models.folder import Loading, load_model
 from graftwork.trunk.trunk import find_trunk, trunk_price
 
 if TYPE_CHECKING:
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["Predictor", "RowLike", "load"]
@@ -83,7 +83,7 @@ class Predictor:
     def __init__(
         self,
         model: MultiTaskModel,
-        tokenizer: Reader,
+        tokenizer: InputReader,
         *,
         max_length: int | None = None,
         batch_size: int = 64,

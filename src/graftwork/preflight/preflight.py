@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["Tokens", "check_size", "fitting_tokens", "preflight"]
@@ -52,7 +52,7 @@ class Tokens:
 def fitting_tokens(
     datas: Sequence[TaskData],
     backbone: PreTrainedModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     max_length: int,
     cache: Path | None,
 ) -> Tokens:
@@ -156,7 +156,7 @@ def _check_ids(
         )
 
 
-def preflight(model: MultiTaskModel, splits: Mapping[str, Dataset], tokenizer: Reader) -> list[str]:
+def preflight(model: MultiTaskModel, splits: Mapping[str, Dataset], tokenizer: InputReader) -> list[str]:
     """Pass the longest row and one of every task through the model that will be trained, and back.
 
     Nothing of it stays: see `traceless`.

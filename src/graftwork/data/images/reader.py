@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-    Reader: TypeAlias = "PreTrainedTokenizerBase | ImageReader"
+    InputReader: TypeAlias = "PreTrainedTokenizerBase | ImageReader"
     """What turns the rows of a backbone's tasks into its inputs: of texts its tokenizer, of images the reader
     with its image processor."""
 
@@ -127,7 +127,7 @@ class AugmentedRows:
         return augment(open_image(row["image"]), self.changes, key)
 
 
-def text_tokenizer(reader: Reader) -> PreTrainedTokenizerBase:
+def text_tokenizer(reader: InputReader) -> PreTrainedTokenizerBase:
     """The tokenizer, where only texts are read.
 
     Raises:
