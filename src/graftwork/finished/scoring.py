@@ -38,7 +38,7 @@ class Predictions:
     head: TaskHead
     predicted: NDArray[Any]
     expected: NDArray[Any]
-    long: Long
+    long: Long = Long("given", 0, 0)
     """How many rows were longer than the model reads at once."""
 
     def score(self) -> float:
