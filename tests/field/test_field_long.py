@@ -114,6 +114,19 @@ def test_a_task_with_windows_is_added(tmp_path: Path, long: Path, command: Comma
     assert scores == pytest.approx({name: task["test"] for name, task in report["tasks"].items()}, abs=1e-5)
 
 
+def test_methods_are_compared_on_windows(tmp_path: Path, long: Path, command: Command) -> None:
+    grid = {key: value for key, value in recipe(long).items() if key in ("model", "tasks", "training")}
+    grid |= {"methods": ["linear_probe"], "seeds": [0], "results": str(tmp_path / "results")}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    ended = command("compare", tmp_path / "grid.yaml")
+    assert ended.code == 0, ended.err
+    (result,) = (tmp_path / "results").rglob("*.json")
+    scores = json.loads(result.read_text())["tasks"]
+    floors = json.loads((long / "out/report.json").read_text())["tasks"]
+    for task in ("shop", "tags"):
+        assert scores[task]["test"] == pytest.approx(floors[task]["linear_probe"], abs=1e-6)
+
+
 def test_an_export_says_that_it_reads_one_window(tmp_path: Path, long: Path, command: Command) -> None:
     ended = command("export", long / "out", tmp_path / "program", "--format", "pt2", "--task", "shop")
     assert ended.code == 0, ended.err

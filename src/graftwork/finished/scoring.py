@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class Predictions:
     head: TaskHead
     predicted: NDArray[Any]
     expected: NDArray[Any]
-    long: Long = Long("given", 0, 0)
+    long: Long = field(default_factory=lambda: Long("given", 0, 0))
     """How many rows were longer than the model reads at once."""
 
     def score(self) -> float:
