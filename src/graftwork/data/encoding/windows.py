@@ -216,7 +216,7 @@ def pad_windows(
     Args:
         features: rows, as `encode_texts` or `token_windows` give them.
         names: columns of the tokenizer.
-        pad: pads windows.
+        pad: pads windows; it is given what else a row has with each of them.
 
     Returns:
         The padded windows [windows, positions]; `windows` [rows, most windows], the places of those of a row,
@@ -229,8 +229,9 @@ def pad_windows(
         lengths = feature.get(WINDOWS) or [len(feature["input_ids"])]
         bounds.append(list(pairwise([0, *accumulate(lengths)])))
         windows.append(list(range(len(pieces), len(pieces) + len(lengths))))
+        other = {name: value for name, value in feature.items() if name not in (WINDOWS, PLACES)}
         pieces += [
-            {name: feature[name][start:stop] for name in names if name in feature}
+            {**other, **{name: feature[name][start:stop] for name in names if name in feature}}
             for start, stop in bounds[-1]
         ]
     batch = pad(pieces)
