@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graftwork.data.encoding.framing import filled
+from graftwork.data.encoding.settings import check_together
+from graftwork.data.encoding.windows import PLACES, WINDOWS, encode_texts, pad_windows, window_count
 from graftwork.data.images.reader import ImageReader
 from graftwork.data.images.row_image import as_stored, image_type, open_image
-from graftwork.data.targets.words import filled, tagged_rows
+from graftwork.data.targets.words import tagged_rows
 from graftwork.data.targets.written import TRAINED, written_tokens
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import Split, TaskData
@@ -27,6 +30,7 @@ from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.losses import NO_TARGET
 from graftwork.kinds.registry import KINDS
+from graftwork.texts.template import is_template, parts_of
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
 
 __all__ = [
     "collate",
@@ -57,7 +61,7 @@ _LOG = logging.getLogger(__name__)
 
 def tokenise(
     datas: Sequence[TaskData],
-    tokenizer: Reader,
+    tokenizer: InputReader,
     max_length: int,
     cache_dir: str | Path | None,
 ) -> dict[str, Dataset]:
@@ -68,6 +72,7 @@ def tokenise(
     (index of the task in `datas`). If a language model itself answers a task, there is also `trained`, 1 for
     tokens that are learned; rows of such a task that have none are left out. Images are a column `image` of
     paths, which needs no cache.
+    Of tasks with `stride` there are the columns of `graftwork.data.encoding.windows`, too.
     The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
     name and renamed, so that concurrent runs can share a folder.
 
@@ -77,9 +82,13 @@ def tokenise(
         max_length: Tokens kept per row; of a pair the longer text is cut first.
         cache_dir: Folder of the cache, made if absent; None keeps nothing. One that cannot be written is
             passed over with a note: the cache only saves time.
+
+    Raises:
+        DataError: texts cannot be read; or a task has windows beside one that a language model answers.
     """
     from datasets import Dataset
 
+    check_together([data.head for data in datas])
     if isinstance(tokenizer, ImageReader):
         return {split: Dataset(_table(datas, split, tokenizer, max_length)) for split in SPLITS}
     identity = tokenizer_identity(tokenizer)
@@ -98,13 +107,18 @@ def tokenise(
     return result
 
 
-def encode(tokenizer: Reader, columns: Sequence[Sequence[str]], max_length: int) -> dict[str, list[Any]]:
+def encode(
+    tokenizer: InputReader, columns: Sequence[Sequence[str]], max_length: int, stride: int | None = None
+) -> dict[str, list[Any]]:
     """Tokenise one column of texts, or two of pairs, in one call and without padding.
 
-    Images stay as they are, in a column `image`: pixels are made for one batch at a time (`pad`).
+    With `stride` a longer text becomes several windows (`graftwork.data.encoding.windows`). Images stay as
+    they are, in a column `image`: pixels are made for one batch at a time (`pad`).
     """
     if isinstance(tokenizer, ImageReader):
         return {"image": list(columns[0])}
+    if stride is not None or any(parts_of(text) is not None for column in columns for text in column):
+        return encode_texts(tokenizer, list(zip(*columns, strict=True)), max_length, stride)
     with library_errors(f"{type(tokenizer).__name__} cannot read the texts", DataError):
         encoded = tokenizer(*map(list, columns), truncation=True, max_length=max_length, padding=False)
     return filled(tokenizer, encoded)
@@ -130,17 +144,20 @@ def longest_first(dataset: Dataset) -> Dataset:
     return dataset.select(np.argsort(-row_lengths(dataset), kind="stable"))
 
 
-def pad(tokenizer: Reader, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+def pad(tokenizer: InputReader, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Pad token lists to the longest, on the right whatever side the tokenizer pads; images become pixels.
 
     Positions that a model counts from the first column are then those of the row alone, and a causal model
-    never reads padding. A tokenizer without a pad token pads with its end-of-text token.
+    never reads padding. A tokenizer without a pad token pads with its end-of-text token. Windows of a row
+    become rows of their own, and `windows` and `places` say which (`pad_windows`).
 
     Raises:
         DataError: The tokenizer has neither.
     """
     if isinstance(tokenizer, ImageReader):
         return {"pixel_values": tokenizer.pixels([open_image(feature["image"]) for feature in features])}
+    if any(window_count(feature) > 1 for feature in features):
+        return pad_windows(features, tokenizer.model_input_names, lambda pieces: pad(tokenizer, pieces))
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise DataError(
@@ -162,7 +179,7 @@ def pad(tokenizer: Reader, features: Sequence[Mapping[str, Any]]) -> dict[str, t
 
 
 def collate(
-    tokenizer: Reader,
+    tokenizer: InputReader,
 ) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
     """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64.
 
@@ -192,12 +209,14 @@ def _stacked(targets: Sequence[float | Sequence[float]]) -> torch.Tensor:
 
 def _learned_as(data: TaskData, split: str) -> tuple[object, ...]:
     """What the column `labels` of a task depends on, for the cache's key."""
-    own = (data.sha256[split], data.head.labels, data.head.mean, data.head.std)
+    own: tuple[object, ...] = (data.sha256[split], data.head.labels, data.head.mean, data.head.std)
+    if data.head.stride is not None:
+        own = (*own, "stride", data.head.stride)
     return own if KINDS[data.head.kind].per == "row" else (*own, data.head.kind)
 
 
 def learned(
-    tokenizer: Reader, head: TaskHead, rows: Split, part: slice, max_length: int
+    tokenizer: InputReader, head: TaskHead, rows: Split, part: slice, max_length: int
 ) -> tuple[dict[str, list[Any]], list[Any]]:
     """Tokens of some rows of a task, and their targets as models learn them.
 
@@ -220,17 +239,21 @@ def learned(
         assert not isinstance(tokenizer, ImageReader)
         tokens, kept = written_tokens(tokenizer, head, rows, range(*part.indices(len(rows))))
         return tokens, targets[kept].tolist()
-    return encode(tokenizer, [column[part] for column in rows.texts], max_length), targets[part].tolist()
+    texts = [column[part] for column in rows.texts]
+    return encode(tokenizer, texts, max_length, head.stride), targets[part].tolist()
 
 
-def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length: int) -> pyarrow.Table:
+def _table(datas: Sequence[TaskData], split: str, tokenizer: InputReader, max_length: int) -> pyarrow.Table:
     import pyarrow
 
     small = pyarrow.list_(pyarrow.int8())
-    types = {"input_ids": pyarrow.list_(pyarrow.int32()), "image": image_type()}
+    long = pyarrow.list_(pyarrow.int32())
+    types = {"input_ids": long, WINDOWS: long, PLACES: long, "image": image_type()}
     wide = any(KINDS[data.head.kind].per != "row" for data in datas)
     parts = []
     any_written = any(data.head.written for data in datas)
+    windows = [data.head for data in datas if data.head.stride is not None]
+    tagged = any(KINDS[head.kind].per == "token" for head in windows)
     for task, data in enumerate(datas):
         part = data.splits[split]
         for start in range(0, len(part), CHUNK):
@@ -238,12 +261,16 @@ def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length:
             tokens, targets = learned(tokenizer, data.head, part, rows, max_length)
             if any_written:
                 tokens.setdefault(TRAINED, [[0] * len(ids) for ids in tokens["input_ids"]])
+            if windows:
+                tokens.setdefault(WINDOWS, [[len(ids)] for ids in tokens["input_ids"]])
+            if tagged:
+                tokens.setdefault(PLACES, [[] for _ in targets])
             if wide:
                 targets = [row if isinstance(row, list) else [row] for row in targets]
             kind = pyarrow.list_(pyarrow.float32()) if wide else pyarrow.float32()
             columns = {
                 name: pyarrow.array(as_stored(name, values), type=types.get(name, small))
-                for name, values in (sorted(tokens.items()) if any_written else tokens.items())
+                for name, values in (sorted(tokens.items()) if any_written or windows else tokens.items())
             }
             columns["labels"] = pyarrow.array(targets, type=kind)
             columns["graft_rows"] = pyarrow.array(np.full(len(targets), task, dtype=np.int64))
@@ -288,13 +315,16 @@ def _store(table: pyarrow.Table, file: Path) -> None:
 
 
 def _writing(datas: Sequence[TaskData], tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """What the tokens of tasks depend on that the language model itself answers; nothing for others."""
+    """What the tokens of tasks depend on that the language model itself answers, or that have templates."""
     written = [None if data.head.writing is None else data.head.writing.as_dict() for data in datas]
-    return (
-        [written, getattr(tokenizer, "chat_template", None)]
-        if any(data.head.written for data in datas)
+    key = (
+        [tokenizer.sep_token_id]
+        if any(is_template(text) for data in datas for text in data.head.text)
         else []
     )
+    if any(data.head.written for data in datas):
+        key = [written, getattr(tokenizer, "chat_template", None), *key]
+    return key
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

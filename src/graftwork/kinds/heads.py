@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from graftwork.errors import CheckpointError
 from graftwork.files.later import LATER, settled
@@ -12,6 +12,7 @@ from graftwork.files.reading import is_finite
 from graftwork.kinds.kind import Metric, Reads
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import listed, shown
+from graftwork.texts.template import fields_read, text_faults
 from graftwork.texts.writing import Writing
 
 __all__ = ["TaskHead", "plain_fields"]
@@ -23,6 +24,7 @@ class TaskHead:
 
     name: str
     text: tuple[str, ...]
+    """Fields or templates (`graftwork.texts.template`), one or two."""
     label: str
     kind: KindName
     metric: Metric
@@ -40,6 +42,16 @@ class TaskHead:
     """What the fields of `text` hold."""
     writing: Writing | None = field(default=None, metadata=LATER)
     """How rows become prompts and answers, if the language model itself answers."""
+
+    stride: int | None = field(default=None, metadata=LATER)
+    """Tokens that neighbouring windows of a long text share; None: it is cut."""
+    windows: Literal["mean", "max"] = field(default="mean", metadata=LATER)
+    """How the logits of windows are pooled."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a row that texts or templates name, or that of the image."""
+        return fields_read(self.text) if self.reads == "text" else self.text
 
     @property
     def written(self) -> bool:
@@ -104,7 +116,7 @@ def _distinct(value: object) -> bool:
 
 _RIGHT: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: isinstance(value, str) and value != "",
-    "text": lambda value: _distinct(value) and 1 <= len(value) <= 2,
+    "text": lambda value: _distinct(value) and 1 <= len(value) <= 2 and not text_faults(value, None),
     "label": lambda value: isinstance(value, str),
     "kind": lambda value: isinstance(value, str) and value in KINDS,
     "labels": _distinct,
@@ -117,6 +129,8 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
         isinstance(value, list | tuple) and all(is_finite(part) and 0 < part < 1 for part in value)
     ),
     "reads": lambda value: value in get_args(Reads),
+    "stride": lambda value: type(value) is int and value >= 0,
+    "windows": lambda value: value in ("mean", "max"),
 }
 """What the fields of a saved head may be."""
 

@@ -14,7 +14,7 @@ from graftwork.errors import ConfigError, DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.linear_heads import TaskHeads
 from graftwork.models.first_pass import measured_width
-from graftwork.models.pooling import Pooling, pool
+from graftwork.models.pooling import Pooling, pool, pool_windows
 from graftwork.routing.router import find_router
 from graftwork.routing.rows import ROWS_KEYWORD
 from graftwork.search.compact import compact_
@@ -100,12 +100,14 @@ class MultiTaskModel(nn.Module):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "rows positions"] | None = None,
-        attention_mask: Int[Tensor, "rows positions"] | None = None,
-        token_type_ids: Int[Tensor, "rows positions"] | None = None,
-        pixel_values: Float[Tensor, "rows channels height width"] | None = None,
+        input_ids: Int[Tensor, "read positions"] | None = None,
+        attention_mask: Int[Tensor, "read positions"] | None = None,
+        token_type_ids: Int[Tensor, "read positions"] | None = None,
+        pixel_values: Float[Tensor, "read channels height width"] | None = None,
         labels: Float[Tensor, " rows *targets"] | None = None,
         graft_rows: Int[Tensor, " rows"] | None = None,
+        windows: Int[Tensor, "rows most"] | None = None,
+        places: Int[Tensor, "rows tokens"] | None = None,
     ) -> SequenceClassifierOutput:
         """Logits, and the loss if there are labels.
 
@@ -116,6 +118,10 @@ class MultiTaskModel(nn.Module):
             pixel_values: images, in place of tokens.
             labels: class index or standardised score of every row, or all targets of each, padded.
             graft_rows: index of every row's task; not needed if there is only one task.
+            windows: what is read for each row, by its place in the batch, if rows have several windows; -1
+                for none. Default: one each.
+            places: where each token of a row is among all positions that are read
+                (`graftwork.data.encoding.windows.pad_windows`).
         """
         given = {
             "input_ids": input_ids,
@@ -131,15 +137,20 @@ class MultiTaskModel(nn.Module):
                 raise DataError(
                     f"the model has several tasks ({names}); pass graft_rows, the task index of every row."
                 )
-            graft_rows = torch.zeros(first.shape[0], dtype=torch.long, device=first.device)
-        routing = {ROWS_KEYWORD: graft_rows} if self.routed else {}
+            count = (first if windows is None else windows).shape[0]
+            graft_rows = torch.zeros(count, dtype=torch.long, device=first.device)
+        tasks = graft_rows if windows is None else graft_rows.repeat_interleave((windows >= 0).sum(1))
+        routing = {ROWS_KEYWORD: tasks} if self.routed else {}
         hidden = self.backbone(**inputs, **routing).last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         pooled = self.dropout(pool(hidden, attention_mask, self.pooling))
         dtype = self.heads.weight.dtype
         tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
-        logits = self.heads(pooled.to(dtype), graft_rows, tokens)
+        logits = self.heads(pooled.to(dtype), tasks, tokens)
+        if windows is not None:
+            largest = self.heads.by_largest[graft_rows][:, None]
+            logits = pool_windows(logits, windows, places, largest, tagged=self.heads.tags_tokens)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
@@ -159,8 +170,13 @@ class MultiTaskModel(nn.Module):
         Returns:
             Minus infinity beyond a task's own outputs, NaN where a task is not wanted.
         """
+        inputs = dict(inputs)
+        windows, places = inputs.pop("windows", None), inputs.pop("places", None)
         first = next(iter(inputs.values()))
         device = first.device
+        asked = wanted
+        if windows is not None and wanted is not None:
+            asked = wanted.repeat_interleave((windows >= 0).sum(1), dim=0)
         trunk = find_trunk(self.backbone)
         if trunk is None:
             hidden = self.backbone(**inputs).last_hidden_state
@@ -168,7 +184,7 @@ class MultiTaskModel(nn.Module):
             place = source[:, None].expand(-1, len(self.heads.heads))
         else:
             tree = tree or trunk.tree(self.backbone, range(len(self.heads.heads)))
-            carried = trunk.carry(tree, first.shape[0], device, wanted)
+            carried = trunk.carry(tree, first.shape[0], device, asked)
             hidden, source, place = trunk.run(self.backbone, carried, inputs), carried.source, carried.place
         mask = inputs.get("attention_mask")
         if mask is None:
@@ -179,6 +195,9 @@ class MultiTaskModel(nn.Module):
         pooled = self.dropout(pool(hidden, mask, self.pooling)).to(dtype)
         tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
         logits = self.heads.of_all(pooled, place, tokens)
+        if windows is not None:
+            largest = self.heads.by_largest[:, None]
+            logits = pool_windows(logits, windows, places, largest, tagged=self.heads.tags_tokens)
         if wanted is None:
             return logits
         return logits.masked_fill(~wanted[(...,) + (None,) * (logits.dim() - 2)], float("nan"))

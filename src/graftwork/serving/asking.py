@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graftwork.data.asked_rows import check_row, fields_of, texts_of
+from graftwork.data.tokens import row_length
 from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
@@ -44,7 +45,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         """Count the tokens."""
-        object.__setattr__(self, "tokens", sum(len(question) for _, question in self.questions))
+        object.__setattr__(self, "tokens", sum(row_length(question.tokens) for _, question in self.questions))
 
     def described(self, said: Said) -> list[dict[str, Any]]:
         """The answers to every row, by task, in the order of the tasks.
@@ -115,7 +116,7 @@ def _asked(tasks: TaskSet, rows: Sequence[AskedRow], answers: Answers) -> Readin
     """Tokenise the rows for each model that is asked about them."""
     wanted: dict[Group, list[tuple[int, tuple[str, ...], list[TaskHead]]]] = {}
     for place, row in enumerate(rows):
-        for texts, heads in row.questions.items():
+        for texts, heads in row.asked():
             by_group: dict[Group, list[TaskHead]] = {}
             for head in heads:
                 by_group.setdefault(tasks.tasks[head.name].group, []).append(head)
