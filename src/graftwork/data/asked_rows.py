@@ -223,14 +223,15 @@ def encode_rows(
     """
     tokens: list[dict[str, Any]] = [{} for _ in rows]
     words: dict[int, list[Word]] = {}
-    groups: dict[int, list[int]] = {}
+    groups: dict[tuple[int, bool], list[int]] = {}
     for index, (texts, heads) in enumerate(rows):
         per_token = any(KINDS[head.kind].per == "token" for head in heads)
-        groups.setdefault(0 if per_token else len(texts), []).append(index)
-    for count, members in groups.items():
+        # All tasks of a row read it in one way.
+        groups.setdefault((0 if per_token else len(texts), heads[0].separate), []).append(index)
+    for (count, separate), members in groups.items():
         columns = list(zip(*(rows[index][0] for index in members), strict=True))
         if count:
-            encoded = encode(tokenizer, columns, max_length)
+            encoded = encode(tokenizer, columns, max_length, separate=separate)
         else:
             assert not isinstance(tokenizer, ImageReader)  # `Task` refuses images for such kinds
             encoded, found = encode_words(tokenizer, columns[0], max_length)

@@ -19,6 +19,7 @@ from graftwork.files.reading import is_finite
 from graftwork.kinds.heads import TaskHead, plain_fields
 from graftwork.kinds.kind import Metric, Reads
 from graftwork.kinds.labels import label_name
+from graftwork.kinds.pairs.setting import PairsSetting, pairs_faults
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import did_you_mean, listed, near_misses, shown
 from graftwork.texts.template import template_faults
@@ -107,6 +108,9 @@ class Task:
     image: str | None = field(default=None, metadata=LATER)
     """Field that holds an image, in place of `text`: a path, relative to the file of the rows or the current
     folder, or an image itself. In a folder with images per class it is `image`."""
+    pairs: PairsSetting = field(default="joint", metadata=LATER)
+    """How two texts are read: `joint`, as one sequence, `separate`, each alone, their vectors compared by the
+    head, or `auto`, whichever scores better on validation after a short training with each."""
     target: str | None = field(default=None, metadata=LATER)
     """generation: field of the answer that is learned; null: `target`, and of rows of chats the last message
     of the assistant."""
@@ -219,7 +223,7 @@ class Task:
                 faults.append(f"separator is for kind: multilabel, not {self.kind}")
             elif not isinstance(self.separator, str) or not self.separator:
                 faults.append(f"separator is {shown(self.separator)}, not a text such as '|'")
-        return faults + kind.faults(self)
+        return [*faults, *kind.faults(self), *pairs_faults(self.pairs, self, kind)]
 
     def _writing_faults(self) -> list[str]:
         """What is wrong with the settings of tasks that a language model itself answers."""
@@ -309,6 +313,7 @@ class Task:
             class_weights=tuple(class_weights),
             thresholds=tuple(thresholds),
             reads=self.reads,
+            pairs="separate" if self.pairs == "separate" else "joint",
         )
 
     def as_dict(self) -> dict[str, Any]:

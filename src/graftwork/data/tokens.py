@@ -17,6 +17,15 @@ import torch
 
 from graftwork.data.images.reader import ImageReader
 from graftwork.data.images.row_image import as_stored, image_type, open_image
+from graftwork.data.pairs.second import (
+    SECOND_IDS,
+    add_empty_,
+    both,
+    pad_both,
+    separate_modes,
+    sequences,
+    two_lengths,
+)
 from graftwork.data.targets.words import filled, tagged_rows
 from graftwork.data.targets.written import TRAINED, written_tokens
 from graftwork.data.task import SPLITS
@@ -60,6 +69,7 @@ def tokenise(
     tokenizer: Reader,
     max_length: int,
     cache_dir: str | Path | None,
+    splits: Sequence[str] = SPLITS,
 ) -> dict[str, Dataset]:
     """Tokenise all tasks, one dataset per split, and keep the result on disk.
 
@@ -67,7 +77,8 @@ def tokenise(
     (class index, or `(score - mean) / std`; lists if a task has several targets per row) and `graft_rows`
     (index of the task in `datas`). If a language model itself answers a task, there is also `trained`, 1 for
     tokens that are learned; rows of such a task that have none are left out. Images are a column `image` of
-    paths, which needs no cache.
+    paths, which needs no cache. If a task reads two texts separately, the second has columns of its own
+    (`graftwork.data.pairs.second`).
     The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
     name and renamed, so that concurrent runs can share a folder.
 
@@ -77,16 +88,18 @@ def tokenise(
         max_length: Tokens kept per row; of a pair the longer text is cut first.
         cache_dir: Folder of the cache, made if absent; None keeps nothing. One that cannot be written is
             passed over with a note: the cache only saves time.
+        splits: Which of them.
     """
     from datasets import Dataset
 
     if isinstance(tokenizer, ImageReader):
-        return {split: Dataset(_table(datas, split, tokenizer, max_length)) for split in SPLITS}
+        return {split: Dataset(_table(datas, split, tokenizer, max_length)) for split in splits}
     identity = tokenizer_identity(tokenizer)
     result = {}
-    for split in SPLITS:
+    for split in splits:
         scale = [_learned_as(data, split) for data in datas]
-        key = _digest(_FORMAT, identity, max_length, scale, *_writing(datas, tokenizer))
+        modes = separate_modes([data.head for data in datas])
+        key = _digest(_FORMAT, identity, max_length, scale, *_writing(datas, tokenizer), *modes)
         file = Path(cache_dir) / f"tokens-{split}-{key[:32]}.arrow" if cache_dir is not None else None
         cached = _load(file) if file is not None else None
         if cached is None:
@@ -98,11 +111,16 @@ def tokenise(
     return result
 
 
-def encode(tokenizer: Reader, columns: Sequence[Sequence[str]], max_length: int) -> dict[str, list[Any]]:
+def encode(
+    tokenizer: Reader, columns: Sequence[Sequence[str]], max_length: int, *, separate: bool = False
+) -> dict[str, list[Any]]:
     """Tokenise one column of texts, or two of pairs, in one call and without padding.
 
-    Images stay as they are, in a column `image`: pixels are made for one batch at a time (`pad`).
+    Images stay as they are, in a column `image`: pixels are made for one batch at a time (`pad`). Pairs that
+    are read separately become two sequences, each of up to `max_length` tokens.
     """
+    if separate:
+        return both(*(encode(tokenizer, [column], max_length) for column in columns))
     if isinstance(tokenizer, ImageReader):
         return {"image": list(columns[0])}
     with library_errors(f"{type(tokenizer).__name__} cannot read the texts", DataError):
@@ -111,18 +129,22 @@ def encode(tokenizer: Reader, columns: Sequence[Sequence[str]], max_length: int)
 
 
 def row_lengths(dataset: Dataset) -> NDArray[np.int64]:
-    """Return the number of tokens of every row, without reading the rows; images count as one."""
+    """Return the number of tokens of every row, without reading the rows; images count as one.
+
+    Of two texts that are read separately the longer one counts: both are padded to it.
+    """
     import pyarrow.compute  # type: ignore[import-untyped]
 
     if "input_ids" not in dataset.column_names:
         return np.ones(len(dataset), dtype=np.int64)
     column = dataset.data.column("input_ids")
-    return np.asarray(pyarrow.compute.list_value_length(column).to_numpy(), dtype=np.int64)
+    lengths = np.asarray(pyarrow.compute.list_value_length(column).to_numpy(), dtype=np.int64)
+    return two_lengths(dataset, lengths)
 
 
 def row_length(row: Mapping[str, Any]) -> int:
-    """The number of tokens of one row; an image counts as one."""
-    return len(row["input_ids"]) if "input_ids" in row else 1
+    """The number of tokens of one row, as `row_lengths` counts."""
+    return max(len(row["input_ids"]), len(row.get(SECOND_IDS, ()))) if "input_ids" in row else 1
 
 
 def longest_first(dataset: Dataset) -> Dataset:
@@ -141,6 +163,8 @@ def pad(tokenizer: Reader, features: Sequence[Mapping[str, Any]]) -> dict[str, t
     """
     if isinstance(tokenizer, ImageReader):
         return {"pixel_values": tokenizer.pixels([open_image(feature["image"]) for feature in features])}
+    if any(sequences(feature) > 1 for feature in features):
+        return pad_both(features, lambda texts: pad(tokenizer, texts))
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise DataError(
@@ -220,7 +244,8 @@ def learned(
         assert not isinstance(tokenizer, ImageReader)
         tokens, kept = written_tokens(tokenizer, head, rows, range(*part.indices(len(rows))))
         return tokens, targets[kept].tolist()
-    return encode(tokenizer, [column[part] for column in rows.texts], max_length), targets[part].tolist()
+    columns = [column[part] for column in rows.texts]
+    return encode(tokenizer, columns, max_length, separate=head.separate), targets[part].tolist()
 
 
 def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length: int) -> pyarrow.Table:
@@ -231,6 +256,9 @@ def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length:
     wide = any(KINDS[data.head.kind].per != "row" for data in datas)
     parts = []
     any_written = any(data.head.written for data in datas)
+    any_separate = any(data.head.separate for data in datas)
+    in_order = any_written or any_separate  # tasks may have their columns in different orders
+    types[SECOND_IDS] = types["input_ids"]
     for task, data in enumerate(datas):
         part = data.splits[split]
         for start in range(0, len(part), CHUNK):
@@ -238,12 +266,14 @@ def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length:
             tokens, targets = learned(tokenizer, data.head, part, rows, max_length)
             if any_written:
                 tokens.setdefault(TRAINED, [[0] * len(ids) for ids in tokens["input_ids"]])
+            if any_separate:
+                add_empty_(tokens)
             if wide:
                 targets = [row if isinstance(row, list) else [row] for row in targets]
             kind = pyarrow.list_(pyarrow.float32()) if wide else pyarrow.float32()
             columns = {
                 name: pyarrow.array(as_stored(name, values), type=types.get(name, small))
-                for name, values in (sorted(tokens.items()) if any_written else tokens.items())
+                for name, values in (sorted(tokens.items()) if in_order else tokens.items())
             }
             columns["labels"] = pyarrow.array(targets, type=kind)
             columns["graft_rows"] = pyarrow.array(np.full(len(targets), task, dtype=np.int64))

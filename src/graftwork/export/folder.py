@@ -118,7 +118,7 @@ def _write(
     facts: dict[str, Any],
     all_tasks: bool,
 ) -> dict[str, Any]:
-    inputs = _example(tokenizer)
+    inputs = _example(tokenizer, separate=model.heads.reads_separately)
     if format == "merged":
         difference = export_merged(model, text_tokenizer(tokenizer), model.heads.heads[0], folder)
         return {**describe(model, inputs), **facts, "largest_difference": difference}
@@ -158,10 +158,11 @@ def _check_written(model: MultiTaskModel, format: str) -> None:
         )
 
 
-def _example(tokenizer: Reader) -> dict[str, Tensor]:
+def _example(tokenizer: Reader, *, separate: bool) -> dict[str, Tensor]:
     if isinstance(tokenizer, ImageReader):
         pixels = tokenizer.pixels([blank_image()] * 2)
         return {"pixel_values": torch.linspace(-1, 1, pixels.numel()).reshape(pixels.shape)}
-    columns = encode(tokenizer, [_EXAMPLES], 64)
+    texts = [_EXAMPLES, _EXAMPLES[::-1]] if separate else [_EXAMPLES]
+    columns = encode(tokenizer, texts, 64, separate=separate)
     rows = [{name: values[row] for name, values in columns.items()} for row in range(len(_EXAMPLES))]
     return {name: value.to(torch.int64) for name, value in pad(tokenizer, rows).items()}

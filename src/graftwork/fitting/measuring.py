@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from graftwork.diagnosis.diagnosis import Searched, diagnose
@@ -22,7 +24,17 @@ if TYPE_CHECKING:
     from graftwork.training.preparation import Prepared
     from graftwork.training.run import TrainingRun
 
-__all__ = ["final_diagnosis", "final_scores"]
+__all__ = ["final_diagnosis", "final_scores", "timed"]
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note how long the context takes."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = time.perf_counter() - start
 
 
 def final_scores(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graftwork.data.asked_rows import RowLike, check_row, encode_rows, fields_of, lacking, texts_of
+from graftwork.data.pairs.second import sequences
 from graftwork.data.tokens import pad, row_length
 from graftwork.distributed.notes import note_once
 from graftwork.edges import forward_errors
@@ -51,12 +52,12 @@ class AskedRow:
 
     Attributes:
         kept: fields that its answer begins with.
-        questions: texts -> the tasks that read them; one pass carries the tasks of equal texts together.
+        questions: texts, and the tasks that read them in one way; one pass carries these together.
         skipped: task -> what the row lacks for it.
     """
 
     kept: dict[str, Any]
-    questions: Mapping[tuple[str, ...], list[TaskHead]]
+    questions: Sequence[tuple[tuple[str, ...], list[TaskHead]]]
     skipped: dict[str, str]
 
 
@@ -69,14 +70,15 @@ def read_row(
         DataError: it is no row, has the fields of none of the tasks, or a field is no text.
     """
     check_row(row, number)
-    questions: dict[tuple[str, ...], list[TaskHead]] = {}
+    questions: dict[tuple[tuple[str, ...], bool], list[TaskHead]] = {}
     skipped: dict[str, str] = {}
     fields: Mapping[str, Any] = {}
     for head in heads:
         lack = lacking(row, head)
         if lack is None:
             fields = fields_of(row, number, head)
-            questions.setdefault(texts_of(fields, number, head, beside), []).append(head)
+            texts = texts_of(fields, number, head, beside)
+            questions.setdefault((texts, head.separate), []).append(head)
         else:
             skipped[head.name] = lack
     if not questions:
@@ -91,7 +93,8 @@ def read_row(
                 f"task {head.name!r} is skipped for rows without {listed(head.text)}; "
                 "the field `skipped` of their answers says so."
             )
-    return AskedRow(answers.kept(fields, number), questions, skipped)
+    asked = [(texts, heads) for (texts, _), heads in questions.items()]
+    return AskedRow(answers.kept(fields, number), asked, skipped)
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,12 @@ def ask(
 
 
 def leaves(question: Question, tree: Tree | None, index_of: Mapping[str, int]) -> int:
-    """How many rows the last layer of a pass has for a question: the groups of its tasks that have parted."""
-    return 1 if tree is None else len({tree.nodes[-1][index_of[head.name]] for head in question.heads})
+    """How many rows the last layer of a pass has for a question: the groups of its tasks that have parted.
+
+    Each has two if the texts are read separately.
+    """
+    groups = 1 if tree is None else len({tree.nodes[-1][index_of[head.name]] for head in question.heads})
+    return groups * sequences(question.tokens)
 
 
 def find_tree(model: MultiTaskModel) -> Tree | None:
@@ -214,7 +221,7 @@ def answer_rows(
         max_length: tokens of a row.
         batch_size: rows in the widest layer of a pass, where most tasks have parted.
     """
-    asked = [(index, *one) for index, row in enumerate(rows) for one in row.questions.items()]
+    asked = [(index, *one) for index, row in enumerate(rows) for one in row.questions]
     questions = ask(tokenizer, [(texts, heads) for _, texts, heads in asked], max_length)
     order = sorted(range(len(questions)), key=lambda place: -len(questions[place]))
     index_of = {head.name: task for task, head in enumerate(model.heads.heads)}

@@ -13,7 +13,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from graftwork.errors import ConfigError, DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.linear_heads import TaskHeads
+from graftwork.kinds.pairs.features import PARTS
 from graftwork.models.first_pass import measured_width
+from graftwork.models.pairs.second import SecondTexts, split_second
 from graftwork.models.pooling import Pooling, pool
 from graftwork.routing.router import find_router
 from graftwork.routing.rows import ROWS_KEYWORD
@@ -38,6 +40,9 @@ class MultiTaskModel(nn.Module):
     its class (1 unless given). The loss of a row is the cross-entropy (nats) for classes, the squared error
     for scores, which are standardised: in units of their standard deviation. Logits are [rows, C], C the
     size of the largest head, and minus infinity beyond a row's own head.
+
+    A row of a task that reads its two texts separately is two sequences of the batch, with vectors u and v,
+    and its head sees `[u, v, |u - v|, u * v]`.
 
     Args:
         backbone: gives `last_hidden_state` [rows, positions, d]; if it has graft adapters, each row is routed
@@ -95,6 +100,8 @@ class MultiTaskModel(nn.Module):
         check_size(len(heads) * largest * width, backbone, f"{len(heads)} heads of up to {largest:,} outputs")
         self.heads = TaskHeads(heads, width)
         self.routed = find_router(backbone) is not None
+        self.rows_keyword: str | None = ROWS_KEYWORD if self.routed else None
+        """How the backbone calls the tasks of its rows, if it asks for them."""
         if self.routed:
             _check_order([head.name for head in heads], graft_view(backbone).config.tasks)
 
@@ -106,6 +113,9 @@ class MultiTaskModel(nn.Module):
         pixel_values: Float[Tensor, "rows channels height width"] | None = None,
         labels: Float[Tensor, " rows *targets"] | None = None,
         graft_rows: Int[Tensor, " rows"] | None = None,
+        second_input_ids: Int[Tensor, "rows positions"] | None = None,
+        second_attention_mask: Int[Tensor, "rows positions"] | None = None,
+        second_token_type_ids: Int[Tensor, "rows positions"] | None = None,
     ) -> SequenceClassifierOutput:
         """Logits, and the loss if there are labels.
 
@@ -116,12 +126,21 @@ class MultiTaskModel(nn.Module):
             pixel_values: images, in place of tokens.
             labels: class index or standardised score of every row, or all targets of each, padded.
             graft_rows: index of every row's task; not needed if there is only one task.
+            second_input_ids: tokens of the second text, as long as those of the first, of rows of tasks that
+                read their texts separately; what other rows have there is not read.
+            second_attention_mask: as for the first.
+            second_token_type_ids: as for the first.
         """
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "pixel_values": pixel_values,
+        }
+        second = {
+            "input_ids": second_input_ids,
+            "attention_mask": second_attention_mask,
+            "token_type_ids": second_token_type_ids,
         }
         inputs = {name: value for name, value in given.items() if value is not None}
         first = next(iter(inputs.values()))
@@ -132,16 +151,32 @@ class MultiTaskModel(nn.Module):
                     f"the model has several tasks ({names}); pass graft_rows, the task index of every row."
                 )
             graft_rows = torch.zeros(first.shape[0], dtype=torch.long, device=first.device)
-        routing = {ROWS_KEYWORD: graft_rows} if self.routed else {}
+        rows, tasks, texts = first.shape[0], graft_rows, None
+        if self.heads.reads_separately:
+            seconds = {name: value for name, value in second.items() if value is not None}
+            texts = SecondTexts.of(seconds, self.heads.separate[graft_rows], self.heads.heads)
+        if texts is not None:
+            inputs = texts.joined(inputs)
+            tasks = torch.cat([graft_rows, graft_rows[texts.owner]])
+        routing = {} if self.rows_keyword is None else {self.rows_keyword: tasks}
         hidden = self.backbone(**inputs, **routing).last_hidden_state
-        if attention_mask is None:
-            attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        pooled = self.dropout(pool(hidden, attention_mask, self.pooling))
+        mask = inputs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         dtype = self.heads.weight.dtype
-        tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
-        logits = self.heads(pooled.to(dtype), graft_rows, tokens)
+        pooled = self.dropout(pool(hidden, mask, self.pooling)).to(dtype)
+        tokens = self.dropout(hidden[:rows]).to(dtype) if self.heads.tags_tokens else None
+        logits = self.heads(pooled[:rows], graft_rows, tokens, self._pairs(pooled, rows, texts))
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _pairs(self, pooled: Tensor, rows: int, texts: SecondTexts | None) -> Tensor | None:
+        """What heads see of second texts; None if no task reads its texts separately."""
+        if not self.heads.reads_separately:
+            return None
+        if texts is None:  # processes that train together need the gradient of every weight
+            return pooled.new_zeros(rows, (PARTS - 1) * pooled.shape[1])
+        return texts.features(pooled)
 
     def forward_all(
         self,
@@ -159,16 +194,24 @@ class MultiTaskModel(nn.Module):
         Returns:
             Minus infinity beyond a task's own outputs, NaN where a task is not wanted.
         """
+        inputs, second = split_second(inputs)
         first = next(iter(inputs.values()))
-        device = first.device
+        rows, device = first.shape[0], first.device
+        texts, asked = None, wanted
+        if self.heads.reads_separately:
+            texts = SecondTexts.of_all(second, rows, wanted, self.heads.separate, self.heads.heads)
+        if texts is not None:
+            inputs = texts.joined(inputs)
+            asked = None if wanted is None else torch.cat([wanted, wanted[texts.owner]])
+        sequences = next(iter(inputs.values())).shape[0]
         trunk = find_trunk(self.backbone)
         if trunk is None:
             hidden = self.backbone(**inputs).last_hidden_state
-            source = torch.arange(first.shape[0], device=device)
+            source = torch.arange(sequences, device=device)
             place = source[:, None].expand(-1, len(self.heads.heads))
         else:
             tree = tree or trunk.tree(self.backbone, range(len(self.heads.heads)))
-            carried = trunk.carry(tree, first.shape[0], device, wanted)
+            carried = trunk.carry(tree, sequences, device, asked)
             hidden, source, place = trunk.run(self.backbone, carried, inputs), carried.source, carried.place
         mask = inputs.get("attention_mask")
         if mask is None:
@@ -178,7 +221,8 @@ class MultiTaskModel(nn.Module):
         dtype = self.heads.weight.dtype
         pooled = self.dropout(pool(hidden, mask, self.pooling)).to(dtype)
         tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
-        logits = self.heads.of_all(pooled, place, tokens)
+        pairs = None if texts is None else texts.features_of_all(pooled, place, self.heads.separate)
+        logits = self.heads.of_all(pooled, place[:rows], tokens, pairs)
         if wanted is None:
             return logits
         return logits.masked_fill(~wanted[(...,) + (None,) * (logits.dim() - 2)], float("nan"))

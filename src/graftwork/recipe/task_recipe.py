@@ -33,7 +33,7 @@ class TaskRecipe:
     """One run that adds a task.
 
     Raises:
-        RecipeError: the seed is out of range.
+        RecipeError: the seed is out of range, or how pairs are read is to be found out.
 
     Example:
         >>> recipe = gw.TaskRecipe(gw.Task("words", "data/words"), extend=gw.Extension(private=2))
@@ -53,7 +53,12 @@ class TaskRecipe:
     """Seed of the training; the data are split with the model's."""
 
     def __post_init__(self) -> None:
-        """Check the seed; the sections check themselves."""
+        """Check what the sections do not check themselves."""
+        if self.task.pairs == "auto":
+            raise RecipeError(
+                f"task {self.task.name!r}: pairs: auto is decided where all tasks are trained together; give "
+                "the added one pairs: joint or pairs: separate"
+            )
         if not 0 <= self.seed < 2**32:
             raise RecipeError(f"seed={self.seed} must be a whole number from 0 to {2**32 - 1}")
 

@@ -71,7 +71,7 @@ def read_tasks(tasks: TaskSet, rows: Sequence[Any], task: str | None, answers: A
         check_row(row, number)
         head = tasks.tasks[_task_of(tasks, row, number, task)].head
         texts = texts_of(fields_of(row, number, head), number, head)
-        read.append(AskedRow({}, {texts: [head]}, {}))
+        read.append(AskedRow({}, [(texts, [head])], {}))
     return _asked(tasks, read, answers)
 
 
@@ -115,7 +115,7 @@ def _asked(tasks: TaskSet, rows: Sequence[AskedRow], answers: Answers) -> Readin
     """Tokenise the rows for each model that is asked about them."""
     wanted: dict[Group, list[tuple[int, tuple[str, ...], list[TaskHead]]]] = {}
     for place, row in enumerate(rows):
-        for texts, heads in row.questions.items():
+        for texts, heads in row.questions:
             by_group: dict[Group, list[TaskHead]] = {}
             for head in heads:
                 by_group.setdefault(tasks.tasks[head.name].group, []).append(head)

@@ -91,7 +91,12 @@ def run_settings(run: Trial, datas: Sequence[TaskData]) -> dict[str, Any]:
     training.pop("report_to")
     if not run.method.trained:
         training = {key: training[key] for key in PROBED}
-    tasks = [{**data.head.as_dict(), "sha256": data.sha256} for data in datas]
+    # What a task is to find out stands for what it finds.
+    found = [{"pairs": "auto"} if task.pairs == "auto" else {} for task in run.tasks]
+    tasks = [
+        {**data.head.as_dict(), **auto, "sha256": data.sha256}
+        for data, auto in zip(datas, found, strict=True)
+    ]
     noise = [dataclasses.asdict(item) for item in run.noise]
     packages = {name: _version(name) for name in ("torch", "transformers", "peft")}
     settings: dict[str, Any] = plain(

@@ -75,7 +75,8 @@ class CausalMultiTaskModel(MultiTaskModel):
         max_length: tokens of rows of tasks with heads; the others have their own.
 
     Raises:
-        ConfigError: the backbone has no language-model head, or another pooling is asked for.
+        ConfigError: the backbone has no language-model head, another pooling is asked for, or a task reads
+            its two texts separately.
         DataError: in `forward`: several tasks and no `graft_rows`.
 
     Example:
@@ -107,6 +108,12 @@ class CausalMultiTaskModel(MultiTaskModel):
         if pooling not in (None, "last"):
             raise ConfigError(
                 f"pooling is {pooling!r}; the heads of a decoder that writes read the last token."
+            )
+        pairs = [head.name for head in heads if head.separate]
+        if pairs:
+            raise ConfigError(
+                f"task {pairs[0]!r} reads its two texts separately, which a language model that writes "
+                "cannot; train it with pairs: joint, or without tasks that are written."
             )
         super().__init__(backbone, heads, pooling="last", dropout=dropout, max_length=max_length)
         head = language_model(backbone).get_output_embeddings()
