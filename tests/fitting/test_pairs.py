@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 import graftwork as gw
+from graftwork.cli import main
 from graftwork.data.tokens import encode, pad
 from graftwork.errors import DataError, ExportError, Interrupted, RecipeError
 from graftwork.finished.evaluate import rescore
@@ -50,11 +51,21 @@ def test_heads_are_as_wide_as_what_they_see(run: tuple[Path, dict[str, Any]]) ->
     model = gw.load(folder / "out").model
     shapes = {name: tuple(tensor.shape) for name, tensor in model.heads.export().items()}
     assert shapes["same.weight"] == (2, 4 * 32)
+    assert shapes["near.weight"] == (1, 4 * 32 + 1)
     assert shapes["apart.weight"] == (2, 32)
     assert report["parameters"]["heads"] == model.heads.count()
     assert report["recipe"]["tasks"][1]["pairs"] == "separate"
     assert "pairs" not in report["recipe"]["tasks"][3]
     assert report["tasks"]["near"]["test"] > 0.3
+
+
+def test_a_model_says_which_tasks_read_their_texts_alone(
+    run: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["show", str(run[0] / "out")])
+    assert "two texts, each read alone: same, near" in capsys.readouterr().out
+    card = (run[0] / "out/README.md").read_text()
+    assert "`first`, `second`, each alone" in card
 
 
 def test_scores_can_be_reproduced_from_disk(run: tuple[Path, dict[str, Any]]) -> None:
@@ -67,12 +78,19 @@ def test_an_answer_is_the_head_on_the_vectors_of_both_texts(run: tuple[Path, dic
     predictor = gw.load(run[0] / "out")
     model, tokenizer = predictor.model, predictor.tokenizer
     first, second = zip(*rows(), strict=True)
-    u, v = (_vectors(model, tokenizer, texts, 1) for texts in (first, second))
     tensors = model.heads.export()
+    u, v = (_vectors(model, tokenizer, texts, 1) for texts in (first, second))
     features = torch.cat([u, v, (u - v).abs(), u * v], dim=1)
     expected = (features @ tensors["same.weight"].T + tensors["same.bias"]).softmax(1)
     answers = predictor.predict(rows(), task="same")
     found = torch.tensor([list(answer["probabilities"].values()) for answer in answers])
+    assert torch.allclose(found, expected, atol=1e-5)
+    u, v = (_vectors(model, tokenizer, texts, 2) for texts in (first, second))
+    cosine = 12**0.5 * (torch.cosine_similarity(u, v) - 0.5)
+    features = torch.cat([u, v, (u - v).abs(), u * v, cosine[:, None]], dim=1)
+    head = predictor.heads["near"]
+    expected = (features @ tensors["near.weight"].T + tensors["near.bias"])[:, 0] * head.std + head.mean
+    found = torch.tensor([answer["score"] for answer in predictor.predict(rows(), task="near")])
     assert torch.allclose(found, expected, atol=1e-5)
 
 

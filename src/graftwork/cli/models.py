@@ -34,7 +34,7 @@ def show(
         raise DataError("--png draws the map of one model; leave it out with --diagnose or several folders.")
     from graftwork.models.files import FILES, model_folder, read_structure
 
-    wanted = (FILES.structure, FILES.report) if diagnose else (FILES.structure,)
+    wanted = (FILES.structure, FILES.report if diagnose else FILES.tasks)
     places = {folder: model_folder(folder, revision, needed=wanted) for folder in folders}
     if diagnose:
         _show_diagnoses(places, as_json)
@@ -53,6 +53,17 @@ def show(
         if len(folders) > 1:
             Console().print(str(folder), style="bold", markup=False, highlight=False)
         Console().print(structure_table(structure))
+        alone = _read_alone(places[folder] / FILES.tasks)
+        if alone:
+            Console().print(f"two texts, each read alone: {', '.join(alone)}", markup=False, highlight=False)
+
+
+def _read_alone(path: Path) -> list[str]:
+    """The tasks that read their two texts separately; none without the file, which says what tasks are."""
+    from graftwork.files.reading import read_json
+
+    tasks = read_json(path)["tasks"] if path.is_file() else []
+    return [task["name"] for task in tasks if task.get("pairs") == "separate"]
 
 
 def _show_diagnoses(folders: Mapping[Path, Path], as_json: bool) -> None:

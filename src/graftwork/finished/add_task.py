@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from graftwork.advice import again, called
 from graftwork.data.classes import class_notes
-from graftwork.data.pairs.second import SECOND, SECOND_IDS
+from graftwork.data.pairs.second import SECOND_IDS, with_itself
 from graftwork.data.tokens import collate
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
 from graftwork.errors import ConfigError, DivergenceError
@@ -237,9 +237,9 @@ class _Addition:
         tokens = self.prepared.tokens["validation"]
         batch = collate(self.prepared.tokenizer)([tokens[i] for i in range(min(CHECKED_ROWS, len(tokens)))])
         del batch["labels"]
-        if self.model.heads.reads_separately and SECOND_IDS not in batch:
-            batch |= {f"{SECOND}{name}": value for name, value in batch.items() if name != "graft_rows"}
         count = len(batch.pop("graft_rows"))
+        if self.model.heads.reads_separately and SECOND_IDS not in batch:
+            batch = with_itself(batch)
         routes = [torch.full((count,), task) for task in range(self.older)]
         routes.append(torch.arange(count) % self.older)
         with torch.no_grad():

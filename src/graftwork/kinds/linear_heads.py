@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from graftwork.errors import CheckpointError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.losses import LOSSES, of_kind
-from graftwork.kinds.pairs.features import PARTS
+from graftwork.kinds.pairs.features import pair_width
 from graftwork.kinds.registry import KINDS
 
 __all__ = ["TaskHeads"]
@@ -30,8 +30,10 @@ class TaskHeads(nn.Module):
     If a task has targets per token, logits are [rows, 1 + positions, C]: the first of a row is that of the
     pooled row, the others are those of its tokens, and minus infinity where a task has none.
 
-    A task that reads its two texts separately has further weights, `pair_weight` [such tasks, C, 3 d], for
-    what the vectors of both give beside the first (`graftwork.kinds.pairs.features.pair_parts`).
+    A task that reads its two texts separately has more weights, `pair_weight` [such tasks, C, 3 d + 1], for
+    what the vectors of both give beside the first (`graftwork.kinds.pairs.features.pair_parts`), and for
+    their cosine. Only heads of numbers use the cosine, and start as it: so a similarity needs not be learned
+    anew.
 
     Args:
         heads: the tasks.
@@ -50,9 +52,19 @@ class TaskHeads(nn.Module):
         separate = torch.tensor([head.separate for head in heads])
         self.reads_separately = bool(separate.any())
         self.pair_weight: nn.Parameter | None = None
+        self.pair_used: Tensor
         if self.reads_separately:
-            shape = (*own[separate].shape, (PARTS - 1) * width)
-            self.pair_weight = nn.Parameter(torch.randn(shape) * 0.02 * own[separate].unsqueeze(-1))
+            values = torch.randn(*own[separate].shape, pair_width(width)) * 0.02 * own[separate].unsqueeze(-1)
+            used = torch.ones(len(values), 1, pair_width(width))
+            for place, head in enumerate(head for head in heads if head.separate):
+                if KINDS[head.kind].similarity:  # it starts as the cosine
+                    self.weight.data[self.heads.index(head)] = 0.0
+                    values[place] = 0.0
+                    values[place, :, -1] = 1.0
+                else:
+                    used[place, :, -1] = 0.0
+            self.pair_weight = nn.Parameter(values * used)
+            self.register_buffer("pair_used", used, persistent=False)
         self.separate: Tensor
         self.pair_index: Tensor
         self.register_buffer("separate", separate, persistent=False)
@@ -117,7 +129,7 @@ class TaskHeads(nn.Module):
         for size in self._distinct:
             part = torch.einsum("bd,bcd->bc", x, self.weight[rows, :size]) + self.bias[rows, :size]
             if pairs is not None and self.pair_weight is not None:
-                weight = self.pair_weight[self.pair_index[rows], :size]
+                weight = (self.pair_weight * self.pair_used)[self.pair_index[rows], :size]
                 part = part + torch.einsum("bd,bcd->bc", pairs, weight)
             padded = F.pad(part.float(), (0, largest - size), value=float("-inf"))
             logits = torch.where((self.sizes[rows] == size).unsqueeze(1), padded, logits)
@@ -139,7 +151,7 @@ class TaskHeads(nn.Module):
         low = float("-inf")
         logits = torch.einsum("rtd,tcd->rtc", x[place], self.weight) + self.bias
         if pairs is not None and self.pair_weight is not None:
-            more = torch.einsum("rsd,scd->rsc", pairs, self.pair_weight)
+            more = torch.einsum("rsd,scd->rsc", pairs, self.pair_weight * self.pair_used)
             logits = logits.index_add(1, self.separate.nonzero().squeeze(1), more)
         beyond = torch.arange(self.weight.shape[1], device=x.device) >= self.sizes[:, None]
         logits = logits.float().masked_fill(beyond, low)
@@ -179,17 +191,13 @@ class TaskHeads(nn.Module):
 
     def count(self) -> int:
         """Parameters of all heads, without the padding."""
-        width = self.weight.shape[-1]
-        return sum(
-            head.size * ((PARTS if head.separate else 1) * width + 1)
-            for head in self.heads
-            if not head.written
-        )
+        return sum(value.numel() for value in self.export().values())
 
     def export(self) -> dict[str, Tensor]:
         """`<task>.weight` [C_t, d] and `<task>.bias` [C_t] for every task, without the padding.
 
-        The weight of a task that reads its texts separately is [C_t, 4 d], for `[u, v, |u - v|, u * v]`.
+        The weight of a task that reads its texts separately is [C_t, 4 d], for `[u, v, |u - v|, u * v]`; that
+        of a number has one more, for the scaled cosine.
         """
         tensors = {}
         for index, head in enumerate(self.heads):
@@ -230,7 +238,8 @@ class TaskHeads(nn.Module):
         """The weights of a task, without the padding: of its row, and of a pair of vectors."""
         parts = [self.weight[index, : head.size]]
         if head.separate and self.pair_weight is not None:
-            parts.append(self.pair_weight[int(self.pair_index[index]), : head.size])
+            width = self.pair_weight.shape[-1] - (not KINDS[head.kind].similarity)
+            parts.append(self.pair_weight[int(self.pair_index[index]), : head.size, :width])
         return parts
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graftwork.data.asked_rows import RowLike, check_row, encode_rows, fields_of, lacking, texts_of
-from graftwork.data.pairs.second import sequences
+from graftwork.data.pairs.second import sequences, texts_as_tokens
 from graftwork.data.tokens import pad, row_length
 from graftwork.distributed.notes import note_once
 from graftwork.edges import forward_errors
@@ -114,8 +114,13 @@ class Question:
     words: Sequence[Word] | None
 
     def __len__(self) -> int:
-        """Tokens; an image counts as one."""
+        """Tokens of its longer text, to which a pass is padded; an image counts as one."""
         return row_length(self.tokens)
+
+    @property
+    def size(self) -> int:
+        """Tokens of all its sequences."""
+        return len(self) if sequences(self.tokens) == 1 else sum(map(len, texts_as_tokens(self.tokens)))
 
 
 def ask(

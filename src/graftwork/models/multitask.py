@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from graftwork.errors import ConfigError, DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.linear_heads import TaskHeads
-from graftwork.kinds.pairs.features import PARTS
+from graftwork.kinds.pairs.features import pair_width
 from graftwork.models.first_pass import measured_width
 from graftwork.models.pairs.second import SecondTexts, split_second
 from graftwork.models.pooling import Pooling, pool
@@ -164,19 +164,17 @@ class MultiTaskModel(nn.Module):
         if mask is None:
             mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         dtype = self.heads.weight.dtype
-        pooled = self.dropout(pool(hidden, mask, self.pooling)).to(dtype)
+        whole = pool(hidden, mask, self.pooling)
+        pooled = self.dropout(whole).to(dtype)
         tokens = self.dropout(hidden[:rows]).to(dtype) if self.heads.tags_tokens else None
-        logits = self.heads(pooled[:rows], graft_rows, tokens, self._pairs(pooled, rows, texts))
+        pairs = None
+        if texts is not None:
+            pairs = texts.features(pooled, whole.to(dtype))
+        elif self.heads.reads_separately:  # processes that train together need the gradient of every weight
+            pairs = pooled.new_zeros(rows, pair_width(pooled.shape[1]))
+        logits = self.heads(pooled[:rows], graft_rows, tokens, pairs)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
-
-    def _pairs(self, pooled: Tensor, rows: int, texts: SecondTexts | None) -> Tensor | None:
-        """What heads see of second texts; None if no task reads its texts separately."""
-        if not self.heads.reads_separately:
-            return None
-        if texts is None:  # processes that train together need the gradient of every weight
-            return pooled.new_zeros(rows, (PARTS - 1) * pooled.shape[1])
-        return texts.features(pooled)
 
     def forward_all(
         self,

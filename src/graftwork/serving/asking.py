@@ -44,7 +44,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         """Count the tokens."""
-        object.__setattr__(self, "tokens", sum(len(question) for _, question in self.questions))
+        object.__setattr__(self, "tokens", sum(question.size for _, question in self.questions))
 
     def described(self, said: Said) -> list[dict[str, Any]]:
         """The answers to every row, by task, in the order of the tasks.

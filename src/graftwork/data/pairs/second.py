@@ -26,7 +26,9 @@ __all__ = [
     "pad_both",
     "separate_modes",
     "sequences",
+    "texts_as_tokens",
     "two_lengths",
+    "with_itself",
 ]
 
 SECOND = "second_"
@@ -49,6 +51,11 @@ def add_empty_(columns: dict[str, list[Any]]) -> None:
 def sequences(row: Mapping[str, Any]) -> int:
     """How many sequences a row is."""
     return 2 if len(row.get(SECOND_IDS, ())) else 1
+
+
+def texts_as_tokens(row: Mapping[str, Any]) -> tuple[Sequence[int], ...]:
+    """The tokens of each sequence of a row."""
+    return (row["input_ids"], row[SECOND_IDS]) if sequences(row) == 2 else (row["input_ids"],)
 
 
 def two_lengths(dataset: Dataset, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -84,6 +91,11 @@ def pad_both(
     return {name: values[:rows] for name, values in padded.items()} | {
         f"{SECOND}{name}": values[rows:] for name, values in padded.items()
     }
+
+
+def with_itself(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Padded rows of one sequence, each as its own second text, for passes that need some text there."""
+    return {**batch, **{f"{SECOND}{name}": values for name, values in batch.items()}}
 
 
 def separate_modes(heads: Sequence[TaskHead]) -> list[list[str]]:

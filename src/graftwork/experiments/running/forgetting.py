@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from graftwork.data.images.reader import ImageReader
+from graftwork.data.pairs.second import with_itself
 from graftwork.data.tokens import encode, pad, row_lengths
 from graftwork.models.pooling import embed, pool
 
@@ -77,6 +78,7 @@ def forgetting(
     rows = [{name: tokens[name][i] for name in tokens} for i in range(len(before))]
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in pad(prepared.tokenizer, rows).items()}
+    given = with_itself(batch) if model.heads.reads_separately else batch
     hidden: list[torch.Tensor] = []
 
     def take(module: torch.nn.Module, inputs: Any, output: Any) -> None:
@@ -89,8 +91,10 @@ def forgetting(
     try:
         with torch.inference_mode():
             for task in range(len(model.heads.heads)):
-                model(**batch, graft_rows=torch.full((len(rows),), task, device=device))
-                after = pool(hidden[0], batch["attention_mask"], model.pooling).float().cpu().numpy()
+                model(**given, graft_rows=torch.full((len(rows),), task, device=device))
+                after = (
+                    pool(hidden[0][: len(rows)], batch["attention_mask"], model.pooling).float().cpu().numpy()
+                )
                 lost.append(lost_similarity(before, after))
     finally:
         hook.remove()

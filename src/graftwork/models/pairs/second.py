@@ -1,8 +1,8 @@
 """Second texts as further rows of a batch: one pass reads them with the first; their vectors meet after it.
 
 second = SecondTexts.of(inputs, separate, heads)  # which rows have one
-hidden = backbone(**second.joined(inputs))  # [rows + second texts, positions, d]
-pairs = second.features(pool(hidden, mask))  # [rows, 3 d]
+hidden = backbone(**second.joined(inputs))  # [rows + second texts, positions, d], pooled to vectors
+pairs = second.features(dropout(vectors), vectors)  # [rows, 3 d + 1]
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from graftwork.data.pairs.second import SECOND
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
-from graftwork.kinds.pairs.features import pair_parts
+from graftwork.kinds.pairs.features import pair_parts, scaled
 
 __all__ = ["SecondTexts", "split_second"]
 
@@ -119,14 +120,18 @@ class SecondTexts:
                 )
         return {name: torch.cat([value, self.inputs[name][self.owner]]) for name, value in first.items()}
 
-    def features(self, pooled: Float[Tensor, "sequences d"]) -> Float[Tensor, "rows features"]:
+    def features(
+        self, pooled: Float[Tensor, "sequences d"], whole: Float[Tensor, "sequences d"]
+    ) -> Float[Tensor, "rows features"]:
         """What the vectors of both texts give beside that of the first; zeros for rows without a second.
 
         Args:
             pooled: the vectors of the rows, and below them those of the second texts.
+            whole: the same before dropout, which would make every cosine smaller.
         """
         rows = self.separate.shape[0]
-        return self._spread(pooled[:rows][self.owner], pooled[rows:])
+        parts = pair_parts(pooled[:rows][self.owner], pooled[rows:])[1:]
+        return self._spread(parts, whole[:rows][self.owner], whole[rows:])
 
     def features_of_all(
         self,
@@ -143,12 +148,17 @@ class SecondTexts:
         """
         rows, own = self.separate.shape[0], separate.nonzero().squeeze(1)
         found = pooled[place[:, own]]
-        return self._spread(found[:rows][self.owner], found[rows:])
+        u, v = found[:rows][self.owner], found[rows:]
+        return self._spread(pair_parts(u, v)[1:], u, v)
 
     def _spread(
-        self, u: Float[Tensor, "second *tasks d"], v: Float[Tensor, "second *tasks d"]
+        self,
+        parts: Sequence[Float[Tensor, "second *tasks d"]],
+        u: Float[Tensor, "second *tasks d"],
+        v: Float[Tensor, "second *tasks d"],
     ) -> Float[Tensor, "rows *tasks features"]:
-        """What two vectors give, at the place of their row."""
-        found = torch.cat(pair_parts(u, v)[1:], dim=-1)
+        """The parts and the cosine of u and v, at the place of their row."""
+        cosine = scaled(F.cosine_similarity(u.float(), v.float(), dim=-1)).to(u.dtype)
+        found = torch.cat([*parts, cosine.unsqueeze(-1)], dim=-1)
         spread = found.new_zeros(self.separate.shape[0], *found.shape[1:]).index_copy(0, self.owner, found)
         return torch.where(self.separate.view(-1, *[1] * (found.dim() - 1)), spread, 0.0)
