@@ -18,7 +18,7 @@ from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scoring.tags import Tagged, Word, of_row
-from graftwork.messages import listed
+from graftwork.messages import listed, shown
 from graftwork.trunk.trunk import find_trunk
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "ask",
     "branching_pass",
     "find_tree",
+    "heads_named",
     "leaves",
     "read_row",
     "routed_pass",
@@ -59,6 +60,22 @@ class AskedRow:
     kept: dict[str, Any]
     questions: Sequence[tuple[tuple[str, ...], list[TaskHead]]]
     skipped: dict[str, str]
+
+
+def heads_named(heads: Mapping[str, TaskHead], names: Sequence[str] | None) -> list[TaskHead]:
+    """The tasks of these names, default all.
+
+    Raises:
+        DataError: there are no names, or one is unknown.
+    """
+    if names is None:
+        return list(heads.values())
+    if isinstance(names, str) or not names:
+        raise DataError(f"tasks is {shown(names)}; give a list of names ({', '.join(heads)}).")
+    unknown = [name for name in names if name not in heads]
+    if unknown:
+        raise DataError(f"unknown task {shown(unknown[0])}; the model has {', '.join(heads)}.")
+    return [heads[name] for name in dict.fromkeys(names)]
 
 
 def read_row(

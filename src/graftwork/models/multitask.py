@@ -158,13 +158,8 @@ class MultiTaskModel(nn.Module):
         if texts is not None:
             inputs = texts.joined(inputs)
             tasks = torch.cat([graft_rows, graft_rows[texts.owner]])
-        routing = {} if self.rows_keyword is None else {self.rows_keyword: tasks}
-        hidden = self.backbone(**inputs, **routing).last_hidden_state
-        mask = inputs.get("attention_mask")
-        if mask is None:
-            mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        hidden, whole = self._read(inputs, tasks)
         dtype = self.heads.weight.dtype
-        whole = pool(hidden, mask, self.pooling)
         pooled = self.dropout(whole).to(dtype)
         tokens = self.dropout(hidden[:rows]).to(dtype) if self.heads.tags_tokens else None
         pairs = None
@@ -175,6 +170,26 @@ class MultiTaskModel(nn.Module):
         logits = self.heads(pooled[:rows], graft_rows, tokens, pairs)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def vectors(
+        self, inputs: Mapping[str, Tensor], graft_rows: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows d"]:
+        """The pooled vectors of rows of one sequence each, along the paths of their tasks.
+
+        Args:
+            inputs: of the backbone.
+            graft_rows: index of every row's task.
+        """
+        return self._read(inputs, graft_rows)[1]
+
+    def _read(self, inputs: Mapping[str, Tensor], tasks: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states of a batch, and its pooled vectors."""
+        routing = {} if self.rows_keyword is None else {self.rows_keyword: tasks}
+        hidden: Tensor = self.backbone(**inputs, **routing).last_hidden_state
+        mask = inputs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        return hidden, pool(hidden, mask, self.pooling)
 
     def forward_all(
         self,
