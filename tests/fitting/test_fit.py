@@ -71,7 +71,7 @@ def test_learns_the_easy_task(run: tuple[Path, dict[str, Any]]) -> None:
 def test_only_safetensors_and_text_on_disk(run: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = run
     suffixes = {path.suffix for path in (folder / "out").rglob("*") if path.is_file()}
-    assert suffixes <= {".safetensors", ".json", ".yaml", ".png", ".md"}
+    assert suffixes <= {".safetensors", ".json", ".yaml", ".png", ".md", ".html"}
     assert not (folder / "out.partial").exists()
     assert not list(folder.glob(".out*"))
 

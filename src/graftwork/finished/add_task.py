@@ -29,6 +29,7 @@ from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
 from graftwork.models.outputs import forward_rows
 from graftwork.noise.applying import noisy_model
+from graftwork.pages.fit_page import write_page
 from graftwork.progress import phase
 from graftwork.recipe.length import described_length, settle_length
 from graftwork.recipe.loading import load_recipe, recipe_to_yaml
@@ -173,6 +174,7 @@ def _add_task(
             recipe=recipe_to_yaml(merged, output),
             report=report,
         )
+        write_page(staged, output)
     print_addition(report, run.data.head.name, console, output)
     return report
 

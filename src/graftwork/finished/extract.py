@@ -14,6 +14,7 @@ from graftwork.models.files import FILES, local_parts
 from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
 from graftwork.models.multitask import MultiTaskModel, select_tasks_
+from graftwork.pages.fit_page import write_page
 from graftwork.recipe.moving import moved_recipe
 from graftwork.search.discretise import structure_of
 from graftwork.structure.structure import Structure
@@ -104,4 +105,5 @@ def write_tasks(
             else None,
             report=values,
         )
+        write_page(staged, output)
     return cut

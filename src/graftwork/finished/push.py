@@ -84,7 +84,7 @@ def push(
     if not card.is_file() or is_replaceable(card.read_text(encoding="utf-8", errors="replace")):
         files[FILES.card] = signed(card_of(folder, repo.partition("/")[2], repo))
     sizes = {name: _size(files[name]) for name in sorted(files)}
-    left_out = sorted(path.name for path in folder.iterdir() if path.name not in files)
+    left_out = sorted(path.name for path in folder.iterdir() if path.name not in {*files, FILES.page})
     for text in _notes(folder):
         note(text)
     url = None

@@ -32,6 +32,8 @@ from graftwork.models.backbone import load_backbone
 from graftwork.models.causal.model import make_model
 from graftwork.models.folder import write_model
 from graftwork.noise.state import NoiseState
+from graftwork.pages.fit_page import write_page
+from graftwork.pages.history import curves
 from graftwork.progress import Phase, phase
 from graftwork.recipe.length import described_length, settle_length
 from graftwork.recipe.loading import recipe_to_yaml
@@ -322,12 +324,13 @@ class Session:
             diagnosis=diagnosis,
         )
         report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
-        report |= ({"pairs": self.pairs} if self.pairs else {}) | self.origin | self.further
+        report |= {"curves": curves(run.trainer.state.log_history)} | self.origin | self.further
+        report |= {"pairs": self.pairs} if self.pairs else {}
         report |= cost_figures(model, structure, self.budget)
         report |= further
         place = user_path(recipe.output)
         with (
-            phase(self.console, "write", "weights, report and picture"),
+            phase(self.console, "write", "weights, report and page"),
             staged_folder(output, overwrite=overwrite) as folder,
         ):
             report = write_model(
@@ -341,4 +344,5 @@ class Session:
                 report=report,
                 picture=True,
             )
+            write_page(folder, place)
         return report, structure

@@ -20,6 +20,7 @@ __all__ = [
     "Loading",
     "Parts",
     "card_of",
+    "facts_of",
     "local_parts",
     "model_folder",
     "read_report",
@@ -56,6 +57,7 @@ class _Files:
     picture: str = "structure.png"
     recipe: str = "recipe.yaml"
     card: str = "README.md"
+    page: str = "index.html"
 
 
 FILES = _Files()
@@ -167,21 +169,33 @@ def card_of(folder: Path, name: str, repo: str | None = None) -> str:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
+    return model_card(facts_of(folder, name, repo))
+
+
+def facts_of(folder: Path, name: str, repo: str | None = None) -> ModelFacts:
+    """What is said of a finished model, on its card and its page, from the files of its folder.
+
+    Args:
+        folder: the model.
+        name: of the model.
+        repo: `user/model`, if it is or will be on the hub.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
     try:
         described = read_json(folder / FILES.tasks)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{folder / FILES.tasks} is damaged: {type(error).__name__}: {error}."
         ) from error
-    return model_card(
-        ModelFacts(
-            name=name,
-            described=described,
-            structure=read_structure(folder),
-            report=read_report(folder),
-            picture=FILES.picture if (folder / FILES.picture).is_file() else None,
-            repo=repo,
-        )
+    return ModelFacts(
+        name=name,
+        described=described,
+        structure=read_structure(folder),
+        report=read_report(folder),
+        picture=FILES.picture if (folder / FILES.picture).is_file() else None,
+        repo=repo,
     )
 
 

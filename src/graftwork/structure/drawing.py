@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from graftwork.structure.structure import Structure
 
-__all__ = ["structure_png", "structure_table"]
+__all__ = ["Kind", "kinds_of", "structure_png", "structure_table"]
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 """The index of a layer in the name of a site."""
@@ -35,7 +35,7 @@ _LETTER = 0.078
 
 
 @dataclass(frozen=True)
-class _Kind:
+class Kind:
     """Sites of the same name in different layers."""
 
     label: str
@@ -54,7 +54,7 @@ def structure_table(structure: Structure) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    kinds = _kinds(structure)
+    kinds = kinds_of(structure)
     table = Table(title="open adapters per task, site and layer", title_justify="left", box=box.SIMPLE_HEAD)
     table.caption, table.caption_justify = _caption(structure), "left"
     table.add_column("task", no_wrap=True, vertical="bottom")
@@ -113,7 +113,7 @@ def structure_png(structure: Structure, path: str | Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _kinds(structure: Structure) -> list[_Kind]:
+def kinds_of(structure: Structure) -> list[Kind]:
     """Group the sites by their name without the index of the layer, in the order of the model."""
     groups: dict[tuple[str, str], list[tuple[int | None, str]]] = {}
     for name in structure.sites:
@@ -125,7 +125,7 @@ def _kinds(structure: Structure) -> list[_Kind]:
             groups.setdefault((name, ""), []).append((None, name))
     endings = [ending for _, ending in groups]
     return [
-        _Kind(
+        Kind(
             label=ending
             if ending and endings.count(ending) == 1
             else f"{start}.*.{ending}"
@@ -137,7 +137,7 @@ def _kinds(structure: Structure) -> list[_Kind]:
     ]
 
 
-def _ruler(structure: Structure, kind: _Kind, header: str = "") -> Text:
+def _ruler(structure: Structure, kind: Kind, header: str = "") -> Text:
     """Layer indices above the cells, every fifth where they stand close."""
     from rich.text import Text
 
@@ -151,7 +151,7 @@ def _ruler(structure: Structure, kind: _Kind, header: str = "") -> Text:
     return Text().append(header, style="bold").append(line.ljust(position - gap), style="dim")
 
 
-def _cells(structure: Structure, kind: _Kind, task: int) -> Text:
+def _cells(structure: Structure, kind: Kind, task: int) -> Text:
     """The number of open adapters of one task at every site of a kind, darker for more."""
     from rich.text import Text
 
@@ -168,7 +168,7 @@ def _cells(structure: Structure, kind: _Kind, task: int) -> Text:
     return text
 
 
-def _gap(kind: _Kind) -> int:
+def _gap(kind: Kind) -> int:
     """Blanks between the cells: none for deep models."""
     return 1 if len(kind.sites) <= 16 else 0
 
@@ -184,7 +184,7 @@ def _caption(structure: Structure) -> str:
     )
 
 
-def _used(structure: Structure, kind: _Kind, task: int) -> int:
+def _used(structure: Structure, kind: Kind, task: int) -> int:
     return sum(structure.sites[name].cost * sum(structure.sites[name].open[task]) for _, name in kind.sites)
 
 
@@ -278,7 +278,7 @@ def _shade(count: int, most: int, *, total: bool) -> tuple[str, str]:
 
 def _layers(structure: Structure) -> list[tuple[str, list[tuple[str, str]]]]:
     """Layers with their sites, as (short label, full name), in the order of the model."""
-    kinds = _kinds(structure)
+    kinds = kinds_of(structure)
     endings = [_ending(kind) for kind in kinds]
     labels = dict(zip(kinds, _short_labels(endings), strict=True))
     place = {name: (kind, layer) for kind in kinds for layer, name in kind.sites}
@@ -305,7 +305,7 @@ def _stack(name: str) -> str:
     return name[: match.start()] if match else ""
 
 
-def _ending(kind: _Kind) -> str:
+def _ending(kind: Kind) -> str:
     """What stands behind the index of the layer, or the whole name."""
     name = kind.sites[0][1]
     match = _LAYER.search(name)

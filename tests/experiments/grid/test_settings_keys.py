@@ -38,7 +38,7 @@ DONE = {
     "search/temperature": (3, 3),
     "search/scale": (14, 14),
     "search/linear": (19, 19),
-    "search/proof": (60, 21),
+    "search/proof": (60, 26),
     "search/single": (6, 6),
     "search/outside": (8, 6),
 }

@@ -42,6 +42,8 @@ def adapter(r: int) -> int:
 
 
 BIASES = LAYERS * (4 * HIDDEN + INNER + HIDDEN + 2 * HIDDEN) + HIDDEN + HIDDEN
+MAPS, MIXED, OWN = 2 * LAYERS, 8 * HIDDEN * (1 + 3), 8 * 8 + 3
+"""Query and value; A and three B of rank 8; what each task has of its own: its matrix and its weights."""
 # trained at most without the heads, stored, active of one task
 SIZES: dict[str, tuple[int, int, int]] = {
     "heads": (0, 0, 0),
@@ -52,6 +54,8 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "ia3": (LAYERS * (2 * HIDDEN + HIDDEN + INNER),) * 3,
     "prefix": (20 * LAYERS * 2 * HIDDEN,) * 3,
     "poly": (2 * LAYERS * (4 * 4 * 2 * HIDDEN + TASKS * 4),) * 3,
+    "mtl_lora": (MAPS * (MIXED + TASKS * OWN), MAPS * (MIXED + TASKS * OWN), MAPS * (MIXED + OWN)),
+    "hydra_lora": (MAPS * (MIXED + 3 * HIDDEN),) * 3,
     "adapters": (SITES * adapter(8),) * 3,
     "adapters_ffn": (LAYERS * adapter(16),) * 3,
     "adapter_drop": (SITES // 2 * adapter(8),) * 3,
@@ -118,7 +122,9 @@ def test_graft_equals_fit(make_grid: MakeGrid, tmp_path_factory: pytest.TempPath
         assert result["tasks"][name]["test"] == pytest.approx(task["test"], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["lora", "adapters", "private", "poly", "gumbel_switch", "adalora"])
+@pytest.mark.parametrize(
+    "name", ["lora", "adapters", "private", "poly", "gumbel_switch", "adalora", "mtl_lora", "hydra_lora"]
+)
 def test_a_budget_sets_the_rank(name: str, make_grid: MakeGrid) -> None:
     result = run_trial(single_run(make_grid(methods=[name], vary={"budget": ["30%"]})))
     assert 0.1 * BACKBONE < result["parameters"]["stored"] <= 0.3 * BACKBONE or name == "gumbel_switch"
@@ -310,7 +316,7 @@ def pairs_grid(make_grid: MakeGrid, toy: Any, pairs: str, **changes: Any) -> Gri
     return make_grid(tasks=tasks, **changes)
 
 
-@pytest.mark.parametrize("name", ["lora", "poly", "prefix", "adapter_fusion", "graft"])
+@pytest.mark.parametrize("name", ["lora", "poly", "mtl_lora", "prefix", "adapter_fusion", "graft"])
 def test_every_engine_reads_the_texts_of_a_pair_separately(name: str, make_grid: MakeGrid, toy: Any) -> None:
     result = run_trial(single_run(pairs_grid(make_grid, toy, "separate", methods=[name])))
     assert result["parameters"]["heads"] == 2 * 33 + 2 * (4 * 32 + 1) + 33
@@ -330,3 +336,29 @@ def test_a_trial_finds_out_how_to_read_pairs(make_grid: MakeGrid, toy: Any) -> N
     assert {name: task["test"] for name, task in found["auto"]["tasks"].items()} == {
         name: task["test"] for name, task in same["tasks"].items()
     }
+
+
+def test_dora_and_pissa_are_those_of_peft(toy: Any) -> None:
+    plain, _ = adapt("lora", toy, r=2)
+    dora, adapted = adapt("lora", toy, r=2, dora=True)
+    layers = [module for module in dora.modules() if isinstance(module, LoraLayer)]
+    assert all(layer.use_dora["default"] for layer in layers)
+    trained = sum(p.numel() for p in adapted.backbone.parameters() if p.requires_grad)
+    magnitudes = sum(layer.out_features for layer in layers)
+    lora = sum(p.numel() for p in plain.backbone.parameters() if p.requires_grad)
+    assert trained == lora + magnitudes
+    pissa, _ = adapt("lora", toy, r=2, start="pissa")
+    (layer, *_), (other, *_) = (
+        [module for module in model.modules() if isinstance(module, LoraLayer)] for model in (pissa, plain)
+    )
+    assert layer.lora_B["default"].weight.abs().max() > 0
+    before, after = other.base_layer.weight, layer.base_layer.weight + layer.get_delta_weight("default")
+    assert not torch.equal(before, layer.base_layer.weight)
+    torch.testing.assert_close(after, before)
+
+
+def test_settings_of_lora_that_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match="leave one out"):
+        METHODS["lora"](budget=0.1, fill=True, dora=True)
+    with pytest.raises(ConfigError, match="allowed: default, pissa"):
+        METHODS["lora"](start="olora")

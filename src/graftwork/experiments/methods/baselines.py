@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from peft import (
     IA3Config,
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from graftwork.errors import ConfigError
 from graftwork.experiments.methods.method import Adapted, Setup, count, described, rank_within
 from graftwork.files.later import LATER
+from graftwork.messages import shown
 from graftwork.recipe.shares import SHARE
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ class Lora:
     """Parameters as a fraction of the backbone's: sets the rank."""
     rslora: bool = field(default=False, metadata=LATER)
     """Scale is alpha / sqrt(r). Source: Kalajdzievski 2023."""
+    dora: bool = field(default=False, metadata=LATER)
+    """Direction by LoRA, magnitude of every output learned apart (arXiv 2402.09353)."""
+    start: Literal["default", "pissa"] = field(default="default", metadata=LATER)
+    """`pissa`: both maps start with the principal directions of the weight, which keeps the rest (arXiv
+    2404.02948)."""
     fill: bool = field(default=False, metadata=LATER)
     """Use the whole budget: some modules have a rank of one more, spread over all of them; below rank 1
     everywhere, some have none."""
@@ -129,10 +135,14 @@ class Lora:
         """Check what is to be filled.
 
         Raises:
-            ConfigError: there is no budget to fill.
+            ConfigError: there is no budget to fill, or what fills it is unknown.
         """
         if self.fill and self.budget is None:
             raise ConfigError("fill=true needs a budget, which it fills; give one, or leave fill out.")
+        if self.fill and self.dora:
+            raise ConfigError("fill=true cannot fill a budget with dora=true; leave one out.")
+        if self.start not in ("default", "pissa"):
+            raise ConfigError(f"start={shown(self.start)} is unknown; allowed: default, pissa.")
 
     def _build(self, backbone: PreTrainedModel, r: int, ranks: Mapping[str, int] | None = None) -> nn.Module:
         patterns = {re.escape(name): rank for name, rank in (ranks or {}).items()}
@@ -144,6 +154,8 @@ class Lora:
             rank_pattern=patterns,
             alpha_pattern={name: self._alpha(rank) for name, rank in patterns.items()},
             use_rslora=self.rslora,
+            use_dora=self.dora,
+            init_lora_weights=True if self.start == "default" else self.start,
             task_type=TaskType.FEATURE_EXTRACTION,
         )
         return wrap(config, backbone)

@@ -18,6 +18,7 @@ from graftwork.experiments.methods.grafts import (
     RandomStructure,
     Shared,
 )
+from graftwork.experiments.methods.mixed_lora import HydraLora, MtlLora
 from graftwork.messages import did_you_mean
 
 __all__ = ["METHODS", "method_class"]
@@ -32,6 +33,8 @@ _ALL: tuple[type[Any], ...] = (
     Prefix,
     Poly,
     AdaLora,
+    MtlLora,
+    HydraLora,
     AdapterFusion,
     GumbelSwitch,
     Graft,

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graftwork.experiments.report import canvas
-from graftwork.experiments.report.canvas import BAD, FAINT, GOOD, INK, PAPER, SCORE, Look, Picture
 from graftwork.experiments.report.curves import Curve, Line
+from graftwork.experiments.report.tables import TIMES
 from graftwork.experiments.results.collect import Comparison, Group
 from graftwork.experiments.results.statistics import Difference, Interval, interval_of_mean, pareto_front
+from graftwork.pages import canvas
+from graftwork.pages.canvas import BAD, FAINT, GOOD, INK, PAPER, Look, Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["draw_curve", "draw_differences", "draw_pareto"]
+
+SCORE = f"suite mean (test, {TIMES} 100)"
+"""What the axis of scores says."""
 
 
 def _short(text: str, limit: int = 44) -> str:

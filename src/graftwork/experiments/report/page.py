@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from graftwork.experiments.report.canvas import Picture
 from graftwork.experiments.report.tables import MINUS, TIMES, escape, markdown
 from graftwork.experiments.results.statistics import LEVEL, RESAMPLES, SEED
+from graftwork.pages.canvas import Picture
+from graftwork.pages.filling import environment, style
 
 __all__ = ["PAGE", "TEXT", "reading", "render"]
 
@@ -43,15 +43,10 @@ def reading() -> tuple[str, ...]:
 
 def render(context: Mapping[str, Any], folder: Path) -> None:
     """Write the page and the text into a folder."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    files = resources.files("graftwork.experiments.report") / "templates"
-    loader = FunctionLoader(lambda name: (files / name).read_text(encoding="utf-8"))
-    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    style = (files / "report.css").read_text(encoding="utf-8")
-    html = page.get_template("report.html.j2").render(**context, style=style)
+    own = "graftwork.experiments.report"
+    html = environment(own).get_template("report.html.j2").render(**context, style=style())
     (folder / PAGE).write_text(html, encoding="utf-8")
-    text = Environment(loader=loader, autoescape=False, undefined=StrictUndefined, trim_blocks=True)
+    text = environment(own, markup=False)
     text.filters.update(plain=escape, table=markdown, picture=_markdown_picture)
     lines = text.get_template("report.md.j2").render(**context).splitlines()
     kept = [line for i, line in enumerate(lines) if line.strip() or (i and lines[i - 1].strip())]

@@ -13,7 +13,6 @@ from typing import Any
 
 from graftwork.errors import DataError, GraftworkError
 from graftwork.experiments.report.below import below_probe, below_reference
-from graftwork.experiments.report.canvas import Look, Picture, looks
 from graftwork.experiments.report.costs import (
     active_table,
     cost_table,
@@ -25,6 +24,7 @@ from graftwork.experiments.report.costs import (
 from graftwork.experiments.report.curves import curves
 from graftwork.experiments.report.figures import draw_curve, draw_differences, draw_pareto
 from graftwork.experiments.report.ignore import ignored_table, ignoring
+from graftwork.experiments.report.lead import lead
 from graftwork.experiments.report.page import PAGE, TEXT, reading, render
 from graftwork.experiments.report.stale import current_runs, stale_table
 from graftwork.experiments.report.tables import Table, difference_table, facts, score_table, seed_list
@@ -33,6 +33,7 @@ from graftwork.experiments.results.collect import Comparison, Result, agreed, co
 from graftwork.experiments.results.joined import join_tasks
 from graftwork.experiments.results.names import short_names
 from graftwork.experiments.results.statistics import Difference, difference, references
+from graftwork.pages.canvas import Look, Picture, looks
 from graftwork.structure.drawing import structure_png
 from graftwork.structure.structure import Structure
 
@@ -157,7 +158,10 @@ def _write(runs: Sequence[Result], reference: str, ignore: Sequence[str], folder
     for picture in (*(picture for part in parts for picture in part.pictures), *drawn):
         (folder / f"figures/{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
         (folder / f"figures/{picture.name}.png").write_bytes(picture.png)
-    verdict = judge(comparisons)
+    verdict, first = judge(comparisons), lead(comparisons)
+    if first is not None and verdict is not None:
+        first = replace(first, evidence=(*first.evidence, f"{verdict.headline}.", *verdict.evidence))
+    verdict = first or verdict
     tuning = tuning_table(compare([run for run in runs if run.data["purpose"] == "tune"]))
     faults = fault_table(comparisons)
     others = [
@@ -190,7 +194,7 @@ def _write(runs: Sequence[Result], reference: str, ignore: Sequence[str], folder
         if verdict
         else _count(len(methods), "method") + " on " + _count(len(tasks), "task"),
         "evidence": (*(verdict.evidence if verdict else ()), *below),
-        "tone": "" if verdict is None else "good" if verdict.good else "bad",
+        "tone": "" if verdict is None else verdict.tone,
         "tiles": _tiles(runs, comparisons, reference),
         "parts": parts,
         "curves": drawn,

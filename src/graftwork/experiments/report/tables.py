@@ -12,6 +12,7 @@ from graftwork.experiments.results.collect import Comparison, Group
 from graftwork.experiments.results.statistics import Difference, Interval, deviation
 
 __all__ = [
+    "FEW",
     "Cell",
     "Column",
     "Table",
@@ -27,6 +28,8 @@ __all__ = [
 MINUS, TIMES, DASH = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 NONE = DASH
 """What a missing number looks like."""
+FEW = 5
+"""Pairs of seeds from which a difference is called one, and is coloured."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def difference_table(comparison: Comparison, differences: Sequence[Difference]) 
     rows = []
     for each in differences:
         tone = {"better": "good", "worse": "bad"}.get(each.verdict, "quiet")
+        tone = tone if len(each.seeds) >= FEW else "quiet"
         count = Cell(str(len(each.seeds)), seed_list(each.seeds) if each.seeds else "no common seed")
         mean = Cell(NONE, tone="missing") if each.mean is None else Cell(gap(each.mean), tone=tone)
         cells = [Cell(each.group.title), mean, Cell(span(each.interval))]
@@ -189,6 +193,7 @@ def _task_difference(each: Difference, task: str) -> Cell:
     if count != len(each.seeds):
         note += f", {count} pair{'s' * (count != 1)}"
     tone = "" if interval is None else "good" if interval.low > 0 else "bad" if interval.high < 0 else ""
+    tone = tone if count >= FEW else ""
     return Cell(gap(mean), note, tone)
 
 

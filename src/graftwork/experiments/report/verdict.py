@@ -1,4 +1,4 @@
-"""The first line of the report: does the learned structure beat the random one?"""
+"""Does the learned structure beat the random one?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from graftwork.experiments.report.tables import gap
 from graftwork.experiments.results.collect import Comparison, Group
 from graftwork.experiments.results.statistics import Difference, comparable, counterpart, difference
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "judge", "learned"]
 
 LEARNED = "graft"
 RANDOM = "random"
@@ -22,11 +22,18 @@ class Verdict:
 
     Attributes:
         good: the learned structure wins everywhere.
+        decided: there are seeds enough to call it so, in colour.
     """
 
     headline: str
     evidence: tuple[str, ...]
     good: bool
+    decided: bool = True
+
+    @property
+    def tone(self) -> str:
+        """For the headline of a page."""
+        return "" if not self.decided else "good" if self.good else "bad"
 
 
 def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
@@ -39,12 +46,12 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict | None:
     counted and named, and decides nothing.
     """
     everything = [group for comparison in comparisons for group in comparison.groups]
-    if not any(map(_learned, everything)) or not any(map(_random, everything)):
+    if not any(map(learned, everything)) or not any(map(_random, everything)):
         return None
     found: list[tuple[Comparison, Difference]] = []
     for comparison in comparisons:
         candidates = [group for group in comparison.groups if _random(group)]
-        for group in filter(_learned, comparison.groups):
+        for group in filter(learned, comparison.groups):
             other = counterpart(group, _most_paired(group, comparable(group, candidates)))
             if other is not None:
                 found.append((comparison, difference(group, other, list(comparison.tasks))))
@@ -76,7 +83,8 @@ def _most_paired(group: Group, candidates: Sequence[Group]) -> list[Group]:
     return [each for each, count in zip(candidates, common, strict=True) if count == max(common)]
 
 
-def _learned(group: Group) -> bool:
+def learned(group: Group) -> bool:
+    """Whether the structure of a group was searched for."""
     settings = [run.data["settings"].get("graft") for run in (*group.runs, *group.failed)]
     fixed = any(isinstance(each, dict) and each.get("gates") == "fixed" for each in settings)
     return group.method == LEARNED and not fixed

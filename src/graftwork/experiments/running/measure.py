@@ -1,4 +1,4 @@
-"""What is measured of a run: peak memory, bytes on disk, curves, the machine."""
+"""What is measured of a run: peak memory, bytes on disk, the machine."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from graftwork.experiments.grid.grid import Trial
     from graftwork.models.multitask import MultiTaskModel
 
-__all__ = ["bytes_on_disk", "cores", "curves", "failure", "host", "peak_memory", "reset_peak_memory"]
-
-CURVES = ("loss", "grad_norm", "learning_rate")
-"""Keys of Trainer's log that result files keep as curves."""
+__all__ = ["bytes_on_disk", "cores", "failure", "host", "peak_memory", "reset_peak_memory"]
 
 
 def cores() -> int:
@@ -61,24 +58,6 @@ def peak_memory() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def curves(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Trainer's log without the clocks."""
-    kept = []
-    for entry in history:
-        values = {
-            name: value
-            for name, value in entry.items()
-            if name in CURVES or name.startswith("graft/") or (name.startswith("eval_") and not _clock(name))
-        }
-        if values:
-            kept.append({"step": int(entry["step"]), **values})
-    return kept
-
-
-def _clock(name: str) -> bool:
-    return name in ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
 def bytes_on_disk(model: MultiTaskModel, stored: Mapping[str, Tensor], folder: Path) -> int:

@@ -24,10 +24,11 @@ from graftwork.experiments.grid.grid import Trial
 from graftwork.experiments.methods.method import Adapted, Setup, count, kept
 from graftwork.experiments.methods.probe import Probe
 from graftwork.experiments.running.forgetting import embed_general, forgetting
-from graftwork.experiments.running.measure import bytes_on_disk, curves
+from graftwork.experiments.running.measure import bytes_on_disk
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.applying import noisy_model
 from graftwork.noise.kinds import Noise
+from graftwork.pages.history import curves
 from graftwork.recipe.length import settle_length, total_steps
 from graftwork.search.callback import StructureCallback
 from graftwork.training.best import KeepBest

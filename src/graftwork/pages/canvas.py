@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, filterwarnings
 
-from graftwork.experiments.report.tables import TIMES
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -50,7 +48,6 @@ _STYLE: Any = {
     "xtick.color": FAINT,
     "ytick.color": FAINT,
 }
-SCORE = f"suite mean (test, {TIMES} 100)"
 Look = tuple[str, str]
 """Colour and marker of a label."""
 
