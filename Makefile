@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.graftwork-installed
 DEVELOPED := $(VENV)/.graftwork-developed
 
 .DEFAULT_GOAL := help
-.PHONY: help install develop quickstart test test-slow test-faults test-fuzz conformance lint types layers check bench
+.PHONY: help install develop quickstart test test-slow test-faults test-fuzz conformance lint types layers docs check bench
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1: /'
@@ -52,7 +52,10 @@ types: $(DEVELOPED)  ## mypy --strict
 layers: $(DEVELOPED)  ## import-linter: which package may import which
 	$(VENV)/bin/lint-imports --no-logo --no-cache
 
-check: lint types layers test  ## what CI runs
+docs: $(DEVELOPED)  ## the site, in docs/_build; a warning is an error
+	COLUMNS=100 NO_COLOR=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m sphinx -q -E -W --keep-going -b html docs docs/_build
+
+check: lint types layers docs test  ## what CI runs
 
 bench: $(DEVELOPED)  ## cost of a step, as a table and one line of JSON
 	$(VENV)/bin/python benchmarks/step_cost.py

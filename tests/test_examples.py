@@ -19,16 +19,20 @@ from transformers import AutoModel
 
 import graftwork as gw
 import graftwork.noise
+from graftwork.data.images.reader import ImageReader
+from graftwork.data.images.row_image import RowImage
 from graftwork.fitting.fit import fit
 from graftwork.recipe.loading import load_recipe
 from toyrun import WORDS, recipe_dict, run_parts, write_lines, write_recipe, write_run
 
+INNER = (ImageReader, RowImage)
+"""Classes inside of the package that many modules share, and that have an example, too."""
 PUBLIC: dict[str, Any] = {
     f"{module.__name__}.{name}": value
     for module in (gw, graftwork.noise)
     for name in module.__all__
     if inspect.isclass(value := getattr(module, name)) or inspect.isfunction(value)
-}
+} | {f"{value.__module__}.{value.__name__}": value for value in INNER}
 PARSER = doctest.DocTestParser()
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -223,3 +223,35 @@ def test_models_that_cannot_take_the_task():
     assert equal_to_the_bit(before, model, 3)
     with pytest.raises(StructureError, match="still being learned"):
         NewTask(MultiTaskModel(grafted(), HEADS), FISH)
+
+
+@pytest.mark.parametrize("kind", EXTENSIONS)
+def test_a_new_task_takes_the_path_of_the_trunk(kind: str, tmp_path: Path):
+    adapted = grafted(tasks=[head.name for head in HEADS], trunk=1)
+    data = gw.structure_of(adapted).to_dict()
+    for site, table in data["sites"].items():
+        low = ".0." in site
+        table["open"] = [[1, 1, 0] if low else [int(task == k) for k in range(3)] for task in range(3)]
+    gw.set_structure_(adapted, gw.Structure.from_dict(data))
+    gw.compact_(adapted)
+    model = MultiTaskModel(adapted, HEADS).eval()
+    before = logits(model, 3)
+    assert gw.trunk_price(model) > 1.9
+    limit = {"limit": 0.2} if kind == "limited" else {}
+    extended_by = Extension(**{**vars(EXTENSIONS[kind]), **limit})
+    new = NewTask(model, FISH, extended_by)
+    train(new)
+    loaded = round_trip(new.finish_(), tmp_path)
+    assert equal_to_the_bit(before, loaded, 3)
+    structure = gw.structure_of(loaded)
+    low = [site for name, site in structure.sites.items() if ".0." in name]
+    assert all(site.open == ((True, True),) * 4 for site in low)
+    assert 1 < gw.trunk_price(loaded) <= 1 + 4 / 2
+
+
+def test_a_limit_below_the_trunk_is_refused():
+    adapted = grafted(tasks=[head.name for head in HEADS], trunk=2)
+    gw.compact_(adapted)
+    model = MultiTaskModel(adapted, HEADS).eval()
+    with pytest.raises(StructureError, match=r"less than the trunk that all tasks share \(\d"):
+        NewTask(model, FISH, Extension(limit=0.02, private=0))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from graftwork.errors import CheckpointError, DataError
-from graftwork.texts.rows import Reader, with_form
+from graftwork.texts.rows import RowReader, with_form
 from graftwork.texts.template import template_faults, template_fields
 from graftwork.texts.writing import Writing
 
@@ -17,7 +17,7 @@ CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "
 
 def read(row: dict[str, Any], **settings: Any) -> tuple[str, tuple[str, ...], Writing]:
     writing = with_form(Writing(**settings), row, "row 1")
-    reader = Reader(writing)
+    reader = RowReader(writing)
     return reader.source(row, "row 1"), reader.answers(row, "row 1"), writing
 
 

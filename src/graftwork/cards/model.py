@@ -13,6 +13,7 @@ from graftwork.cards.metadata import model_metadata, source_of
 from graftwork.cards.training import training_lines
 from graftwork.hub.names import is_backbone_id
 from graftwork.structure.structure import Structure
+from graftwork.texts.template import fields_read, is_template
 
 __all__ = ["ModelFacts", "model_card"]
 
@@ -176,8 +177,11 @@ def _use(facts: ModelFacts) -> str:
     repo = facts.repo or f"{OWNER}/{facts.name}"
     first = facts.tasks[0]
     images = first.get("reads") == "image"
-    texts = tuple("image.png" if images else f"a text for {field}" for field in first["text"])
-    row = repr(texts[0] if len(texts) == 1 else texts)
+    if not images and any(map(is_template, first["text"])):
+        row = repr({field: f"a value of {field}" for field in fields_read(first["text"])})
+    else:
+        texts = tuple("image.png" if images else f"a text for {field}" for field in first["text"])
+        row = repr(texts[0] if len(texts) == 1 else texts)
     asked = f", task={first['name']!r}"
     lines = [
         "## Use",
@@ -237,6 +241,10 @@ def _data(facts: ModelFacts) -> str:
 def _limits(facts: ModelFacts) -> str:
     length = facts.described.get("max_length")
     cut = f" longer ones are cut at {length} tokens, as in training." if length else ""
+    windowed = [task for task in facts.tasks if task.get("stride") is not None]
+    if windowed:
+        whose = "" if len(windowed) == len(facts.tasks) else f" of {codes([one['name'] for one in windowed])}"
+        cut = f" longer texts{whose} are read in windows of {length} tokens, as in training."
     scored = " One run with one seed: how much other seeds differ was not measured." if facts.report else ""
     kinds = [task["kind"] for task in facts.tasks]
     several = ", of several labels the sigmoid of each" if "multilabel" in kinds else ""

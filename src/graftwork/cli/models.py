@@ -49,6 +49,8 @@ def show(
         return
     from rich.console import Console
 
+    from graftwork.finished.reports import parting
+
     for folder, structure in zip(folders, structures, strict=True):
         if len(folders) > 1:
             Console().print(str(folder), style="bold", markup=False, highlight=False)
@@ -56,6 +58,9 @@ def show(
         alone = _read_alone(places[folder] / FILES.tasks)
         if alone:
             Console().print(f"two texts, each read alone: {', '.join(alone)}", markup=False, highlight=False)
+        trunk = parting(places[folder])
+        if trunk is not None:
+            Console().print(trunk, markup=False, highlight=False)
 
 
 def _read_alone(path: Path) -> list[str]:

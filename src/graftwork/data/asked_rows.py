@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,11 +19,11 @@ from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scoring.tags import Word
 from graftwork.messages import listed, mended, shown
 from graftwork.texts.choices import choices_of
-from graftwork.texts.rows import Reader
-from graftwork.texts.template import template_fields
+from graftwork.texts.rows import RowReader, field_text
+from graftwork.texts.template import fill_text, is_template, template_fields, unmarked
 
 if TYPE_CHECKING:
-    from graftwork.data.images.reader import Reader as InputReader
+    from graftwork.data.images.reader import InputReader
 
 __all__ = [
     "RowLike",
@@ -83,12 +84,12 @@ def task_of(row: RowLike, number: int, task: str | None, names: Sequence[str]) -
 def lacking(row: RowLike, head: TaskHead) -> str | None:
     """What a row lacks to be read by a task; None if it has its fields, or as many texts."""
     if isinstance(row, Mapping):
-        absent = [field for field in head.text if field not in row]
+        absent = [field for field in head.fields if field not in row]
         return f"no field {absent[0]!r}" if absent else None
     count = 1 if _is_single(row) else len(row)
-    if count == len(head.text):
+    if count == len(head.fields):
         return None
-    return f"{count} texts, but the task reads {len(head.text)} ({', '.join(head.text)})"
+    return f"{count} texts, but the task reads {len(head.fields)} ({', '.join(head.fields)})"
 
 
 def fields_of(row: RowLike, number: int, head: TaskHead) -> Mapping[str, Any]:
@@ -113,12 +114,12 @@ def fields_of(row: RowLike, number: int, head: TaskHead) -> Mapping[str, Any]:
             given = "a list of messages" if head.writing.is_list else f"the fields {listed(fields)}"
             raise DataError(f"row {number} is a text, but task {head.name!r} reads {given}; give a mapping.")
         return dict(zip(fields, texts, strict=True))
-    if len(texts) != len(head.text):
+    if len(texts) != len(head.fields):
         raise DataError(
             f"row {number} has {len(texts)} texts, but task {head.name!r} reads "
-            f"{len(head.text)} ({', '.join(head.text)})."
+            f"{len(head.fields)} ({', '.join(head.fields)})."
         )
-    return dict(zip(head.text, texts, strict=True))
+    return dict(zip(head.fields, texts, strict=True))
 
 
 def texts_of(
@@ -142,7 +143,7 @@ def texts_of(
     if head.writing is not None:
         own, where = head.writing.choices, f"row {number}"
         choices = () if own is None else choices_of(row, own, where)
-        return (Reader(head.writing).asked(row, where), *choices)
+        return (RowReader(head.writing).asked(row, where), *choices)
     if head.reads == "image":
         return (_image(row, head.text[0], number, head.name, folder),)
     if KINDS[head.kind].per == "token":
@@ -167,10 +168,13 @@ def _check_field(row: Mapping[str, Any], field: str, number: int, task: str) -> 
 
 
 def _text(row: Mapping[str, Any], field: str, number: int, task: str) -> str:
+    """The text in a field, or that of a template."""
+    if is_template(field):
+        return fill_text(field, row, partial(field_text, where=f"row {number} of task {task!r}"))
     _check_field(row, field, number, task)
     if not isinstance(row[field], str):
         raise DataError(f"row {number}: field {field!r} is {shown(row[field])}, not a text.")
-    return mended(row[field])
+    return unmarked(mended(row[field]))
 
 
 def check_list(rows: object) -> None:
@@ -215,7 +219,7 @@ def encode_rows(
 
     Args:
         tokenizer: the backbone's.
-        rows: the texts of each, and the tasks that read them.
+        rows: the texts of each, and the tasks that read them, all with the same `stride`.
         max_length: tokens kept per row.
 
     Returns:
@@ -223,18 +227,19 @@ def encode_rows(
     """
     tokens: list[dict[str, Any]] = [{} for _ in rows]
     words: dict[int, list[Word]] = {}
-    groups: dict[tuple[int, bool], list[int]] = {}
+    groups: dict[tuple[int, int | None, bool], list[int]] = {}
     for index, (texts, heads) in enumerate(rows):
         per_token = any(KINDS[head.kind].per == "token" for head in heads)
         # All tasks of a row read it in one way.
-        groups.setdefault((0 if per_token else len(texts), heads[0].separate), []).append(index)
-    for (count, separate), members in groups.items():
+        way = (0 if per_token else len(texts), heads[0].stride, heads[0].separate)
+        groups.setdefault(way, []).append(index)
+    for (count, stride, separate), members in groups.items():
         columns = list(zip(*(rows[index][0] for index in members), strict=True))
         if count:
-            encoded = encode(tokenizer, columns, max_length, separate=separate)
+            encoded = encode(tokenizer, columns, max_length, stride, separate=separate)
         else:
             assert not isinstance(tokenizer, ImageReader)  # `Task` refuses images for such kinds
-            encoded, found = encode_words(tokenizer, columns[0], max_length)
+            encoded, found = encode_words(tokenizer, columns[0], max_length, stride)
             words |= dict(zip(members, found, strict=True))
         for place, index in enumerate(members):
             tokens[index] = {name: values[place] for name, values in encoded.items()}

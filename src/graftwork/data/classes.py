@@ -9,6 +9,7 @@ from graftwork.data.task import Task
 from graftwork.errors import DataError
 from graftwork.kinds.registry import KINDS
 from graftwork.messages import shown
+from graftwork.texts.template import plain_text
 
 if TYPE_CHECKING:
     from graftwork.data.task_data import TaskData
@@ -45,7 +46,7 @@ def check_rows(task: Task, texts: Sequence[Sequence[str]], labels: Sequence[obje
                 cure = f"To read images set image: {field} in place of text:" if kind == "images" else _CURE
                 raise DataError(
                     f"train of task {task.name!r}: {len(found):,} of {len(column):,} texts in {field!r} are "
-                    f"paths of {kind}, such as {shown(found[0])}. {cure}"
+                    f"paths of {kind}, such as {shown(plain_text(found[0]))}. {cure}"
                 )
     KINDS[task.kind].check(task, labels)
 

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from graftwork.kinds.kind import Column
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.regression import read_numbers
 from graftwork.messages import listed, mended, shown
+from graftwork.texts.rows import field_text
+from graftwork.texts.template import fill_text, is_template, unmarked
 from graftwork.texts.writing import Writing
 
 if TYPE_CHECKING:
@@ -221,6 +224,12 @@ def _column(table: SourceRows, field: str, what: str) -> list[Any]:
 
 
 def _text_column(table: SourceRows, field: str, what: str, words: bool = False) -> list[str]:
+    """The texts in a field, or those that a template makes."""
+    if is_template(field):
+        return [
+            fill_text(field, row, partial(field_text, where=f"{what}: {table.where(i)}"))
+            for i, row in enumerate(table.rows)
+        ]
     column = _column(table, field, what)
     if words:
         column = [joined_words(value) for value in column]
@@ -228,7 +237,7 @@ def _text_column(table: SourceRows, field: str, what: str, words: bool = False) 
         i = next(i for i, text in enumerate(column) if not isinstance(text, str))
         given = "null" if column[i] is None else f"{shown(column[i])} ({type(column[i]).__name__})"
         raise DataError(f"{what}: {table.where(i)}: the text in {field!r} is {given[:80]}, not a string")
-    return list(map(mended, column))
+    return [unmarked(mended(text)) for text in column]
 
 
 def joined_words(value: Any) -> Any:

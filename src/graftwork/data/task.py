@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from graftwork.data.encoding.settings import Pooled, reading_faults
 from graftwork.data.text_rows import TextFormat, delimiter_faults
 from graftwork.errors import RecipeError
 from graftwork.files.decoding import encoding_faults, named_encodings
@@ -21,7 +22,7 @@ from graftwork.kinds.kind import Metric, Reads
 from graftwork.kinds.labels import label_name
 from graftwork.kinds.pairs.setting import PairsSetting, pairs_faults
 from graftwork.kinds.registry import KINDS, KindName
-from graftwork.messages import did_you_mean, listed, near_misses, shown
+from graftwork.messages import did_you_mean, near_misses, shown
 from graftwork.texts.template import template_faults
 from graftwork.texts.writing import LENGTH, NEW_TOKENS, Writing
 
@@ -58,6 +59,9 @@ class Task:
         ('classification', ('first', 'second'))
         >>> task.head(labels=["different", "same"]).size
         2
+        >>> offers = gw.Task("offers", "data/offers", text="{title}, {price} [SEP] {body}", stride=32)
+        >>> offers.head(labels=["no", "yes"]).fields
+        ('title', 'price', 'body')
         >>> gw.Task("no spaces", kind="regression", metric="accuracy")
         Traceback (most recent call last):
             ...
@@ -74,7 +78,8 @@ class Task:
     test: str | None = None
     """Source of the test rows; else the train folder's own file, else a tenth of the train texts."""
     text: str | tuple[str, ...] = "text"
-    """Field that holds the text, or the two fields of a pair."""
+    """Field that holds the text, or a template over several fields, such as `{title} [SEP] {body}`; or two of
+    them for a pair. `[SEP]` is the separator token of the backbone's tokenizer."""
     label: str = "label"
     """Field that holds the label or the score."""
     kind: KindName = "classification"
@@ -111,6 +116,13 @@ class Task:
     pairs: PairsSetting = field(default="joint", metadata=LATER)
     """How two texts are read: `joint`, as one sequence, `separate`, each alone, their vectors compared by the
     head, or `auto`, whichever scores better on validation after a short training with each."""
+    stride: int | None = field(default=None, metadata=LATER)
+    """Tokens that neighbouring windows share: a text of more tokens than `training.max_length` is read in
+    several windows, all in one pass; null: it is cut. What stands before the last `[SEP]` of a template is in
+    every window."""
+    windows: Pooled = field(default="mean", metadata=LATER)
+    """How the logits of the windows of a row become those of the row: their mean, or the largest of each. Of
+    `kind: tokens` each word is read where it stands furthest from a cut."""
     target: str | None = field(default=None, metadata=LATER)
     """generation: field of the answer that is learned; null: `target`, and of rows of chats the last message
     of the assistant."""
@@ -181,16 +193,8 @@ class Task:
             most = getattr(self, f"max_{split}")
             if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
                 faults.append(f"max_{split} is {shown(most)}, not a whole number of at least 1")
-        names = (*self.text_fields, self.label)
         faults += self._image_faults()
-        if not 1 <= len(self.text_fields) <= 2:
-            faults.append(f"text names {len(self.text_fields)} fields; give one, or two for a pair")
-        elif not all(isinstance(name, str) and name for name in names):
-            faults.append(
-                f"text is {shown(self.text)} and label is {shown(self.label)}; both are names of fields"
-            )
-        elif len(set(names)) < len(names):
-            faults.append(f"text and label name a field twice ({listed(names)})")
+        faults += reading_faults(self)
         faults += self._scoring_faults()
         faults += self._writing_faults()
         if not isinstance(self.minimum, Mapping) or not all(map(is_finite, self.minimum.values())):
@@ -275,7 +279,7 @@ class Task:
 
     @property
     def text_fields(self) -> tuple[str, ...]:
-        """The text fields as a tuple of one or two names; of a task that reads images their field."""
+        """The text fields or templates as a tuple of one or two; of a task that reads images their field."""
         if self.image is not None:
             return (self.image,)
         return (self.text,) if isinstance(self.text, str) else tuple(self.text)
@@ -314,6 +318,8 @@ class Task:
             thresholds=tuple(thresholds),
             reads=self.reads,
             pairs="separate" if self.pairs == "separate" else "joint",
+            stride=self.stride,
+            windows=self.windows,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graftwork.data.encoding.cache import load_table, store_table
+from graftwork.data.encoding.framing import filled
+from graftwork.data.encoding.settings import check_together
+from graftwork.data.encoding.windows import PLACES, WINDOWS, encode_texts, pad_windows, window_count
 from graftwork.data.images.reader import ImageReader
 from graftwork.data.images.row_image import as_stored, image_type, open_image
 from graftwork.data.pairs.second import (
@@ -26,16 +26,16 @@ from graftwork.data.pairs.second import (
     sequences,
     two_lengths,
 )
-from graftwork.data.targets.words import filled, tagged_rows
+from graftwork.data.targets.words import tagged_rows
 from graftwork.data.targets.written import TRAINED, written_tokens
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import Split, TaskData
-from graftwork.distributed.notes import note_once
 from graftwork.edges import library_errors
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.losses import NO_TARGET
 from graftwork.kinds.registry import KINDS
+from graftwork.texts.template import is_template, parts_of
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
 
 __all__ = [
     "collate",
@@ -61,12 +61,11 @@ CHUNK = 8192
 """Rows per call of the tokenizer, which bounds the memory of its lists of integers."""
 
 _FORMAT = 1  # of the cache files; part of their names
-_LOG = logging.getLogger(__name__)
 
 
 def tokenise(
     datas: Sequence[TaskData],
-    tokenizer: Reader,
+    tokenizer: InputReader,
     max_length: int,
     cache_dir: str | Path | None,
     splits: Sequence[str] = SPLITS,
@@ -78,7 +77,8 @@ def tokenise(
     (index of the task in `datas`). If a language model itself answers a task, there is also `trained`, 1 for
     tokens that are learned; rows of such a task that have none are left out. Images are a column `image` of
     paths, which needs no cache. If a task reads two texts separately, the second has columns of its own
-    (`graftwork.data.pairs.second`).
+    (`graftwork.data.pairs.second`); of tasks with `stride` there are the columns of
+    `graftwork.data.encoding.windows`, too.
     The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
     name and renamed, so that concurrent runs can share a folder.
 
@@ -89,9 +89,13 @@ def tokenise(
         cache_dir: Folder of the cache, made if absent; None keeps nothing. One that cannot be written is
             passed over with a note: the cache only saves time.
         splits: Which of them.
+
+    Raises:
+        DataError: texts cannot be read; or a task has windows beside one that a language model answers.
     """
     from datasets import Dataset
 
+    check_together([data.head for data in datas])
     if isinstance(tokenizer, ImageReader):
         return {split: Dataset(_table(datas, split, tokenizer, max_length)) for split in splits}
     identity = tokenizer_identity(tokenizer)
@@ -101,28 +105,36 @@ def tokenise(
         modes = separate_modes([data.head for data in datas])
         key = _digest(_FORMAT, identity, max_length, scale, *_writing(datas, tokenizer), *modes)
         file = Path(cache_dir) / f"tokens-{split}-{key[:32]}.arrow" if cache_dir is not None else None
-        cached = _load(file) if file is not None else None
+        cached = load_table(file) if file is not None else None
         if cached is None:
             table = _table(datas, split, tokenizer, max_length)
             cached = Dataset(table)
             if file is not None:
-                _store(table, file)
+                store_table(table, file)
         result[split] = cached
     return result
 
 
 def encode(
-    tokenizer: Reader, columns: Sequence[Sequence[str]], max_length: int, *, separate: bool = False
+    tokenizer: InputReader,
+    columns: Sequence[Sequence[str]],
+    max_length: int,
+    stride: int | None = None,
+    *,
+    separate: bool = False,
 ) -> dict[str, list[Any]]:
     """Tokenise one column of texts, or two of pairs, in one call and without padding.
 
-    Images stay as they are, in a column `image`: pixels are made for one batch at a time (`pad`). Pairs that
-    are read separately become two sequences, each of up to `max_length` tokens.
+    With `stride` a longer text becomes several windows (`graftwork.data.encoding.windows`). Pairs that are
+    read separately become two sequences, each of up to `max_length` tokens. Images stay as they are, in a
+    column `image`: pixels are made for one batch at a time (`pad`).
     """
     if separate:
         return both(*(encode(tokenizer, [column], max_length) for column in columns))
     if isinstance(tokenizer, ImageReader):
         return {"image": list(columns[0])}
+    if stride is not None or any(parts_of(text) is not None for column in columns for text in column):
+        return encode_texts(tokenizer, list(zip(*columns, strict=True)), max_length, stride)
     with library_errors(f"{type(tokenizer).__name__} cannot read the texts", DataError):
         encoded = tokenizer(*map(list, columns), truncation=True, max_length=max_length, padding=False)
     return filled(tokenizer, encoded)
@@ -152,17 +164,20 @@ def longest_first(dataset: Dataset) -> Dataset:
     return dataset.select(np.argsort(-row_lengths(dataset), kind="stable"))
 
 
-def pad(tokenizer: Reader, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+def pad(tokenizer: InputReader, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Pad token lists to the longest, on the right whatever side the tokenizer pads; images become pixels.
 
     Positions that a model counts from the first column are then those of the row alone, and a causal model
-    never reads padding. A tokenizer without a pad token pads with its end-of-text token.
+    never reads padding. A tokenizer without a pad token pads with its end-of-text token. Windows of a row
+    become rows of their own, and `windows` and `places` say which (`pad_windows`).
 
     Raises:
         DataError: The tokenizer has neither.
     """
     if isinstance(tokenizer, ImageReader):
         return {"pixel_values": tokenizer.pixels([open_image(feature["image"]) for feature in features])}
+    if any(window_count(feature) > 1 for feature in features):
+        return pad_windows(features, tokenizer.model_input_names, lambda pieces: pad(tokenizer, pieces))
     if any(sequences(feature) > 1 for feature in features):
         return pad_both(features, lambda texts: pad(tokenizer, texts))
     if tokenizer.pad_token_id is None:
@@ -186,7 +201,7 @@ def pad(tokenizer: Reader, features: Sequence[Mapping[str, Any]]) -> dict[str, t
 
 
 def collate(
-    tokenizer: Reader,
+    tokenizer: InputReader,
 ) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
     """Make a collator: the padded inputs, `labels` [B] float32 and `graft_rows` [B] int64.
 
@@ -216,12 +231,14 @@ def _stacked(targets: Sequence[float | Sequence[float]]) -> torch.Tensor:
 
 def _learned_as(data: TaskData, split: str) -> tuple[object, ...]:
     """What the column `labels` of a task depends on, for the cache's key."""
-    own = (data.sha256[split], data.head.labels, data.head.mean, data.head.std)
+    own: tuple[object, ...] = (data.sha256[split], data.head.labels, data.head.mean, data.head.std)
+    if data.head.stride is not None:
+        own = (*own, "stride", data.head.stride)
     return own if KINDS[data.head.kind].per == "row" else (*own, data.head.kind)
 
 
 def learned(
-    tokenizer: Reader, head: TaskHead, rows: Split, part: slice, max_length: int
+    tokenizer: InputReader, head: TaskHead, rows: Split, part: slice, max_length: int
 ) -> tuple[dict[str, list[Any]], list[Any]]:
     """Tokens of some rows of a task, and their targets as models learn them.
 
@@ -245,20 +262,25 @@ def learned(
         tokens, kept = written_tokens(tokenizer, head, rows, range(*part.indices(len(rows))))
         return tokens, targets[kept].tolist()
     columns = [column[part] for column in rows.texts]
-    return encode(tokenizer, columns, max_length, separate=head.separate), targets[part].tolist()
+    tokens = encode(tokenizer, columns, max_length, head.stride, separate=head.separate)
+    return tokens, targets[part].tolist()
 
 
-def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length: int) -> pyarrow.Table:
+def _table(datas: Sequence[TaskData], split: str, tokenizer: InputReader, max_length: int) -> pyarrow.Table:
     import pyarrow
 
     small = pyarrow.list_(pyarrow.int8())
-    types = {"input_ids": pyarrow.list_(pyarrow.int32()), "image": image_type()}
+    long = pyarrow.list_(pyarrow.int32())
+    types = {"input_ids": long, WINDOWS: long, PLACES: long, "image": image_type()}
     wide = any(KINDS[data.head.kind].per != "row" for data in datas)
     parts = []
     any_written = any(data.head.written for data in datas)
     any_separate = any(data.head.separate for data in datas)
-    in_order = any_written or any_separate  # tasks may have their columns in different orders
-    types[SECOND_IDS] = types["input_ids"]
+    types[SECOND_IDS] = long
+    windows = [data.head for data in datas if data.head.stride is not None]
+    tagged = any(KINDS[head.kind].per == "token" for head in windows)
+    # Tasks may have their columns in different orders.
+    in_order = any_written or any_separate or bool(windows)
     for task, data in enumerate(datas):
         part = data.splits[split]
         for start in range(0, len(part), CHUNK):
@@ -268,6 +290,10 @@ def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length:
                 tokens.setdefault(TRAINED, [[0] * len(ids) for ids in tokens["input_ids"]])
             if any_separate:
                 add_empty_(tokens)
+            if windows:
+                tokens.setdefault(WINDOWS, [[len(ids)] for ids in tokens["input_ids"]])
+            if tagged:
+                tokens.setdefault(PLACES, [[] for _ in targets])
             if wide:
                 targets = [row if isinstance(row, list) else [row] for row in targets]
             kind = pyarrow.list_(pyarrow.float32()) if wide else pyarrow.float32()
@@ -281,50 +307,17 @@ def _table(datas: Sequence[TaskData], split: str, tokenizer: Reader, max_length:
     return pyarrow.concat_tables(parts).combine_chunks()
 
 
-def _load(file: Path) -> Dataset | None:
-    import pyarrow
-    from datasets import Dataset
-
-    try:
-        return Dataset.from_file(str(file))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, pyarrow.ArrowException) as error:
-        # A crash of the machine can leave a file whose content never reached the disk.
-        _LOG.warning("the token cache %s cannot be read (%s); it is made anew", file, error)
-        return None
-
-
-def _store(table: pyarrow.Table, file: Path) -> None:
-    import pyarrow
-
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-")
-        os.close(handle)
-        with pyarrow.OSFile(temporary, "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=CHUNK)
-        os.replace(temporary, file)
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or error
-        note_once(
-            f"the token cache {file.parent} cannot be written ({reason}); texts are tokenised in every run"
-        )
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink(missing_ok=True)
-
-
 def _writing(datas: Sequence[TaskData], tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """What the tokens of tasks depend on that the language model itself answers; nothing for others."""
+    """What the tokens of tasks depend on that the language model itself answers, or that have templates."""
     written = [None if data.head.writing is None else data.head.writing.as_dict() for data in datas]
-    return (
-        [written, getattr(tokenizer, "chat_template", None)]
-        if any(data.head.written for data in datas)
+    key = (
+        [tokenizer.sep_token_id]
+        if any(is_template(text) for data in datas for text in data.head.text)
         else []
     )
+    if any(data.head.written for data in datas):
+        key = [written, getattr(tokenizer, "chat_template", None), *key]
+    return key
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

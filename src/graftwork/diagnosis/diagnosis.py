@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.progress import Phase
     from graftwork.search.callback import StructureCallback
@@ -94,7 +94,7 @@ class DiagnosisCallback(TrainerCallback, ExportableState):
         self,
         structure: StructureCallback,
         tokens: Dataset,
-        tokenizer: Reader,
+        tokenizer: InputReader,
         *,
         seed: int = 0,
         gap: bool = True,

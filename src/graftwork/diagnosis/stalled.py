@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.kinds.heads import TaskHead
     from graftwork.models.outputs import Outputs
 
@@ -60,7 +60,7 @@ class StalledCallback(TrainerCallback):
         self,
         heads: Sequence[TaskHead],
         tokens: Dataset,
-        tokenizer: Reader,
+        tokenizer: InputReader,
         *,
         at: Sequence[float],
         stop: bool,

@@ -14,6 +14,7 @@ import torch
 
 from graftwork.data.images.reader import ImageReader, blank_image, text_tokenizer
 from graftwork.data.tokens import encode, pad
+from graftwork.distributed.notes import note_once
 from graftwork.errors import ExportError
 from graftwork.export.all_tasks import AllTasks
 from graftwork.export.lora import export_lora
@@ -22,6 +23,7 @@ from graftwork.export.onnx import check_onnx_packages, export_onnx
 from graftwork.export.program import describe, save_program
 from graftwork.files.places import moved
 from graftwork.files.writing import check_target, staged_folder
+from graftwork.kinds.registry import KINDS
 from graftwork.messages import did_you_mean
 from graftwork.models.files import FILES, local_parts
 from graftwork.models.folder import Loading, load_model
@@ -31,7 +33,7 @@ from graftwork.models.multitask import select_tasks_
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["FORMATS", "export_folder"]
@@ -41,6 +43,13 @@ FORMATS: tuple[str, ...] = get_args(Format)
 """Names of the formats."""
 DESCRIPTION = "export.json"
 """Name of the file that describes an exported model."""
+
+_TAKEN = {
+    "mean": "the mean of their logits",
+    "max": "the largest of their logits, class by class",
+    "tokens": "of each word the window in which it stands furthest from a cut",
+}
+"""What becomes of the outputs of windows."""
 
 _EXAMPLES = ("graftwork exports a model of some tasks", "a shorter row of text")
 """Texts with which a model is traced: two rows of different length."""
@@ -102,6 +111,13 @@ def export_folder(
     if task is not None:
         model, _ = select_tasks_(model, [task])
     _check_written(model, format)
+    for head in model.heads.heads:
+        if head.stride is not None:
+            note_once(
+                f"task {head.name!r} reads texts of more than {model.max_length} tokens in windows, but what "
+                "is exported reads one window: pass the windows as rows, and take "
+                f"{_TAKEN['tokens' if KINDS[head.kind].per == 'token' else head.windows]} (docs/export.md)."
+            )
     facts = {"model": name, "pooling": model.pooling, "max_length": model.max_length}
     with staged_folder(output, overwrite=overwrite) as staged:
         written = _write(model, tokenizer, staged, format, facts, all_tasks)
@@ -112,7 +128,7 @@ def export_folder(
 
 def _write(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     folder: Path,
     format: str,
     facts: dict[str, Any],
@@ -158,7 +174,7 @@ def _check_written(model: MultiTaskModel, format: str) -> None:
         )
 
 
-def _example(tokenizer: Reader, *, separate: bool) -> dict[str, Tensor]:
+def _example(tokenizer: InputReader, *, separate: bool) -> dict[str, Tensor]:
     if isinstance(tokenizer, ImageReader):
         pixels = tokenizer.pixels([blank_image()] * 2)
         return {"pixel_values": torch.linspace(-1, 1, pixels.numel()).reshape(pixels.shape)}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from graftwork.data.encoding.notes import length_note
 from graftwork.data.images.reader import ImageReader
 from graftwork.data.targets.words import word_notes
 from graftwork.data.task import SPLITS
@@ -25,7 +26,7 @@ from graftwork.training.bars import scoring_bar
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["rescore"]
@@ -86,7 +87,7 @@ def rescore(
             if rows.head.written:
                 tasks[rows.head.name] = _written(model, tokenizer, rows, saved, split, details, advance)
                 continue
-            made = predictions(model, tokenizer, rows.head, rows.rows, model.max_length, advance)
+            made = predictions(model, tokenizer, rows.head, rows.rows, model.max_length, advance, split)
             result: dict[str, Any] = {
                 "metric": rows.head.metric,
                 "score": made.score(),
@@ -96,6 +97,8 @@ def rescore(
             about = TaskData(rows.head, {split: rows.rows})
             if not isinstance(tokenizer, ImageReader):
                 saved.notes += word_notes(tokenizer, about, model.max_length)
+                told = length_note(rows.head, [made.long], model.max_length)
+                saved.notes += [] if told is None else [told]
             saved.notes += filter(None, (note_of_score(rows, split, made.score()), made.one_value()))
             if details:
                 result["details"] = figures_of(rows.head, *made.in_units())
@@ -104,7 +107,7 @@ def rescore(
 
 def _written(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     rows: ScoredRows,
     saved: SavedData,
     split: str,

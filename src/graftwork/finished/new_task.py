@@ -22,6 +22,7 @@ from graftwork.models.multitask import MultiTaskModel
 from graftwork.recipe.extension import Extension
 from graftwork.routing.router import find_router
 from graftwork.search.discretise import record_structure_
+from graftwork.search.parting import trunk_sites
 from graftwork.tuner.config import GraftConfig
 from graftwork.tuner.layer import GraftLayer
 from graftwork.tuner.pool import Pool, site_widths
@@ -39,7 +40,8 @@ class NewTask:
     The stored pool, private adapters of tasks added earlier included, is frozen and open to the new task;
     only its gates over the pool, its head and its own private adapters are learned. These are a pool of their
     own, and stay a product of their own afterwards (`Pool.added`): in one product with the others they would
-    change the length of its sums, and with it the rounding of the older tasks.
+    change the length of its sums, and with it the rounding of the older tasks. In the layers of a trunk
+    (`GraftConfig.trunk`) the new task takes the path that all tasks share, and has no private adapters.
 
     Args:
         model: the trained model. It is changed in place; use `finish_`'s.
@@ -97,7 +99,10 @@ class NewTask:
         self.backbone = view.backbone
         self.pools = {site: layer.pools[self.name] for site, layer in view.sites.items()}
         self.masks = {site: layer.graft_mask[self.name].clone() > 0 for site, layer in view.sites.items()}
-        where = list(sites or view.sites) if self.extension.private else []
+        self.trunk = trunk_sites(model, (*view.sites, *sites))
+        """Sites where all tasks share their adapters: the new one takes their path, and has no others."""
+        where = [site for site in sites or view.sites if site not in self.trunk]
+        where = where if self.extension.private else []
         self._check_limits(where)
         self._open_pool(view.sites)
         if where:
@@ -122,13 +127,18 @@ class NewTask:
                 "the model has no site left for private adapters; name some, or set private to 0."
             )
         own = [self._pool_like(site).cost for site in sites]
+        shared = [site for site in self.pools if site in self.trunk]
+        trunk = sum(int(self.masks[site][0].sum()) * self.pools[site].cost for site in shared)
         for name, costs in (("limit", [pool.cost for pool in self.pools.values()]), ("private_budget", own)):
             share: float | None = getattr(extension, name)
             whole = backbone_parameters(self.model)
-            if share is not None and int(share * whole) < min(costs, default=0):
+            least, what = min(costs, default=0), "one adapter"
+            if name == "limit" and trunk > least:
+                least, what = trunk, "the trunk that all tasks share"
+            if share is not None and int(share * whole) < least:
                 raise StructureError(
-                    f"{name}={share:g} allows {int(share * whole):,} parameters, less than one adapter "
-                    f"({min(costs):,}); raise it to at least {min(costs) / whole:.2g}."
+                    f"{name}={share:g} allows {int(share * whole):,} parameters, less than {what} "
+                    f"({least:,}); raise it to at least {least / whole:.2g}."
                 )
 
     def _open_pool(self, layers: dict[str, GraftLayer]) -> None:
@@ -138,6 +148,8 @@ class NewTask:
         for site, layer in layers.items():
             pool = replace(self.pools[site], tasks=(self.head.name,), family=gate_family(extension.gates))
             layer.set_pool_(self.name, pool, _weights(layer, self.name))
+            if site in self.trunk:
+                layer.set_mask(self.name, self.masks[site][:1])
 
     def _set_config(self, adapter: str, *, budget: float | None, penalty: float | None) -> None:
         config = GraftConfig(
@@ -243,8 +255,8 @@ class NewTask:
         tasks = tuple(self.config.tasks)
         if old is not None:
             parts.append(_weights(layer, self.name))
-            own = layer.graft_mask[self.name] > 0
-            masks.append(torch.cat([self.masks[site].to(own.device), own]))
+            own = self.masks[site][:1] if site in self.trunk else layer.graft_mask[self.name] > 0
+            masks.append(torch.cat([self.masks[site], own.to(self.masks[site].device)]))
         if PRIVATE in layer.pools:
             layer.shrink_(PRIVATE)
             kept = layer.pools[PRIVATE].size

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "extended_report",
     "extracted_report",
+    "parting",
     "print_addition",
     "read_diagnoses",
     "read_report",
@@ -73,6 +74,15 @@ def read_diagnoses(folder: Path) -> dict[str, dict[str, Any]]:
             "and `graftwork add-task` without --no-diagnosis."
         )
     return found
+
+
+def parting(folder: Path) -> str | None:
+    """Where the tasks of a saved model part, and at what price, if its report says so."""
+    try:
+        words = read_report(folder)["trunk"]["parting"]
+    except (CheckpointError, LookupError, TypeError):  # the report is no part of the model
+        return None
+    return words if isinstance(words, str) else None
 
 
 def _with_floor(diagnosis: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +137,7 @@ def extracted_report(old: Mapping[str, Any], model: MultiTaskModel, structure: S
 
 
 def _changed(old: Mapping[str, Any], model: MultiTaskModel, structure: Structure) -> dict[str, Any]:
+    from graftwork.trunk.trunk import trunk_facts
     from graftwork.tuner.view import backbone_parameters
 
     report = copy.deepcopy(dict(old))
@@ -142,6 +153,8 @@ def _changed(old: Mapping[str, Any], model: MultiTaskModel, structure: Structure
         "heads": model.heads.count(),
     }
     report["structure"] = structure.to_dict()
+    if "trunk" in report:
+        report["trunk"] = trunk_facts(model)
     report["bytes_on_disk"] = {}  # measured when it is written
     return report
 

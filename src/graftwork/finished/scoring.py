@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graftwork.data.encoding.notes import Long
+from graftwork.data.encoding.windows import WINDOWS
 from graftwork.data.tokens import CHUNK, collate, learned, row_length
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
@@ -19,7 +21,7 @@ from graftwork.models.outputs import BATCH, forward_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.data.task_data import Split
     from graftwork.models.multitask import MultiTaskModel
 
@@ -36,6 +38,8 @@ class Predictions:
     head: TaskHead
     predicted: NDArray[Any]
     expected: NDArray[Any]
+    long: Long = field(default_factory=lambda: Long("given", 0, 0))
+    """How many rows were longer than the model reads at once."""
 
     def score(self) -> float:
         """The score under the metric of the task."""
@@ -53,11 +57,12 @@ class Predictions:
 
 def predictions(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     head: TaskHead,
     rows: Split,
     max_length: int,
     advance: Callable[[int], object] = lambda count: None,
+    split: str = "given",
 ) -> Predictions:
     """Run rows of one task through a model: `CHUNK` rows are tokenised at a time, the longest go first.
 
@@ -68,6 +73,7 @@ def predictions(
         rows: with the classes of the head.
         max_length: tokens of a row; longer ones are cut.
         advance: is told how many rows were done since the last time.
+        split: what the rows are called.
 
     Raises:
         DataError: an output is not finite.
@@ -77,11 +83,16 @@ def predictions(
     kind = KINDS[head.kind]
     predicted: list[Any] = [None] * len(rows)
     expected: list[Any] = [None] * len(rows)
+    long = windows = 0
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         tokens, targets = learned(tokenizer, head, rows, part, max_length)
         made = [{name: values[i] for name, values in tokens.items()} for i in range(len(targets))]
-        order = np.argsort([-row_length(row) for row in made], kind="stable")
+        lengths = [row_length(row) for row in made]
+        several = [len(own) for own in tokens.get(WINDOWS, ()) if len(own) > 1]
+        windows += sum(several)
+        long += len(several) if head.stride is not None else sum(length >= max_length for length in lengths)
+        order = np.argsort([-length for length in lengths], kind="stable")
         for first in range(0, len(order), STEP):
             picked = order[first : first + STEP]
             batch = [made[i] | {"labels": targets[i], "graft_rows": route} for i in picked]
@@ -95,4 +106,5 @@ def predictions(
                 predicted[i], expected[i] = told, true
             advance(len(picked))
     # Targets were standardised in single precision, as in training: ties, and so the score, are the same.
-    return Predictions(head, kind.column(predicted), kind.column(expected))
+    counts = Long(split, len(rows), long, windows)
+    return Predictions(head, kind.column(predicted), kind.column(expected), counts)

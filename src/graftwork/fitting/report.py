@@ -21,6 +21,8 @@ from graftwork.recipe.recipe import Recipe
 from graftwork.sparsity.budget import budget_parameters, site_prices
 from graftwork.structure.drawing import structure_table
 from graftwork.structure.structure import Structure
+from graftwork.trunk.trunk import trunk_facts
+from graftwork.tuner.config_checks import TRUNKS
 from graftwork.tuner.view import backbone_parameters, graft_view
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ def build_report(
         },
         "phases": phases,
         "structure": structure.to_dict(),
+        **limited_trunk(model),
         "soft_size_at_discretise": None if callback.search is None else callback.search.soft_size,
         **({} if diagnosis is None else {"diagnosis": dict(diagnosis)}),
         "train_loss": train_loss,
@@ -119,6 +122,13 @@ def cost_figures(model: MultiTaskModel, structure: Structure, budget: float | No
             "active": {task: kept.total(prices, task) for task in kept.tasks},
         }
     }
+
+
+def limited_trunk(model: MultiTaskModel) -> dict[str, Any]:
+    """Where tasks part, if the recipe has limited that."""
+    config = graft_view(model).config
+    limited = any(getattr(config, name) is not None for name in TRUNKS)
+    return {"trunk": trunk_facts(model)} if limited else {}
 
 
 def print_report(report: Mapping[str, Any], structure: Structure, console: Console, folder: Path) -> None:
@@ -166,6 +176,8 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
         + f"); heads: {parameters['heads']:,}"
     )
     console.print(structure_table(structure))
+    if "trunk" in report:
+        console.print(report["trunk"]["parting"], highlight=False, markup=False)
     findings = report["diagnosis"]["findings"] if "diagnosis" in report else []
     for finding in (*floor_notes(report["tasks"]), *findings):
         console.print(f"note: {finding}", highlight=False, markup=False)

@@ -40,6 +40,7 @@ from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import set_fixed_structure_, structure_of
+from graftwork.search.parting import check_trunk
 from graftwork.search.tracking import event_folder
 from graftwork.sparsity.budget import budget_cost, check_budgets, pool_note
 from graftwork.structure.file import named_file, read_structure_file
@@ -190,6 +191,7 @@ class Session:
             causal=prepared.causal,
         )
         check_budgets(model)
+        check_trunk(model)
         if named_file(recipe.graft.structure) is None:
             self._say([pool_note(model)])
         self.budget = budget_cost(model)

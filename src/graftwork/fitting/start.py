@@ -39,7 +39,7 @@ from graftwork.tuner.view import graft_view
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.noise.kinds import Noise
     from graftwork.training.preparation import Prepared
@@ -125,7 +125,7 @@ class Start:
             graft = dataclasses.replace(graft, groups=tuple(group for group in left if group))
         return dataclasses.replace(recipe, graft=graft, schedule=self.recipe.schedule)
 
-    def backbone(self, name: str) -> tuple[PreTrainedModel, Reader]:
+    def backbone(self, name: str) -> tuple[PreTrainedModel, InputReader]:
         """The backbone of the run, and the tokenizer of the model.
 
         Raises:

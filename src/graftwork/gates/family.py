@@ -38,6 +38,9 @@ class GateFamily(Protocol):
     """False if every gate is decided from the start."""
     needs_budget: bool = False
     """True if the family's control knows a budget only, no penalty."""
+    measured: bool = False
+    """True if the gradient of the logits is measured, task by task, and never followed: then the control
+    gives tasks of a group the same gates; else they have the same logits (`Pool.groups`)."""
 
     def sample(self, logits: Logits, state: Tensor | None = None) -> Logits:
         """Gates of one training step, differentiable in the logits."""

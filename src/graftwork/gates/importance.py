@@ -47,6 +47,7 @@ class Importance(GateFamily):
 
     name = "importance"
     needs_budget = True
+    measured = True
     initial_logit = 0.0
     bound = 0.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from graftwork.errors import CheckpointError
 from graftwork.files.later import LATER, settled
@@ -13,6 +13,7 @@ from graftwork.kinds.kind import Metric, Reads
 from graftwork.kinds.pairs.setting import Pairs
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import listed, shown
+from graftwork.texts.template import fields_read, text_faults
 from graftwork.texts.writing import Writing
 
 __all__ = ["TaskHead", "plain_fields"]
@@ -24,6 +25,7 @@ class TaskHead:
 
     name: str
     text: tuple[str, ...]
+    """Fields or templates (`graftwork.texts.template`), one or two."""
     label: str
     kind: KindName
     metric: Metric
@@ -48,6 +50,16 @@ class TaskHead:
     def separate(self) -> bool:
         """Whether a row is two sequences, one for each of its texts."""
         return self.pairs == "separate"
+
+    stride: int | None = field(default=None, metadata=LATER)
+    """Tokens that neighbouring windows of a long text share; None: it is cut."""
+    windows: Literal["mean", "max"] = field(default="mean", metadata=LATER)
+    """How the logits of windows are pooled."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a row that texts or templates name, or that of the image."""
+        return fields_read(self.text) if self.reads == "text" else self.text
 
     @property
     def written(self) -> bool:
@@ -121,7 +133,7 @@ def _distinct(value: object) -> bool:
 
 _RIGHT: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: isinstance(value, str) and value != "",
-    "text": lambda value: _distinct(value) and 1 <= len(value) <= 2,
+    "text": lambda value: _distinct(value) and 1 <= len(value) <= 2 and not text_faults(value, None),
     "label": lambda value: isinstance(value, str),
     "kind": lambda value: isinstance(value, str) and value in KINDS,
     "labels": _distinct,
@@ -135,6 +147,8 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
     ),
     "reads": lambda value: value in get_args(Reads),
     "pairs": lambda value: value in get_args(Pairs),
+    "stride": lambda value: type(value) is int and value >= 0,
+    "windows": lambda value: value in ("mean", "max"),
 }
 """What the fields of a saved head may be."""
 

@@ -82,6 +82,9 @@ class TaskHeads(nn.Module):
         self.tags_tokens = bool(per_token.any())
         self.per_token: Tensor
         self.register_buffer("per_token", per_token, persistent=False)
+        by_largest = torch.tensor([head.windows == "max" for head in heads])
+        self.by_largest: Tensor
+        self.register_buffer("by_largest", by_largest, persistent=False)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", _class_weights(self.heads, valid.shape[1]), persistent=False)
 

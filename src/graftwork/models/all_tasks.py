@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graftwork.data.asked_rows import RowLike, check_row, encode_rows, fields_of, lacking, texts_of
+from graftwork.data.encoding.windows import WINDOWS, window_count
 from graftwork.data.pairs.second import sequences, texts_as_tokens
 from graftwork.data.tokens import pad, row_length
 from graftwork.distributed.notes import note_once
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.trunk.tree import Tree
 
@@ -60,6 +61,14 @@ class AskedRow:
     kept: dict[str, Any]
     questions: Sequence[tuple[tuple[str, ...], list[TaskHead]]]
     skipped: dict[str, str]
+
+    def asked(self) -> Iterator[tuple[tuple[str, ...], list[TaskHead]]]:
+        """Texts and the tasks that read them in the same windows."""
+        for texts, heads in self.questions:
+            apart: dict[int | None, list[TaskHead]] = {}
+            for head in heads:
+                apart.setdefault(head.stride, []).append(head)
+            yield from ((texts, own) for own in apart.values())
 
 
 def heads_named(heads: Mapping[str, TaskHead], names: Sequence[str] | None) -> list[TaskHead]:
@@ -107,7 +116,7 @@ def read_row(
     for head in heads:
         if head.name in skipped:
             note_once(
-                f"task {head.name!r} is skipped for rows without {listed(head.text)}; "
+                f"task {head.name!r} is skipped for rows without {listed(head.fields)}; "
                 "the field `skipped` of their answers says so."
             )
     asked = [(texts, heads) for (texts, _), heads in questions.items()]
@@ -131,17 +140,24 @@ class Question:
     words: Sequence[Word] | None
 
     def __len__(self) -> int:
-        """Tokens of its longer text, to which a pass is padded; an image counts as one."""
-        return row_length(self.tokens)
+        """Tokens of its longest sequence, to which a pass is padded: a window, or a text; an image is one."""
+        return max(self.tokens.get(WINDOWS) or [row_length(self.tokens)])
+
+    @property
+    def windows(self) -> int:
+        """How many windows are read."""
+        return window_count(self.tokens)
 
     @property
     def size(self) -> int:
         """Tokens of all its sequences."""
-        return len(self) if sequences(self.tokens) == 1 else sum(map(len, texts_as_tokens(self.tokens)))
+        if sequences(self.tokens) == 1:
+            return row_length(self.tokens)
+        return sum(map(len, texts_as_tokens(self.tokens)))
 
 
 def ask(
-    tokenizer: Reader,
+    tokenizer: InputReader,
     asked: Sequence[tuple[tuple[str, ...], Sequence[TaskHead]]],
     max_length: int,
 ) -> list[Question]:
@@ -153,12 +169,12 @@ def ask(
 
 
 def leaves(question: Question, tree: Tree | None, index_of: Mapping[str, int]) -> int:
-    """How many rows the last layer of a pass has for a question: the groups of its tasks that have parted.
+    """How many rows the last layer of a pass has for a question: sequences, times groups of its tasks.
 
-    Each has two if the texts are read separately.
+    Sequences are windows of a long text, or two texts that are read separately.
     """
     groups = 1 if tree is None else len({tree.nodes[-1][index_of[head.name]] for head in question.heads})
-    return groups * sequences(question.tokens)
+    return groups * question.windows * sequences(question.tokens)
 
 
 def find_tree(model: MultiTaskModel) -> Tree | None:
@@ -171,7 +187,7 @@ def find_tree(model: MultiTaskModel) -> Tree | None:
 
 def branching_pass(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     questions: Sequence[Question],
     tree: Tree | None,
 ) -> list[dict[str, Outputs]]:
@@ -198,7 +214,7 @@ def branching_pass(
 
 
 def routed_pass(
-    model: MultiTaskModel, tokenizer: Reader, questions: Sequence[Question]
+    model: MultiTaskModel, tokenizer: InputReader, questions: Sequence[Question]
 ) -> list[dict[str, Outputs]]:
     """The same for questions of one task each: the pass that `Predictor.predict` makes.
 
@@ -226,7 +242,7 @@ def _of_head(question: Question, head: TaskHead, outputs: Sequence[Any]) -> Outp
 
 def answer_rows(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     rows: Sequence[AskedRow],
     answers: Answers,
     *,
@@ -243,7 +259,7 @@ def answer_rows(
         max_length: tokens of a row.
         batch_size: rows in the widest layer of a pass, where most tasks have parted.
     """
-    asked = [(index, *one) for index, row in enumerate(rows) for one in row.questions]
+    asked = [(index, *one) for index, row in enumerate(rows) for one in row.asked()]
     questions = ask(tokenizer, [(texts, heads) for _, texts, heads in asked], max_length)
     order = sorted(range(len(questions)), key=lambda place: -len(questions[place]))
     index_of = {head.name: task for task, head in enumerate(model.heads.heads)}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.kinds.kind import Reads
 
 __all__ = [
@@ -49,7 +49,7 @@ _VOCABULARIES = ("tokenizer.*", "vocab*", "*.spm", "spm.model", "spiece.model", 
 
 def load_backbone(
     name: str, reads: Reads = "text", *, causal: bool = False
-) -> tuple[PreTrainedModel, Reader]:
+) -> tuple[PreTrainedModel, InputReader]:
     """The pretrained transformer and tokenizer of a hub id, a folder, or `package:NAME/sub/folder`.
 
     Of an encoder-decoder only the encoder is kept. A short text is passed through the backbone. Of a model of
@@ -255,13 +255,13 @@ def load_image_reader(name: str) -> ImageReader:
 
 def saved_reader(
     folder: Path, base: PreTrainedModel, backbone: str, asked: str | None, reads: Reads = "text"
-) -> Reader:
+) -> InputReader:
     """The tokenizer that was asked for, else the one saved with the model, else that of its backbone.
 
     Of a model that reads images, its image processor.
     """
     images = reads == "image"
-    load: Callable[[str], Reader] = load_image_reader if images else load_tokenizer
+    load: Callable[[str], InputReader] = load_image_reader if images else load_tokenizer
     if asked is None and any(
         (folder / name).is_file() for name in (PROCESSOR_FILES if images else TOKENIZER_FILES)
     ):

@@ -17,7 +17,7 @@ from graftwork.routing.traceless import traceless
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
 
 __all__ = ["hidden_part", "measure_width_", "measured_width", "vocabulary"]
 
@@ -27,7 +27,7 @@ WIDTH_NAME = "width"
 """Name under which the width of a backbone is attached to it."""
 
 
-def measure_width_(backbone: PreTrainedModel, tokenizer: Reader, name: str) -> None:
+def measure_width_(backbone: PreTrainedModel, tokenizer: InputReader, name: str) -> None:
     """Note on a backbone how many features its last hidden state has, which its configuration may not say.
 
     Args:

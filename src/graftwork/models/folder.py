@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.kinds.heads import TaskHead
     from graftwork.kinds.kind import Reads
     from graftwork.models.identity import Identity
@@ -100,7 +100,7 @@ def save_model(model: MultiTaskModel, folder: Path, *, backbone_name: str, place
 
 def write_model(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     staged: Path,
     *,
     backbone_name: str,
@@ -150,7 +150,7 @@ def write_model(
 
 def load_model(
     folder: str | Path, *, encoder: Encoder | None = None, **loading: Unpack[Loading]
-) -> tuple[MultiTaskModel, Reader]:
+) -> tuple[MultiTaskModel, InputReader]:
     """A saved multi-task model in evaluation mode, with its tokenizer, or the reader of its images.
 
     A folder that another process replaces meanwhile is read again: the model is the old one or the new one.
@@ -177,7 +177,7 @@ def _load_model(
     backbone: str | None = None,
     tokenizer: str | None = None,
     backbone_unchecked: bool = False,
-) -> tuple[MultiTaskModel, Reader]:
+) -> tuple[MultiTaskModel, InputReader]:
     from peft import PeftConfig, PeftModel
 
     from graftwork.models.causal.model import make_model

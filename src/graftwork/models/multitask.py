@@ -16,7 +16,7 @@ from graftwork.kinds.linear_heads import TaskHeads
 from graftwork.kinds.pairs.features import pair_width
 from graftwork.models.first_pass import measured_width
 from graftwork.models.pairs.second import SecondTexts, split_second
-from graftwork.models.pooling import Pooling, pool
+from graftwork.models.pooling import Pooling, pool, pool_windows
 from graftwork.routing.router import find_router
 from graftwork.routing.rows import ROWS_KEYWORD
 from graftwork.search.compact import compact_
@@ -107,15 +107,17 @@ class MultiTaskModel(nn.Module):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "rows positions"] | None = None,
-        attention_mask: Int[Tensor, "rows positions"] | None = None,
-        token_type_ids: Int[Tensor, "rows positions"] | None = None,
-        pixel_values: Float[Tensor, "rows channels height width"] | None = None,
+        input_ids: Int[Tensor, "read positions"] | None = None,
+        attention_mask: Int[Tensor, "read positions"] | None = None,
+        token_type_ids: Int[Tensor, "read positions"] | None = None,
+        pixel_values: Float[Tensor, "read channels height width"] | None = None,
         labels: Float[Tensor, " rows *targets"] | None = None,
         graft_rows: Int[Tensor, " rows"] | None = None,
-        second_input_ids: Int[Tensor, "rows positions"] | None = None,
-        second_attention_mask: Int[Tensor, "rows positions"] | None = None,
-        second_token_type_ids: Int[Tensor, "rows positions"] | None = None,
+        windows: Int[Tensor, "rows most"] | None = None,
+        places: Int[Tensor, "rows tokens"] | None = None,
+        second_input_ids: Int[Tensor, "read positions"] | None = None,
+        second_attention_mask: Int[Tensor, "read positions"] | None = None,
+        second_token_type_ids: Int[Tensor, "read positions"] | None = None,
     ) -> SequenceClassifierOutput:
         """Logits, and the loss if there are labels.
 
@@ -126,6 +128,10 @@ class MultiTaskModel(nn.Module):
             pixel_values: images, in place of tokens.
             labels: class index or standardised score of every row, or all targets of each, padded.
             graft_rows: index of every row's task; not needed if there is only one task.
+            windows: what is read for each row, by its place in the batch, if rows have several windows; -1
+                for none. Default: one each.
+            places: where each token of a row is among all positions that are read
+                (`graftwork.data.encoding.windows.pad_windows`).
             second_input_ids: tokens of the second text, as long as those of the first, of rows of tasks that
                 read their texts separately; what other rows have there is not read.
             second_attention_mask: as for the first.
@@ -150,37 +156,48 @@ class MultiTaskModel(nn.Module):
                 raise DataError(
                     f"the model has several tasks ({names}); pass graft_rows, the task index of every row."
                 )
-            graft_rows = torch.zeros(first.shape[0], dtype=torch.long, device=first.device)
-        rows, tasks, texts = first.shape[0], graft_rows, None
+            count = (first if windows is None else windows).shape[0]
+            graft_rows = torch.zeros(count, dtype=torch.long, device=first.device)
+        # Of what is read: a row, or each of its windows.
+        own = graft_rows if windows is None else graft_rows.repeat_interleave((windows >= 0).sum(1))
+        read, tasks, texts = first.shape[0], own, None
         if self.heads.reads_separately:
             seconds = {name: value for name, value in second.items() if value is not None}
-            texts = SecondTexts.of(seconds, self.heads.separate[graft_rows], self.heads.heads)
+            texts = SecondTexts.of(seconds, self.heads.separate[own], self.heads.heads)
         if texts is not None:
             inputs = texts.joined(inputs)
-            tasks = torch.cat([graft_rows, graft_rows[texts.owner]])
+            tasks = torch.cat([own, own[texts.owner]])
         hidden, whole = self._read(inputs, tasks)
         dtype = self.heads.weight.dtype
         pooled = self.dropout(whole).to(dtype)
-        tokens = self.dropout(hidden[:rows]).to(dtype) if self.heads.tags_tokens else None
+        tokens = self.dropout(hidden[:read]).to(dtype) if self.heads.tags_tokens else None
         pairs = None
         if texts is not None:
             pairs = texts.features(pooled, whole.to(dtype))
         elif self.heads.reads_separately:  # processes that train together need the gradient of every weight
-            pairs = pooled.new_zeros(rows, pair_width(pooled.shape[1]))
-        logits = self.heads(pooled[:rows], graft_rows, tokens, pairs)
+            pairs = pooled.new_zeros(read, pair_width(pooled.shape[1]))
+        logits = self.heads(pooled[:read], own, tokens, pairs)
+        if windows is not None:
+            largest = self.heads.by_largest[graft_rows][:, None]
+            logits = pool_windows(logits, windows, places, largest, tagged=self.heads.tags_tokens)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def vectors(
         self, inputs: Mapping[str, Tensor], graft_rows: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows d"]:
-        """The pooled vectors of rows of one sequence each, along the paths of their tasks.
+        """The pooled vectors of rows of one text each, along the paths of their tasks: the mean over windows.
 
         Args:
-            inputs: of the backbone.
+            inputs: of the backbone, with `windows` and `places` if there are several of a row.
             graft_rows: index of every row's task.
         """
-        return self._read(inputs, graft_rows)[1]
+        inputs = dict(inputs)
+        windows, _ = inputs.pop("windows", None), inputs.pop("places", None)
+        if windows is None:
+            return self._read(inputs, graft_rows)[1]
+        own = graft_rows.repeat_interleave((windows >= 0).sum(1))
+        return pool_windows(self._read(inputs, own)[1], windows)
 
     def _read(self, inputs: Mapping[str, Tensor], tasks: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states of a batch, and its pooled vectors."""
@@ -208,14 +225,17 @@ class MultiTaskModel(nn.Module):
             Minus infinity beyond a task's own outputs, NaN where a task is not wanted.
         """
         inputs, second = split_second(inputs)
+        windows, places = inputs.pop("windows", None), inputs.pop("places", None)
         first = next(iter(inputs.values()))
-        rows, device = first.shape[0], first.device
+        read, device = first.shape[0], first.device
         texts, asked = None, wanted
+        if windows is not None and wanted is not None:
+            asked = wanted.repeat_interleave((windows >= 0).sum(1), dim=0)
         if self.heads.reads_separately:
-            texts = SecondTexts.of_all(second, rows, wanted, self.heads.separate, self.heads.heads)
+            texts = SecondTexts.of_all(second, read, asked, self.heads.separate, self.heads.heads)
         if texts is not None:
             inputs = texts.joined(inputs)
-            asked = None if wanted is None else torch.cat([wanted, wanted[texts.owner]])
+            asked = None if asked is None else torch.cat([asked, asked[texts.owner]])
         sequences = next(iter(inputs.values())).shape[0]
         trunk = find_trunk(self.backbone)
         if trunk is None:
@@ -235,7 +255,10 @@ class MultiTaskModel(nn.Module):
         pooled = self.dropout(pool(hidden, mask, self.pooling)).to(dtype)
         tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
         pairs = None if texts is None else texts.features_of_all(pooled, place, self.heads.separate)
-        logits = self.heads.of_all(pooled, place[:rows], tokens, pairs)
+        logits = self.heads.of_all(pooled, place[:read], tokens, pairs)
+        if windows is not None:
+            largest = self.heads.by_largest[:, None]
+            logits = pool_windows(logits, windows, places, largest, tagged=self.heads.tags_tokens)
         if wanted is None:
             return logits
         return logits.masked_fill(~wanted[(...,) + (None,) * (logits.dim() - 2)], float("nan"))

@@ -21,7 +21,7 @@ from graftwork.kinds.scores import per_task_scores, settled_heads
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel
 
@@ -126,7 +126,7 @@ class RowSample:
         seed: of the choice.
     """
 
-    def __init__(self, tokens: Dataset, tokenizer: Reader, *, most: int, seed: int = 0) -> None:
+    def __init__(self, tokens: Dataset, tokenizer: InputReader, *, most: int, seed: int = 0) -> None:
         tasks = np.asarray(tokens.data.column("graft_rows").to_numpy())
         present = np.unique(tasks)
         chosen: list[int] = []

@@ -21,6 +21,7 @@ from graftwork.data.asked_rows import (
     task_of,
     texts_of,
 )
+from graftwork.data.encoding.windows import in_batches, window_count
 from graftwork.data.images.reader import text_tokenizer
 from graftwork.data.tokens import pad, row_length
 from graftwork.edges import forward_errors
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["Predictor", "RowLike", "load"]
@@ -87,7 +88,7 @@ class Predictor:
     def __init__(
         self,
         model: MultiTaskModel,
-        tokenizer: Reader,
+        tokenizer: InputReader,
         *,
         max_length: int | None = None,
         batch_size: int = 64,
@@ -285,8 +286,7 @@ class Predictor:
         order = sorted(range(len(rows)), key=lambda index: -row_length(tokens[index]))
         index_of = {name: index for index, name in enumerate(self.heads)}
         results: list[dict[str, Any]] = [{} for _ in rows]
-        for start in range(0, len(order), self.batch_size):
-            picked = order[start : start + self.batch_size]
+        for picked in in_batches(order, list(map(window_count, tokens)), self.batch_size):
             batch = pad(self.tokenizer, [tokens[index] for index in picked])
             graft_rows = torch.tensor([index_of[rows[index].head.name] for index in picked])
             device = self.model.heads.weight.device

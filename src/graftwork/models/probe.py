@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,7 @@ def fit_probe(
 
     if KINDS[head.kind].per == "token":
         return _fit_tag_probe(head, train, validation, embed_fn)
+    embed_fn = _in_windows(head, embed_fn)
     features = [_features(split.texts, embed_fn) for split in (train, validation)]
     scaler = StandardScaler().fit(features[0])
     fitted, chosen = (scaler.transform(block) for block in features)
@@ -67,7 +69,7 @@ def fit_probe(
     best = max(models, key=lambda model: score(head.metric, model.predict(chosen), validation.targets))
 
     def test(split: Split, embed_fn: Embedder) -> float:
-        tested = scaler.transform(_features(split.texts, embed_fn))
+        tested = scaler.transform(_features(split.texts, _in_windows(head, embed_fn)))
         return score(head.metric, best.predict(tested), split.targets)
 
     return test
@@ -113,12 +115,17 @@ def _words(
     head: TaskHead, texts: Sequence[str], spans: Iterable[Any], embed_fn: Embedder
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """The vectors and the tags of the words of every text."""
-    found = embed_fn(texts, words=True)
+    found = _in_windows(head, embed_fn)(texts, words=True)
     tags = [
         np.array(tag_words(row, words, head.labels), dtype=np.int64)
         for row, (_, words) in zip(spans, found, strict=True)
     ]
     return [vectors for vectors, _ in found], tags
+
+
+def _in_windows(head: TaskHead, embed_fn: Embedder) -> Embedder:
+    """The same for long texts that a task reads in windows."""
+    return embed_fn if head.stride is None else partial(embed_fn, stride=head.stride)
 
 
 def _features(texts: tuple[list[str], ...], embed_fn: Embedder) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from graftwork.files.hashing import stable_key
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
 from graftwork.noise.text import TEXT_NOISE, edit_distance, moved_words
+from graftwork.texts.template import change_parts, plain_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,17 +71,16 @@ def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: i
             f"{kind} noise would move the spans of task {data.head.name!r}; leave it out, or train the task "
             "apart"
         )
-    change = TEXT_NOISE[kind]
     columns = []
     counts: Counter[str] = Counter()
     for field, column in enumerate(split.texts):
         noisy = column
         if ratio > 0:
             # Without the row's number: the same text is damaged alike wherever it stands.
-            noisy = [change(text, ratio, stable_key(seed, kind, field, text)) for text in column]
+            noisy = [_damaged(text, kind, ratio, stable_key(seed, kind, field, text)) for text in column]
         columns.append(noisy)
         for before, after in zip(column, noisy, strict=True):
-            counts += _measure(before, after, kind)
+            counts += _measure(plain_text(before), plain_text(after), kind)
     texts = tuple(columns)
     return DamagedSplit(
         _split(data, split, texts, split.targets),
@@ -88,6 +88,11 @@ def _damage_texts(data: TaskData, split: Split, kind: str, ratio: float, seed: i
         counts["total"],
         _fraction(counts["word_edits"], counts["words"]),
     )
+
+
+def _damaged(text: str, kind: str, ratio: float, key: int) -> str:
+    """A text with noise, of one that a template made in every part, so that the parts stay apart."""
+    return change_parts(text, lambda part: TEXT_NOISE[kind](part, ratio, key))
 
 
 def _measure(before: str, after: str, kind: str) -> Counter[str]:

@@ -16,6 +16,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from graftwork.data.encoding.notes import length_notes
 from graftwork.data.images.reader import ImageReader, blank_image
 from graftwork.data.pairs.second import SECOND_IDS
 from graftwork.data.targets.written import check_learned
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["Tokens", "check_size", "fitting_tokens", "preflight"]
@@ -52,7 +53,7 @@ class Tokens:
 def fitting_tokens(
     datas: Sequence[TaskData],
     backbone: PreTrainedModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     max_length: int,
     cache: Path | None,
 ) -> Tokens:
@@ -66,11 +67,11 @@ def fitting_tokens(
     splits = tokenise(datas, tokenizer, max_length, cache)
     if isinstance(tokenizer, ImageReader):
         return Tokens(splits, max_length, [])
-    told = check_learned(datas, splits, tokenizer)
+    told, heads = check_learned(datas, splits, tokenizer), [data.head for data in datas]
     _check_ids(splits, backbone, tokenizer)
     most = most_tokens(backbone, max_length, _ordinary(splits["train"], tokenizer))
     if most == max_length:
-        return Tokens(splits, max_length, told)
+        return Tokens(splits, max_length, [*told, *length_notes(heads, splits, max_length)])
     pair = any(len(data.head.text) > 1 and not data.head.separate for data in datas)
     special = tokenizer.num_special_tokens_to_add(pair=pair)
     if most <= special:
@@ -81,11 +82,14 @@ def fitting_tokens(
     lengths = np.concatenate([row_lengths(split) for split in splits.values()])
     cut = int((lengths > most).sum())
     rows = f"{cut:,} of {len(lengths):,} rows are longer and are cut" if cut else "no row here is longer"
+    if any(head.stride is not None for head in heads):
+        rows = "longer rows are read in windows"
     note = (
         f"max_length is {max_length}, but {_name(backbone)} has positions for {most} tokens: {most} is used, "
         f"and saved with the model; {rows}."
     )
-    return Tokens(tokenise(datas, tokenizer, most, cache), most, [note, *told])
+    splits = tokenise(datas, tokenizer, most, cache)
+    return Tokens(splits, most, [note, *told, *length_notes(heads, splits, most)])
 
 
 def check_size(reader: ImageReader, backbone: PreTrainedModel, name: str) -> None:
@@ -156,7 +160,7 @@ def _check_ids(
         )
 
 
-def preflight(model: MultiTaskModel, splits: Mapping[str, Dataset], tokenizer: Reader) -> list[str]:
+def preflight(model: MultiTaskModel, splits: Mapping[str, Dataset], tokenizer: InputReader) -> list[str]:
     """Pass the longest row and one of every task through the model that will be trained, and back.
 
     Nothing of it stays: see `traceless`.

@@ -13,6 +13,7 @@ from graftwork.files.later import LATER, later
 from graftwork.messages import shown
 from graftwork.recipe.shares import SHARE
 from graftwork.structure.fixed import FIXED_STRUCTURES, check_fixed_structure
+from graftwork.tuner.config_checks import TRUNKS
 
 __all__ = ["TRACKERS", "GraftSettings", "TrainingSettings"]
 
@@ -83,6 +84,12 @@ class GraftSettings:
     task_budget: float | None = field(default=None, metadata=LATER | SHARE)
     """experimental: adapter parameters that one task may use: a fraction of the backbone's (`0.1%` or 0.001),
     or a count from 1 on."""
+    trunk: int | None = field(default=None, metadata=LATER)
+    """Layers, from the first on, in which all tasks share their adapters, so that many tasks on one text are
+    carried through them once; excludes trunk_budget."""
+    trunk_budget: float | None = field(default=None, metadata=LATER)
+    """What all tasks on one text may cost, in passes of one task: from 1 (all share all adapters) to the
+    number of tasks. The search chooses where they part."""
     cost: str | dict[str, float] = field(default="parameters", metadata=LATER)
     """experimental: what budgets count: `parameters` (the default); `flops` per token, of which a budget is a
     fraction of the backbone's linear maps; or the cost of one adapter at every site, as a mapping or
@@ -119,6 +126,12 @@ class GraftSettings:
             check_fixed_structure(structure)
         except ConfigError as error:
             raise RecipeError(f"graft.{str(error).rstrip('.')}") from None
+        given = [name for name in TRUNKS if getattr(self, name) is not None]
+        if given:
+            raise RecipeError(
+                f"graft.structure={shown(structure)} leaves nothing to choose for "
+                f"graft.{given[0]}={getattr(self, given[0]):g}; give one of them"
+            )
         if self.penalty is not None:
             raise RecipeError(
                 f"graft.structure={shown(structure)} leaves nothing to learn for "

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from graftwork.errors import StructureError
+from graftwork.search.parting import tied_scores
 from graftwork.sparsity.budget import budget_cost, site_prices
 from graftwork.structure.choosing import choose_structure
 from graftwork.structure.fixed import fixed_structure
@@ -29,7 +30,8 @@ __all__ = [
 def structure_of(model: nn.Module, adapter_name: str | None = None) -> Structure:
     """The structure of a graft adapter.
 
-    While gates are learned it is the structure that `discretise_` would choose now; nothing is changed.
+    While gates are learned it is the structure that `discretise_` would choose now; nothing is changed. With
+    `GraftConfig.trunk` or `trunk_budget`, tasks part where these allow it.
 
     Args:
         model: a model with a graft adapter, at any depth.
@@ -39,7 +41,8 @@ def structure_of(model: nn.Module, adapter_name: str | None = None) -> Structure
         The structure: data without a tensor, also of sites where every adapter is closed.
 
     Raises:
-        ConfigError: the model has no graft adapter, or the cost table lacks a site.
+        ConfigError: the model has no graft adapter, the cost table lacks a site, or the backbone cannot have
+            the trunk that is asked for.
         StructureError: gates are learned, and the budget is smaller than one adapter.
 
     Example:
@@ -53,7 +56,7 @@ def structure_of(model: nn.Module, adapter_name: str | None = None) -> Structure
     if not view.decided:
         return choose_structure(
             tuple(view.config.tasks),
-            site_scores(model, adapter_name),
+            tied_scores(model, view, site_scores(model, adapter_name)),
             budget_cost(model, adapter_name),
             task_budget=budget_cost(model, adapter_name, of="task_budget"),
             rank_by=view.config.rank_by,
@@ -94,7 +97,8 @@ def discretise_(model: nn.Module, adapter_name: str | None = None) -> Structure:
     """Decide every gate, in place, by ranking to the budget (`choose_structure`).
 
     With a budget, adapters are taken in the order of their score, as long as they fit; task t uses a stored
-    adapter k if `score[t, k] >= max_t score[t, k] / 2`. Weights stay as they are.
+    adapter k if `score[t, k] >= max_t score[t, k] / 2`; of tasks that go together (`GraftConfig.trunk`,
+    `trunk_budget`) the mean score counts. Weights stay as they are.
 
     Args:
         model: a model with a graft adapter, at any depth.
@@ -104,7 +108,8 @@ def discretise_(model: nn.Module, adapter_name: str | None = None) -> Structure:
         The structure.
 
     Raises:
-        ConfigError: the model has no graft adapter, or the cost table lacks a site.
+        ConfigError: the model has no graft adapter, the cost table lacks a site, or the backbone cannot have
+            the trunk that is asked for.
         StructureError: the budget is smaller than one adapter.
 
     Example:

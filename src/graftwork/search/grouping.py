@@ -69,7 +69,10 @@ def input_distances(
                 for name, value in batch.items()
                 if name != "labels" and not name.startswith(SECOND)  # the first of two texts says enough
             }
-            rows = inputs.pop("graft_rows")
+            rows, windows = inputs.pop("graft_rows"), inputs.pop("windows", None)
+            inputs.pop("places", None)
+            if windows is not None:  # each counts as a row
+                rows = rows.repeat_interleave((windows >= 0).sum(dim=1))
             layers = model(**inputs, output_hidden_states=True).hidden_states
             if "attention_mask" in inputs:
                 mask = inputs["attention_mask"].unsqueeze(-1)

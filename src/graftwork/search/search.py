@@ -29,14 +29,18 @@ from graftwork.errors import TrainingError
 from graftwork.gates.registry import gate_family
 from graftwork.routing.router import find_router
 from graftwork.search.discretise import set_structure_, structure_of
+from graftwork.search.driving import gate_scores, keep_in_bounds_, start_closed_
+from graftwork.search.parting import check_own, check_trunk, given_tree, read_tree, tie_, tree_within
 from graftwork.search.schedule import Schedule
 from graftwork.sparsity.budget import budget_cost
 from graftwork.sparsity.control import SparsityControl
+from graftwork.sparsity.importance_control import ImportanceControl
 from graftwork.sparsity.registry import sparsity_control
 from graftwork.sparsity.size import expected_active, expected_size, gate_parameters, pool_parameters
 from graftwork.sparsity.start import starting_paths
+from graftwork.sparsity.worth import open_worth
 from graftwork.structure.structure import Structure
-from graftwork.tuner.layer import GraftLayer
+from graftwork.trunk.tree import Tree
 from graftwork.tuner.view import GraftView, graft_view
 
 __all__ = ["StructureSearch"]
@@ -64,6 +68,7 @@ class StructureSearch:
         adapter_name: PEFT's name for the adapter; default the active one.
 
     Raises:
+        ConfigError: the backbone cannot have the trunk that is asked for (`GraftConfig.trunk`).
         StructureError: the budget is smaller than one adapter.
         TrainingError: the run has no steps, or FSDP 1 manages the model.
 
@@ -110,6 +115,11 @@ class StructureSearch:
         self.scores: dict[str, dict[str, Any]] | None = None
         """`prob_open` and `scores` [tasks, K] and `strength` [K] of every site at the discretisation."""
         self.control = self._make_control()
+        self.tree: Tree | None = None
+        """Which tasks go together in which section of a pass, if that is limited and chosen."""
+        if self.control is not None:
+            check_trunk(model, self.adapter_name)
+            self._tie(given_tree(model, self.view))
         self._checked = False
         if travel < LEAST_TRAVEL:
             warnings.warn(
@@ -169,7 +179,7 @@ class StructureSearch:
         for site, paths in zip(view.sites.values(), starting_paths(view), strict=True):
             site.graft_ratio[self.adapter_name].fill_(self.travel / learning_rates)
             if not paths.all():
-                _start_closed_(site, self.adapter_name, ~paths)
+                start_closed_(site, self.adapter_name, ~paths)
 
     @torch.no_grad()
     def set_speed(self, learning_rates: float) -> None:
@@ -233,19 +243,37 @@ class StructureSearch:
             return None
         view = self.view
         for site in view.sites.values():
-            _keep_in_bounds_(site, self.adapter_name)
+            keep_in_bounds_(site, self.adapter_name)
             site.anneal_(self.adapter_name, self._ramped(step))
         if self.control.always or self.phase(step) == "search":
             self.control.update(view, self._ramped(step))
-        if self.phase(step) != "tune" and step < self.total_steps:
+        decides = self.phase(step) == "tune" or step >= self.total_steps
+        measured = gate_family(view.config.gates).measured and self.phase(step) == "search"
+        if view.config.trunk_budget is not None and self.tree is None and (decides or measured):
+            self._choose_tree(self._ramped(step))
+        if not decides:
             return None
         self.soft_size = float(expected_size(view, in_parameters=True).detach())
-        self.scores = _scores(view)
+        self.scores = gate_scores(view)
         # That of the main process: the last bit of a score may differ between devices.
         self.structure = from_main(structure_of(self.model, self.adapter_name))
         set_structure_(self.model, self.structure, self.adapter_name)
         self.control = None
         return self.structure
+
+    def _choose_tree(self, ramped: float) -> None:
+        """Choose which tasks go together, from what is known of them now; that of the main process holds."""
+        view = self.view
+        worth = from_main([table.cpu() for table in open_worth(view)])
+        self._tie(from_main(tree_within(self.model, view, worth)))
+        if isinstance(self.control, ImportanceControl):
+            self.control.part(view, worth)
+            self.control.update(view, ramped)
+
+    def _tie(self, tree: Tree | None) -> None:
+        if tree is not None:
+            self.tree = tree
+            tie_(self.model, self.view, tree)
 
     def _mark_driven(self) -> None:
         find_router(self.model).driven = True  # type: ignore[union-attr]
@@ -280,6 +308,7 @@ class StructureSearch:
             "structure": None if self.structure is None else self.structure.to_dict(),
             "scores": self.scores,
             "control": None if self.control is None else self.control.state(),
+            **({} if self.tree is None else {"tree": [list(section) for section in self.tree.nodes]}),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -297,9 +326,11 @@ class StructureSearch:
             for name, wanted in (("prob_open", shape), ("scores", shape), ("strength", shape[1:])):
                 if tuple(torch.tensor(self.scores[site][name]).shape) != wanted:  # type: ignore[index]
                     raise ValueError(f"{name} of site {site} has another shape than its pool")
+        self._tie(read_tree(state.get("tree"), self.model, self.view))
         if state["control"] is None:
             self.control = None
         elif self.control is not None:
+            check_own(state["control"].get("own"), self.view)
             self.control.load(state["control"])
 
     def _in_order(self, sites: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,38 +339,7 @@ class StructureSearch:
         return {name: sites[name] for name in (*known, *(name for name in sites if name not in known))}
 
 
-@torch.no_grad()
-def _start_closed_(site: GraftLayer, adapter_name: str, gates: Tensor) -> None:
-    """Let these gates, bool [tasks, K], start nearly closed."""
-    theta = site.graft_gate_bias[adapter_name]
-    state = site.graft_state[adapter_name] if adapter_name in site.graft_state else None
-    family = site.pools[adapter_name].family
-    family.start_closed_(gates.to(theta.device), theta, state, float(site.graft_ratio[adapter_name]))
-
-
 def _fsdp_1() -> type[nn.Module]:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     return FullyShardedDataParallel
-
-
-@torch.no_grad()
-def _scores(view: GraftView) -> dict[str, dict[str, Any]]:
-    name = view.adapter_name
-    return {
-        site: {
-            "prob_open": layer.prob_open(name).tolist(),
-            "scores": layer.scores(name).tolist(),
-            "strength": layer.strength(name).tolist(),
-        }
-        for site, layer in view.sites.items()
-    }
-
-
-def _keep_in_bounds_(site: GraftLayer, adapter_name: str) -> None:
-    """Clamp the learned part of the logits, so that a gate at the bound can move back in the next step."""
-    family = site.pools[adapter_name].family
-    ratio = float(site.graft_ratio[adapter_name])
-    low, high = (-family.bound - family.initial_logit) / ratio, (family.bound - family.initial_logit) / ratio
-    with torch.no_grad():
-        site.graft_gate_bias[adapter_name].clamp_(low, high)

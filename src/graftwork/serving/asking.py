@@ -115,7 +115,7 @@ def _asked(tasks: TaskSet, rows: Sequence[AskedRow], answers: Answers) -> Readin
     """Tokenise the rows for each model that is asked about them."""
     wanted: dict[Group, list[tuple[int, tuple[str, ...], list[TaskHead]]]] = {}
     for place, row in enumerate(rows):
-        for texts, heads in row.questions:
+        for texts, heads in row.asked():
             by_group: dict[Group, list[TaskHead]] = {}
             for head in heads:
                 by_group.setdefault(tasks.tasks[head.name].group, []).append(head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ def importance_scores(
     products: Float[Tensor, "tasks adapters"],
     threshold: float,
     own: Bool[Tensor, "tasks adapters"] | None = None,
+    tied: Callable[[Tensor], Tensor] = lambda table: table,
 ) -> Float[Tensor, "tasks adapters"]:
     r"""Importance in [0, 1] that compares adapters over the whole model and tasks at one adapter.
 
@@ -47,6 +49,7 @@ def importance_scores(
         threshold: tau, in (0, 1).
         own: which adapters are open to each task, if that is settled. Others count for nothing, and the tasks
             that may use an adapter have the same score.
+        tied: makes rows of tasks that go together equal.
     """
     tiny = torch.finfo(products.dtype).tiny
     products = products if own is None else products * own
@@ -56,6 +59,7 @@ def importance_scores(
     if own is not None:
         return own * ranks
     power = math.log(2.0) / -math.log(threshold)
+    shares = tied(shares)
     return (shares / shares.amax(dim=0).clamp_min(tiny)) ** power * ranks
 
 
@@ -88,6 +92,7 @@ class ImportanceControl:
     def __init__(self, budget: float) -> None:
         self.budget = budget
         self._own: Bool[Tensor, "tasks adapters"] | None = None
+        self._parted = False
 
     @torch.no_grad()
     def apply(self, view: GraftView, ramped: float) -> None:
@@ -111,12 +116,19 @@ class ImportanceControl:
         states = [ImportanceState.of(site.graft_state[name]) for site in view.sites.values()]
         products = torch.cat([_importance(state) for state in states], dim=1)
         if view.config.gate_start != "shared" and self._own is None:
-            self._own = torch.cat(starting_paths(view), dim=1).to(products.device)
-        scores = importance_scores(products, view.config.path_threshold, self._own)
+            self._own = torch.cat(starting_paths(view), dim=1)
+        self._own = None if self._own is None else self._own.to(products.device)
+        pools = [site.pools[name] for site in view.sites.values()]
+        sizes = [pool.size for pool in pools]
+
+        def tied(table: Tensor) -> Tensor:
+            parts = zip(pools, table.split(sizes, dim=1), strict=True)
+            return torch.cat([pool.tied(part) for pool, part in parts], dim=1)
+
+        scores = importance_scores(products, view.config.path_threshold, self._own, tied)
         worth = scores.amax(dim=0)
         users = scores >= 0.5 * ramped * worth if self._own is None else self._own
         mask = users * self._stored(view, worth, ramped).to(products.device)
-        sizes = [state.score.shape[-1] for state in states]
         for state, score, cells in zip(
             states, scores.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True
         ):
@@ -147,12 +159,34 @@ class ImportanceControl:
         """Nothing beside the size itself, which every search logs."""
         return {}
 
+    def part(self, view: GraftView, worth: Sequence[Float[Tensor, "tasks adapters"]]) -> None:
+        """Settle anew which task may use which adapter, once it is known which tasks go together.
+
+        A group may use what is worth something to its tasks together.
+
+        Args:
+            view: the adapter, its pools with their groups.
+            worth: of its open adapters, site by site (`graftwork.sparsity.worth.open_worth`).
+        """
+        if self._own is None:
+            return
+        pools = [site.pools[view.adapter_name] for site in view.sites.values()]
+        own = self._own.split([pool.size for pool in pools], dim=1)
+        settled = []
+        for pool, paths, values in zip(pools, own, worth, strict=True):
+            together = pool.tied(values.to(paths.device))
+            most = pool.tied(paths.float()) >= 0.5
+            settled.append((together > 0) | ((together == 0) & most))
+        self._own, self._parted = torch.cat(settled, dim=1), True
+
     def state(self) -> dict[str, Any]:
-        """Nothing: masks and running means are in the model."""
-        return {}
+        """What tasks that have parted may use; masks and running means are in the model."""
+        return {"own": self._own.int().tolist()} if self._parted and self._own is not None else {}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restore what tasks that have parted may use."""
+        if "own" in state:
+            self._own, self._parted = torch.tensor(state["own"], dtype=torch.bool), True
 
 
 def _importance(state: ImportanceState) -> Float[Tensor, "tasks adapters"]:

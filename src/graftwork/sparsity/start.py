@@ -22,10 +22,18 @@ def starting_paths(view: GraftView) -> list[Bool[Tensor, "tasks adapters"]]:
     `random` opens every gate with probability 1/2, and one gate of an adapter that is open to nobody.
     `private` and `grouped` deal the adapters of a site to the tasks in turn; which task comes first goes
     round from site to site. An adapter is open to the task it is dealt to, and to all of that task's group.
+    Where tasks go together (`Pool.groups`), what is open to one of them is open to all.
 
     Raises:
         ConfigError: the groups are no partition of the tasks.
     """
+    name = view.adapter_name
+    pools = [site.pools[name] for site in view.sites.values()]
+    return [pool.tied(paths.float()) > 0 for pool, paths in zip(pools, _apart(view), strict=True)]
+
+
+def _apart(view: GraftView) -> list[Bool[Tensor, "tasks adapters"]]:
+    """The starting paths of tasks that do not go together."""
     config, name = view.config, view.adapter_name
     tasks = len(config.tasks)
     sizes = [site.pools[name].size for site in view.sites.values()]

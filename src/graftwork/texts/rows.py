@@ -6,6 +6,8 @@ and kept like any other text.
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from graftwork.messages import listed, mended, shown
 from graftwork.texts.template import fill
 from graftwork.texts.writing import Writing
 
-__all__ = ["Reader", "messages_of", "with_form"]
+__all__ = ["RowReader", "field_text", "messages_of", "with_form"]
 
 Message = dict[str, Any]
 Row = Mapping[str, Any]
@@ -35,6 +37,8 @@ _ROLES = {
     "observation": "tool",
 }
 """Names that rows with `from` and `value` have for the roles of a chat template."""
+_AS_TEXT = (int, decimal.Decimal, datetime.date, datetime.time)
+"""Values beside floats that a text can name; Parquet files have dates."""
 
 
 def with_form(writing: Writing, row: Row, where: str) -> Writing:
@@ -67,7 +71,7 @@ def with_form(writing: Writing, row: Row, where: str) -> Writing:
     )
 
 
-class Reader:
+class RowReader:
     """Reads rows of one form.
 
     Args:
@@ -119,13 +123,13 @@ class Reader:
 
     def _text(self, row: Row, where: str) -> str:
         writing = self.writing
-        read = partial(_field, where=where)
+        read = partial(field_text, where=where)
         if writing.form == "template":
             assert writing.prompt is not None
             return fill(writing.prompt, row, read)
         if writing.form == "instruction":
             given = row.get("input")
-            more = _field(row, "input", where) if given is not None else ""
+            more = field_text(row, "input", where) if given is not None else ""
             return read(row, writing.source) + (f"\n\n{more}" if more.strip() else "")
         return read(row, writing.source)
 
@@ -200,14 +204,31 @@ def _dumped(messages: Sequence[Message]) -> str:
         raise DataError(f"a message cannot be kept as JSON ({error})") from None
 
 
-def _field(row: Row, field: str, where: str) -> str:
+def field_text(row: Row, field: str, where: str) -> str:
+    """The text of a field, as it stands in a prompt or a template.
+
+    Numbers are written as Python has them (3.50 in JSON is 3.5), true and false as in JSON.
+
+    Args:
+        row: the row.
+        field: its field.
+        where: its place, for messages.
+
+    Raises:
+        DataError: the field is missing, null, no finite number, or a list or a mapping.
+    """
     if field not in row:
         raise DataError(f"{where} has no field {field!r}; its fields: {listed(row, 20) or 'none'}")
     value = row[field]
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, _AS_TEXT) or (isinstance(value, float) and math.isfinite(value)):
+        try:
+            return str(value)
+        except ValueError:  # Python writes no whole number of more than 4,300 digits
+            pass
     if not isinstance(value, str):
-        raise DataError(f"{where}: {field!r} is {shown(value)}, not a text")
+        raise DataError(f"{where}: {field!r} is {shown(value)}, not a text or a number")
     return mended(value)
 
 
@@ -220,4 +241,4 @@ def _answer(row: Row, field: str, where: str, references: str | None) -> str:
             else "give the one that is learned there"
         )
         raise DataError(f"{where}: the target in {field!r} is a list of {len(value)}; {hint}")
-    return _field(row, field, where)
+    return field_text(row, field, where)

@@ -13,6 +13,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from graftwork.messages import duration
 from graftwork.progress import EVERY, told
+from graftwork.trunk.trunk import trunk_facts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,6 +174,8 @@ class PhaseLines(TrainerCallback):
         if not self._decided and search.control is None:
             self._decided = True
             told(f"decision: {self._size()}{self._gap()}", self.console)
+            if search.tree is not None:
+                told(f"decision: {trunk_facts(search.model)['parting']}", self.console)
         self._enter(name, state.global_step)
 
     def on_train_end(

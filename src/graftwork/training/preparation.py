@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.data.task import Task
     from graftwork.data.task_data import Split
     from graftwork.kinds.heads import TaskHead
@@ -66,7 +66,7 @@ class Prepared:
     name: str
     """Of the backbone, as it was given."""
     backbone: PreTrainedModel
-    tokenizer: Reader
+    tokenizer: InputReader
     """The tokenizer, or the reader of images."""
     clean: list[TaskData]
     """The tasks before any noise."""
@@ -127,7 +127,7 @@ def prepare(
     *,
     max_length: int,
     image_size: int | None = None,
-    loaded: tuple[PreTrainedModel, Reader] | None = None,
+    loaded: tuple[PreTrainedModel, InputReader] | None = None,
     heads: Mapping[str, TaskHead] | None = None,
     at: Callable[[str], None] = lambda doing: None,
 ) -> Prepared:
@@ -192,7 +192,7 @@ def prepare(
     )
 
 
-def _check_reads(tasks: Sequence[Task], reader: Reader) -> None:
+def _check_reads(tasks: Sequence[Task], reader: InputReader) -> None:
     """Refuse tasks that the model which is trained further cannot read.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Tree", "grow"]
+__all__ = ["Tree", "grow", "parting_words"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,31 @@ class Tree:
             return float(self.widths[-1])
         widths = self.widths[1:]
         return sum(w * p for w, p in zip(widths, prices, strict=True)) / sum(prices)
+
+
+def parting_words(tree: Tree, names: Sequence[str]) -> str:
+    """Where tasks part, in words: of every group that parts, all but the largest group that is left.
+
+    Args:
+        tree: of the tasks.
+        names: of the tasks.
+    """
+    leaving: dict[str, list[str]] = {}
+    before = [0] * len(names)
+    for section, nodes in enumerate(tree.nodes):
+        for parent in dict.fromkeys(before):
+            members = [task for task, node in enumerate(before) if node == parent]
+            groups: dict[int, list[str]] = {}
+            for task in members:
+                groups.setdefault(nodes[task], []).append(names[task])
+            stays = max(groups.values(), key=len)
+            when = f"after layer {section - 1}" if section > 1 else "from the start"
+            leaving.setdefault(when, []).extend(
+                " with ".join(group) for group in groups.values() if group is not stays
+            )
+        before = list(nodes)
+    parts = [f"{', '.join(groups)} {when}" for when, groups in leaving.items() if groups]
+    return f"tasks part: {'; '.join(parts)}" if parts else "tasks never part"
 
 
 def grow(tasks: int, signatures: Sequence[Sequence[Hashable]]) -> Tree:

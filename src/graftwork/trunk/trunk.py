@@ -17,12 +17,12 @@ from graftwork.routing.router import find_router
 from graftwork.routing.rows import ROWS_KEYWORD
 from graftwork.trunk.carrying import Carried, Entry, all_rows, carrying, some_rows
 from graftwork.trunk.order import NoTrunkError, Order, observe, probe_inputs, run_probe
-from graftwork.trunk.tree import Tree, grow
+from graftwork.trunk.tree import Tree, grow, parting_words
 from graftwork.tuner.cost import adapter_price, backbone_flops
 from graftwork.tuner.layer import GraftLayer
 from graftwork.tuner.view import graft_view
 
-__all__ = ["Trunk", "find_trunk", "trunk_price"]
+__all__ = ["Trunk", "find_trunk", "trunk_facts", "trunk_price"]
 
 TRUNK_NAME = "trunk"
 """Name under which the trunk of a backbone is attached to it."""
@@ -180,7 +180,7 @@ def trunk_price(model: nn.Module, tasks: Sequence[str] | None = None) -> float:
     with F_l the FLOPs per token of layer l, two for every weight of its linear maps and adapters, and w_l the
     groups of tasks that still have the same gates up to and in layer l. It is 1 if all tasks share all
     adapters, and their number if all differ in the first layer. Attention scores, which depend on the length,
-    embeddings and heads are left out.
+    embeddings and heads are left out, and so are adapters that are closed to all tasks.
 
     Args:
         model: a model with a graft adapter, at any depth. Gates that are still learned count as they are now.
@@ -212,6 +212,16 @@ def trunk_price(model: nn.Module, tasks: Sequence[str] | None = None) -> float:
     return trunk.tree(view.backbone, [known.index(name) for name in names]).passes(layer_flops(model))
 
 
+def trunk_facts(model: nn.Module) -> dict[str, Any]:
+    """The price of all tasks on one text, and in words where they part."""
+    names = graft_view(model).config.tasks
+    trunk = find_trunk(model)
+    assert trunk is not None
+    price = trunk_price(model)
+    words = parting_words(trunk.tree(model, range(len(names))), names)
+    return {"price": price, "parting": f"{words}; price {price:.2f} of {len(names)} passes"}
+
+
 def layer_flops(model: nn.Module) -> list[int]:
     """FLOPs per token of every layer of a backbone, in the order they run; none if it is no row of layers."""
     trunk, backbone = find_trunk(model), graft_view(model).backbone
@@ -222,13 +232,18 @@ def layer_flops(model: nn.Module) -> list[int]:
 
 def _flops(layer: nn.Module) -> int:
     adapters = sum(
-        int(site.pools[name].size * adapter_price("flops", "", site.pools[name]))
+        int(_computed(site, name) * adapter_price("flops", "", site.pools[name]))
         for site in layer.modules()
         if isinstance(site, GraftLayer)
         for name in site.active_adapters
         if name in site.pools
     )
     return backbone_flops(layer) + adapters
+
+
+def _computed(site: GraftLayer, name: str) -> int:
+    """Adapters of a pool that belong to the model: once gates are decided, those that are open to a task."""
+    return int(site.used(name).sum()) if site.is_decided(name) else site.pools[name].size
 
 
 def _gates(layer: GraftLayer, adapter: str, tasks: Sequence[int]) -> list[Hashable]:

@@ -13,6 +13,7 @@ from graftwork.tuner.config_checks import (
     DEFAULT_BUDGET,
     ENOUGH,
     PLACEMENTS,
+    TRUNKS,
     check_adapters,
     check_modules,
     check_saved,
@@ -138,6 +139,20 @@ class GraftConfig(PeftConfig):
         default=None,
         metadata={"help": "experimental: adapter parameters that one task may use, given like `budget`."},
     )
+    trunk: int | None = field(
+        default=None,
+        metadata={
+            "help": "Layers, from the first on, in which all tasks share their adapters, so that many tasks "
+            "on one text are carried through them once. Excludes `trunk_budget`."
+        },
+    )
+    trunk_budget: float | None = field(
+        default=None,
+        metadata={
+            "help": "What all tasks on one text may cost (`graftwork.trunk_price`), in passes of one task: "
+            "from 1 (all share all adapters) to the number of tasks. The search chooses where they part."
+        },
+    )
     cost: str | dict[str, float] = field(
         default="parameters",
         metadata={
@@ -203,7 +218,11 @@ class GraftConfig(PeftConfig):
     def to_dict(self) -> dict[str, Any]:
         """The settings as a dictionary, sets as sorted lists: what is saved must not depend on hashing."""
         found = super().to_dict()
-        return {key: sorted(value) if isinstance(value, set) else value for key, value in found.items()}
+        return {
+            key: sorted(value) if isinstance(value, set) else value
+            for key, value in found.items()
+            if value is not None or key not in TRUNKS  # older files do not have them
+        }
 
 
 _NAME = "GRAFT"

@@ -26,6 +26,7 @@ __all__ = [
     "ENOUGH",
     "PLACEMENTS",
     "POSITIONS",
+    "TRUNKS",
     "check_adapters",
     "check_modules",
     "check_saved",
@@ -39,6 +40,8 @@ ACTIVATION_NAMES = ("gelu", "relu", "silu", "tanh", "identity")
 PLACEMENTS = ("attention+ffn", "ffn", "attention", "block", "linear")
 POSITIONS = ("sequential", "parallel")
 REDUCTIONS = ("mean", "sum")
+TRUNKS = ("trunk", "trunk_budget")
+"""Settings that say where tasks may part."""
 GATE_STARTS = ("auto", "shared", "random", "private", "grouped")
 DEFAULT_BUDGET = 0.003
 """Budget of learned gates if neither a budget nor a penalty is given, as a fraction of the backbone."""
@@ -174,6 +177,8 @@ def check_adapters(config: Any) -> None:
     _choice("rank_by", config.rank_by, tuple(RANKINGS))
     check_cost(config.cost)
     _sparsity(config)
+    if getattr(config, "structure", None) is None:  # a saved structure has parted its tasks already
+        _trunk(config)
 
 
 def _scale(config: Any) -> None:
@@ -245,3 +250,30 @@ def _sparsity(config: Any) -> None:
             )
     if config.penalty is not None and config.penalty < 0:
         raise ConfigError(f"penalty={config.penalty!r} must not be negative.")
+
+
+def _trunk(config: Any) -> None:
+    """Check where tasks may part."""
+    given = [name for name in TRUNKS if getattr(config, name) is not None]
+    if not given:
+        return
+    trunk, price, tasks = config.trunk, config.trunk_budget, len(config.tasks)
+    said = " and ".join(f"{name}={shown(getattr(config, name))}" for name in given)
+    if len(given) > 1:
+        raise ConfigError(f"{said} exclude each other; give one of them.")
+    if trunk is not None:
+        _positive_int("trunk", trunk)
+    if price is not None and (not is_finite(price) or not 1 <= price <= tasks):
+        raise ConfigError(
+            f"{said} must be a number from 1 (all tasks share all adapters) to {tasks}, the number of tasks: "
+            "what all of them on one text may cost, in passes of one."
+        )
+    if not gate_traits(config.gates).learnable:
+        raise ConfigError(f"{said} needs a structure that is searched, not gates={config.gates!r}.")
+    if tasks < 2:
+        raise ConfigError(f"{said} needs at least two tasks, not only {config.tasks[0]!r}.")
+    if config.task_budget is not None:
+        raise ConfigError(
+            f"{said} and task_budget={shown(config.task_budget)} exclude each other: tasks that share "
+            "adapters use the same number of them."
+        )

@@ -158,8 +158,8 @@ class GatedPools(nn.Module, BaseTunerLayer):
         gradient's scale (Adam); the gradient passes as if the ratio were 1, so that gates do not eat the
         clipped norm.
         """
-        family = self.pools[adapter_name].family
-        theta = whole(self.graft_gate_bias[adapter_name])
+        pool, theta = self.pools[adapter_name], whole(self.graft_gate_bias[adapter_name])
+        family, theta = pool.family, theta if pool.family.measured else pool.tied(theta)
         with torch.no_grad():
             value = (theta * self.graft_ratio[adapter_name] + family.initial_logit).clamp(
                 -family.bound, family.bound

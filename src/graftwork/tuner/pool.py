@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from peft.tuners.tuners_utils import _get_in_out_features
 from torch import Tensor, nn
 
@@ -89,6 +90,8 @@ class Pool:
             per addition. They are computed apart from the rest (`blocks`).
         scale: the sum over the open adapters is multiplied by it. It is a constant of the pool: closing an
             adapter changes nothing that the others write.
+        groups: while gates are learned, the group of every task, from 0 on: those of a group have the same
+            gates. None: every task has its own.
     """
 
     tasks: tuple[str, ...]
@@ -101,6 +104,15 @@ class Pool:
     width_out: int
     added: tuple[int, ...] = ()
     scale: float = 1.0
+    groups: tuple[int, ...] | None = None
+
+    def tied(self, table: Float[Tensor, "tasks adapters"]) -> Float[Tensor, "tasks adapters"]:
+        """Every row of a table as the mean over the rows of its task's group, equal to the bit."""
+        if self.groups is None:
+            return table
+        index = torch.tensor(self.groups, device=table.device)
+        means = [table[index == group].mean(dim=0) for group in range(max(self.groups) + 1)]
+        return torch.stack(means)[index]
 
     @property
     def blocks(self) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-    Reader: TypeAlias = "PreTrainedTokenizerBase | ImageReader"
+    InputReader: TypeAlias = "PreTrainedTokenizerBase | ImageReader"
     """What turns the rows of a backbone's tasks into its inputs: of texts its tokenizer, of images the reader
     with its image processor."""
 
@@ -34,6 +34,15 @@ class ImageReader:
 
     Args:
         processor: of the backbone, in its form for Pillow.
+
+    Example:
+        >>> from PIL import Image
+        >>> from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+        >>> from graftwork.data.images.reader import ImageReader
+        >>> reader = ImageReader(ViTImageProcessorPil(size={"height": 16, "width": 16}))
+        >>> images = [Image.new("RGB", (8, 6)), Image.new("RGB", (24, 24))]
+        >>> reader.pixels(images).shape, reader.sized(32).pixels(images).shape
+        (torch.Size([2, 3, 16, 16]), torch.Size([2, 3, 32, 32]))
     """
 
     model_input_names = ("pixel_values",)
@@ -118,7 +127,7 @@ class AugmentedRows:
         return augment(open_image(row["image"]), self.changes, key)
 
 
-def text_tokenizer(reader: Reader) -> PreTrainedTokenizerBase:
+def text_tokenizer(reader: InputReader) -> PreTrainedTokenizerBase:
     """The tokenizer, where only texts are read.
 
     Raises:

@@ -53,6 +53,17 @@ class RowImage(str):
     Attributes:
         path: of the file; None if the image was given as such.
         content: the bytes of a file that is in no folder; None if there is a path.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from graftwork.data.images.row_image import RowImage
+        >>> Image.new("RGB", (8, 6), (200, 0, 0)).save("red.png")
+        >>> image = RowImage.read("red.png")
+        >>> image == RowImage.read({"bytes": Path("red.png").read_bytes()})
+        True
+        >>> len(image), Path(image.path).name
+        (64, 'red.png')
     """
 
     path: str | None

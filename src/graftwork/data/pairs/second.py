@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graftwork.data.encoding.windows import PLACES, WINDOWS
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
@@ -45,7 +47,8 @@ def both(first: Mapping[str, list[Any]], second: Mapping[str, list[Any]]) -> dic
 def add_empty_(columns: dict[str, list[Any]]) -> None:
     """Give rows of one sequence the columns of second texts, in place."""
     if SECOND_IDS not in columns:
-        columns |= both({}, {name: [[] for _ in values] for name, values in columns.items()})
+        own = {name: values for name, values in columns.items() if name not in (WINDOWS, PLACES)}
+        columns |= both({}, {name: [[] for _ in values] for name, values in own.items()})
 
 
 def sequences(row: Mapping[str, Any]) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from graftwork.data.encoding.framing import Columns, filled
+from graftwork.data.encoding.windows import PLACES, token_windows
 from graftwork.edges import library_errors
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
@@ -19,15 +21,17 @@ if TYPE_CHECKING:
 
     from graftwork.data.task_data import Split, TaskData
 
-__all__ = ["encode_words", "filled", "tagged_rows", "tags_of_rows", "word_notes"]
+__all__ = ["encode_words", "tagged_rows", "tags_of_rows", "word_notes"]
 
 CHUNK = 8192
 """Rows per call of the tokenizer."""
-Columns = dict[str, list[list[int]]]
 
 
 def encode_words(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int | None,
+    stride: int | None = None,
 ) -> tuple[Columns, list[list[Word]]]:
     """Tokenise texts, and find the first piece of every word and the characters of the word.
 
@@ -35,10 +39,15 @@ def encode_words(
         tokenizer: a fast one: its pre-tokenizer says what a word is.
         texts: at least one.
         max_length: tokens kept per row; None: all.
+        stride: tokens that neighbouring windows share, if long texts are read in windows; positions are then
+            those in the whole text (`graftwork.data.encoding.windows`).
 
     Raises:
         DataError: the tokenizer cannot say what a word is, or a text has no token at all.
     """
+    if stride is not None and max_length is not None:
+        columns, found = encode_words(tokenizer, texts, None)
+        return token_windows(tokenizer, columns, max_length, stride), found
     if not tokenizer.is_fast:
         raise DataError(
             f"{type(tokenizer).__name__} does not say which words its tokens are of; kind: tokens needs a "
@@ -46,7 +55,11 @@ def encode_words(
         )
     with library_errors(f"{type(tokenizer).__name__} cannot read the texts", DataError):
         encoded = tokenizer(
-            list(texts), truncation=max_length is not None, max_length=max_length, padding=False
+            list(texts),
+            truncation=max_length is not None,
+            max_length=max_length,
+            padding=False,
+            verbose=False,
         )
     parts = encoded.encodings
     assert parts is not None
@@ -59,20 +72,6 @@ def encode_words(
                 "needs a tokenizer that splits texts into words"
             )
     return filled(tokenizer, encoded), words
-
-
-def filled(tokenizer: PreTrainedTokenizerBase, encoded: Mapping[str, Any]) -> Columns:
-    """What a tokenizer gives, as columns; a row without any token gets one, since models need it.
-
-    Tokenizers without special tokens turn an empty text into no token at all.
-    """
-    columns = {name: list(values) for name, values in encoded.items()}
-    if not all(columns["input_ids"]):
-        blank = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
-        for name, values in columns.items():
-            fill = {"input_ids": blank, "attention_mask": 1}.get(name, 0)
-            columns[name] = [value or [fill] for value in values]
-    return columns
 
 
 def _words(text: str, ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> Iterator[Word]:
@@ -97,9 +96,11 @@ def tagged_rows(
     tokenizer: PreTrainedTokenizerBase, head: TaskHead, rows: Split, part: slice, max_length: int
 ) -> tuple[Columns, list[list[float]]]:
     """Tokens of some rows, and of each token its tag: that of its word at the first piece, else none."""
-    columns, words = encode_words(tokenizer, rows.texts[0][part], max_length)
+    columns, words = encode_words(tokenizer, rows.texts[0][part], max_length, head.stride)
     found = []
-    for ids, own, spans in zip(columns["input_ids"], words, rows.targets[part], strict=True):
+    for ids, own, spans in zip(
+        columns.get(PLACES, columns["input_ids"]), words, rows.targets[part], strict=True
+    ):
         tags = [NO_TARGET] * len(ids)
         for (position, _, _), tag in zip(own, tag_words(spans, own, head.labels), strict=True):
             if tag >= 0:
@@ -139,7 +140,7 @@ def word_notes(
         for start in range(0, len(rows), CHUNK):
             texts, targets = rows.texts[0][start : start + CHUNK], rows.targets[start : start + CHUNK]
             _, words = encode_words(tokenizer, texts, None)
-            _, kept = encode_words(tokenizer, texts, max_length)
+            _, kept = encode_words(tokenizer, texts, max_length, head.stride)
             for own, left, spans in zip(words, kept, targets, strict=True):
                 end = left[-1][2] if left else 0
                 cut += len(left) < len(own)

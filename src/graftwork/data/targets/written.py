@@ -11,7 +11,7 @@ from graftwork.errors import DataError
 from graftwork.messages import listed
 from graftwork.texts.choices import choice_tokens, choices_of, right_choices
 from graftwork.texts.rendering import Renderer
-from graftwork.texts.rows import Reader, with_form
+from graftwork.texts.rows import RowReader, with_form
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,7 +53,7 @@ def read_written(
         writing = with_form(writing, table.rows[0], f"{what}: {table.where(0)}")
     if writing.system is not None and not writing.chat:
         raise DataError(f"{what}: system is a message of a chat; set chat: true, or write it into prompt:")
-    reader = Reader(writing)
+    reader = RowReader(writing)
     places = [f"{what}: {table.where(i)}" for i in range(len(table.rows))]
     # The label of a conversation is no message of it.
     read = reader.source if label is None else reader.asked

@@ -15,6 +15,7 @@ from graftwork.recipe.recipe import finds_groups, graft_values
 from graftwork.recipe.shares import SHARE
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import set_fixed_structure_, set_structure_, structure_of
+from graftwork.search.parting import check_trunk
 from graftwork.sparsity.budget import check_budgets
 from graftwork.structure.fixed import GROUPED, check_fixed_structure
 from graftwork.structure.structure import SiteStructure, Structure
@@ -68,6 +69,7 @@ class Graft:
         if setup.graft.structure is not None:
             set_fixed_structure_(model, setup.graft.structure, seed=setup.seed)
         check_budgets(model)
+        check_trunk(model)
         return adapted(model, setup)
 
 

@@ -144,12 +144,14 @@ class _Mixed:
     def _scale(self, r: int) -> float:
         return 2.0 if self.alpha is None else self.alpha / r
 
-    def _wrap(self, backbone: PreTrainedModel, make: Callable[[Any], nn.Module]) -> PreTrainedModel:
+    def _wrap(self, backbone: PreTrainedModel, make: Callable[[nn.Linear], nn.Module]) -> PreTrainedModel:
         """Freeze a backbone and replace its targets by what `make(map)` returns."""
         backbone.requires_grad_(False)
         for name in _linear_maps(backbone, targets_of(self.target_modules, backbone)):
             parent, _, child = name.rpartition(".")
-            setattr(backbone.get_submodule(parent), child, make(backbone.get_submodule(name)))
+            base = backbone.get_submodule(name)
+            assert isinstance(base, nn.Linear)
+            setattr(backbone.get_submodule(parent), child, make(base))
         return backbone
 
 

@@ -63,7 +63,7 @@ class Probe:
             for data in self.prepared.datas
         )
 
-    def _embed(self, texts: Sequence[str], words: bool = False) -> Any:
-        found = self.prepared.embedder(self.training.pooling)(texts, words=words)
+    def _embed(self, texts: Sequence[str], words: bool = False, stride: int | None = None) -> Any:
+        found = self.prepared.embedder(self.training.pooling)(texts, words=words, stride=stride)
         self.width = (found[0][0] if words else found).shape[1]
         return found

@@ -41,6 +41,8 @@ from graftwork.training.trainer import MultiTaskTrainer
 __all__ = ["Workbench"]
 
 _LOG = logging.getLogger(__name__)
+_SAID: set[str] = set()
+"""Notes on the data that this process has told."""
 
 
 class Workbench:
@@ -68,7 +70,9 @@ class Workbench:
         """Adapt, train, score on validation, measure."""
         run, prepared = self.run, self.prepared
         for note in prepared.notes:
-            _LOG.warning("%s: %s", run.name, note)
+            if note not in _SAID:  # most are the same for every run of a grid
+                _SAID.add(note)
+                _LOG.warning("%s: %s", run.name, note)
         before = embed_general(prepared, run.training)
         set_seed(run.seed)
         setup = Setup(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.data.task_data import Split, TaskData
     from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel
@@ -81,7 +81,7 @@ def written_rows(data: TaskData, split: str, most: int | None) -> list[int]:
 
 def score_texts(
     backbone: nn.Module,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     datas: Sequence[TaskData],
     split: str,
     *,
@@ -242,7 +242,7 @@ def constant_score(data: TaskData) -> float:
 @torch.no_grad()
 def losses_of(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     head: TaskHead,
     split: Split,
     advance: Callable[[int], object] = lambda count: None,

@@ -12,7 +12,7 @@ from graftwork.errors import DataError
 from graftwork.messages import did_you_mean, listed
 from graftwork.models.causal.answering import prompts_of, write_answers
 from graftwork.texts.rendering import Renderer
-from graftwork.texts.rows import Reader
+from graftwork.texts.rows import RowReader
 from graftwork.texts.template import template_fields
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Talk:
                     f"task {self.task!r} reads the fields {listed(fields)}; type them as JSON, such as "
                     f"{json.dumps(dict.fromkeys(fields, '...'))}."
                 )
-        return Reader(writing).source(row, "the line")
+        return RowReader(writing).source(row, "the line")
 
 
 class _Pieces(TextStreamer):

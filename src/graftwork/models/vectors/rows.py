@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["embed_rows"]
@@ -35,7 +35,7 @@ __all__ = ["embed_rows"]
 
 def embed_rows(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     rows: Sequence[RowLike],
     task: str | None,
     *,

@@ -265,6 +265,7 @@ def _described(name: str, task: Served, created: int) -> dict[str, Any]:
         "owned_by": "graftwork",
         "kind": task.head.kind,
         "text": list(task.head.text),
+        "fields": list(task.head.fields),
         "labels": list(task.head.labels),
         "folder": Path(task.part.name).name,
     }
