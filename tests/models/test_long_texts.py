@@ -33,6 +33,7 @@ HEADS = [
     replace(PLACES, name="cut"),
     replace(MOOD, name="plain"),
     replace(PAIR, text=("{title} {price}", "text")),
+    replace(PAIR, name="alone", text=("title", "{text}"), pairs="separate"),
 ]
 NAMES = [head.name for head in HEADS]
 
@@ -163,7 +164,9 @@ def test_what_is_predicted_is_served(folder: Path, predictor: Predictor) -> None
         reading = read_all(tasks, rows(), None, Answers())
         long = [question for _, question in reading.questions if question.windows > 1]
         assert all(len(question) <= LENGTH for question in long)
-        assert reading.tokens == sum(len(question.tokens["input_ids"]) for _, question in reading.questions)
+        read = [question.tokens for _, question in reading.questions]
+        ids = [len(own["input_ids"]) + len(own.get("second_input_ids", ())) for own in read]
+        assert reading.tokens == sum(ids)
         job = engine.admit(len(rows()))
         engine.put(job, reading.questions)
         served = reading.described(job.future.result(60))
