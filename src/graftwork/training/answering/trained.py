@@ -30,15 +30,22 @@ def trained_answers(
     """The answers to rows of all written tasks, in mixed batches, and their scores.
 
     Args:
-        model: a `CausalMultiTaskModel`, whose tasks are `datas`.
+        model: a `CausalMultiTaskModel`.
         tokenizer: its tokenizer.
-        datas: all tasks of the model; those that are not written are passed over.
+        datas: tasks of the model; those that are not written are passed over.
         split: of which rows.
         most: rows of a task whose answers are written.
         advance: told how many rows were answered since the last time.
     """
     return score_texts(
-        model.backbone, tokenizer, datas, split, most=most, advance=advance, routed=model.routed
+        model.backbone,
+        tokenizer,
+        datas,
+        split,
+        most=most,
+        advance=advance,
+        routed=model.routed,
+        order=[head.name for head in model.heads.heads],
     )
 
 
