@@ -178,6 +178,18 @@ def test_a_finished_model_is_trained_further(run: tuple[Path, dict[str, Any], st
     assert isinstance(load_model(folder / "further")[0], CausalMultiTaskModel)
 
 
+def test_the_loss_per_token_is_a_setting(run: tuple[Path, dict[str, Any], str]) -> None:
+    folder, first, _ = run
+    # Batches large enough for answers of different length.
+    changes = {"output": str(folder / "token"), "training.epochs": 1, "training.batch_size": 72}
+    losses = {}
+    for per in ("row", "token"):
+        recipe = load_recipe(folder / "recipe.yaml", {**changes, "training.loss": per})
+        losses[per] = fit(recipe, console=QUIET, diagnosis=False, probe=False, overwrite=True)["train_loss"]
+    assert losses["row"] != losses["token"]
+    assert "loss" not in first["recipe"]["training"]
+
+
 def test_tasks_are_added(run: tuple[Path, dict[str, Any], str]) -> None:
     folder, first, _ = run
     written, _, headed = yaml.safe_load((folder / "recipe.yaml").read_text())["tasks"]

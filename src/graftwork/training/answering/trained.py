@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graftwork.errors import ConfigError
+from graftwork.models.causal.model import CausalMultiTaskModel
 from graftwork.models.causal.scoring import TextScore, score_texts
 
 if TYPE_CHECKING:
     from graftwork.data.images.reader import Reader
     from graftwork.data.task_data import TaskData
+    from graftwork.models.causal.model import LossPer
     from graftwork.models.multitask import MultiTaskModel
 
-__all__ = ["trained_answers", "with_precision"]
+__all__ = ["set_loss_", "trained_answers", "with_precision"]
 
 
 def trained_answers(
@@ -47,6 +50,20 @@ def trained_answers(
         routed=model.routed,
         order=[head.name for head in model.heads.heads],
     )
+
+
+def set_loss_(model: MultiTaskModel, per: LossPer) -> None:
+    """Choose what weighs the same in the loss of a batch.
+
+    Raises:
+        ConfigError: tokens shall, and no task of the model is written.
+    """
+    if isinstance(model, CausalMultiTaskModel):
+        model.loss_per = per
+    if per == "token" and not any(head.written for head in model.heads.heads):
+        raise ConfigError(
+            "training.loss=token is for tasks of kind: generation and choice, and none is; leave it out."
+        )
 
 
 def with_precision(backbone: Any, bf16: bool) -> AbstractContextManager[Any]:
