@@ -196,7 +196,8 @@ def _write(model: PreTrainedModel, vocabulary: _Vocabulary, path: Path) -> None:
     import gguf
 
     config: Any = model.config
-    size = model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = model.get_input_embeddings()
+    size = int(embeddings.weight.shape[0])
     if size < len(vocabulary.tokens):
         raise ExportError(
             f"the model has {size:,} embeddings for {len(vocabulary.tokens):,} tokens, and a GGUF file has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -85,5 +86,5 @@ def _scored(run: Result, task: str) -> float | None:
     texts = run.data.get("texts")
     answered = texts.get(task, {}).get("test", {}) if isinstance(texts, dict) else {}
     rows = run.tasks.get(task, {}).get("rows")
-    found = answered.get("written_rows", rows.get("test") if isinstance(rows, dict) else None)
+    found: Any = answered.get("written_rows", rows.get("test") if isinstance(rows, dict) else None)
     return float(found) if is_finite(found) else None
