@@ -7,12 +7,14 @@ Prints a table, then JSON as its last line:
 - `search_vs_lora`: a training step of the search, tasks mixed, against PEFT LoRA at the same sites with as
   many trainable parameters, in the same model of several tasks;
 - `epoch_vs_sft`: an epoch of `fit` over rows of mixed lengths (buckets, the head for words on answers alone),
-  without evaluations, against TRL's SFTTrainer with that LoRA, on the same tokens;
+  without evaluations, and without the look at up to 256 rows after warm-up and ramp, whose cost does not grow
+  with the rows, against TRL's SFTTrainer with that LoRA, on the same tokens;
 - `mixed_vs_one`, `mixed_vs_backbone`, `merged_vs_backbone`: writing answers to 8 rows of all tasks mixed,
   against the same rows as one task's, and against the bare backbone; and of a merged model against it.
 
 All variants take turns within every repeat, so that a drift of the machine hits them alike; figures are
-ratios of medians. On a machine that does other work they are rough.
+ratios of medians of processor time (of all threads), which counts no waiting for other processes, though
+they disturb caches: on a machine that does other work figures are rough.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from torch import nn
 import graftwork as gw
 from graftwork.data.targets.written import TRAINED
 from graftwork.data.tokens import collate, row_lengths
+from graftwork.diagnosis.stalled import StalledCallback
 from graftwork.models.causal.answering import Prompt, write_answers
 from graftwork.models.causal.model import CausalMultiTaskModel
 from graftwork.recipe.loading import load_recipe
@@ -137,6 +140,7 @@ def fit_epoch(prepared: Prepared, recipe: Recipe, folder: Path) -> Callable[[], 
             stop_stalled=False,
             changes={"disable_tqdm": True},
         )
+        trainer.remove_callback(StalledCallback)
         timed.begin()
         trainer.train()
         timed.end()
@@ -192,18 +196,18 @@ class _Timed:
 
     def begin(self) -> None:
         """The part begins."""
-        self.start = time.perf_counter()
+        self.start = time.process_time()
 
     def end(self) -> None:
         """It ends."""
         assert self.start is not None
-        self.seconds = time.perf_counter() - self.start
+        self.seconds = time.process_time() - self.start
 
     def of(self, variant: Callable[[], None]) -> float:
         """Run a variant."""
-        self.start, start = None, time.perf_counter()
+        self.start, start = None, time.process_time()
         variant()
-        return time.perf_counter() - start if self.start is None else self.seconds
+        return time.process_time() - start if self.start is None else self.seconds
 
 
 timed = _Timed()
@@ -241,7 +245,7 @@ def served(prepared: Prepared, recipe: Recipe, tasks: int) -> nn.Module:
 def measure(
     prepared: Prepared, recipe: Recipe, folder: Path, *, repeats: int, new: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds of every variant, and what is to be said of it."""
+    """Seconds of processor time of every variant, and what is to be said of it."""
     search, lora = grafted(prepared, recipe), with_lora(prepared, recipe)
     every = len(prepared.names)
     model, bare = served(prepared, recipe, every), copy.deepcopy(prepared.backbone).eval()

@@ -15,6 +15,7 @@ from typing import Any
 
 from graftwork.errors import ExportError, GraftworkError
 from graftwork.messages import did_you_mean, listed
+from graftwork.models.files import Loading
 
 __all__ = ["enter_model", "main", "served_model"]
 
@@ -37,7 +38,8 @@ def served_model(path: str, task: str | None = None, backbone: str | None = None
     from graftwork.models.folder import load_model
     from graftwork.models.multitask import select_tasks_
 
-    model, tokenizer = load_model(Path(path), **({} if backbone is None else {"backbone": backbone}))
+    place: Loading = {} if backbone is None else {"backbone": backbone}
+    model, tokenizer = load_model(Path(path), **place)
     names = [head.name for head in model.heads.heads if head.written]
     if not names:
         raise ExportError(f"{path} has no task that a language model answers; lm_eval asks nothing else.")
