@@ -136,13 +136,14 @@ def export(
     all_tasks: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write a saved model in a form that needs no graftwork: ONNX, torch.export, a LoRA, or a merged model.
+    """Write a saved model in a form that needs no graftwork: ONNX, torch.export, a LoRA, a merged model.
 
     Args:
         folder: Written by `graftwork fit`, or USER/MODEL on the hub.
         output: Folder to write: the model with its heads, the tokenizer, and export.json.
-        format: onnx, pt2 (read by torch.export.load), lora (linear adapters), or merged (tasks that write).
-        task: Only this task; a LoRA and a merged model hold no more.
+        format: onnx, pt2 (read by torch.export.load), lora (linear adapters), or for tasks that a language
+            model answers merged (a folder of Transformers) or gguf (one file, 16 bits, of a Llama).
+        task: Only this task; the last three formats hold no more.
         opening: Where its parts are now.
         all_tasks: One output a task, all of them for every row, in one pass.
         overwrite: Replace the output folder if it exists.

@@ -18,12 +18,13 @@ from graftwork.data.classes import class_notes
 from graftwork.data.pairs.second import SECOND_IDS, with_itself
 from graftwork.data.tokens import collate
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
-from graftwork.errors import ConfigError, DivergenceError
+from graftwork.errors import DivergenceError
 from graftwork.files.provenance import git_commits, versions
 from graftwork.files.writing import check_target, output_lock, staged_folder
-from graftwork.finished.new_task import PRIVATE, NewTask
+from graftwork.finished.new_task import PRIVATE, NewTask, check_answers
 from graftwork.finished.reports import extended_report, print_addition, read_report
 from graftwork.kinds.registry import KINDS
+from graftwork.models.causal.scoring import losses_of
 from graftwork.models.files import FILES, Parts, local_parts, read_structure
 from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
@@ -38,6 +39,7 @@ from graftwork.recipe.task_recipe import TaskRecipe, load_task_recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import structure_of
 from graftwork.sparsity.budget import pool_note
+from graftwork.training.answering.trained import trained_answers
 from graftwork.training.bars import PhaseLines
 from graftwork.training.best import KeepBest
 from graftwork.training.build import build_trainer
@@ -162,6 +164,7 @@ def _add_task(
         scores={**scores, **floor},
         recipe=merged,
         addition=addition,
+        texts=run.texts,
     )
     with phase(console, "write", "weights and report"), staged_folder(output, overwrite=overwrite) as staged:
         report = write_model(
@@ -193,11 +196,7 @@ class _Addition:
         seed = recipe.seed if self.old is None else self.old.seed
         with phase(console, "prepare", "reading model and task") as now:
             self.model, tokenizer = load_model(folder, **loading)
-            if self.model.causal:
-                raise ConfigError(
-                    f"{folder} is a language model that writes, to which no task can be added yet; train "
-                    "all its tasks together."
-                )
+            check_answers(self.model, recipe.task.name, recipe.task.kind)
             backbone = cast("PreTrainedModel", graft_view(self.model).backbone)
             with route(self.model, self.model.heads.heads[0].name):
                 self.prepared = prepare(
@@ -211,6 +210,8 @@ class _Addition:
                 )
             now.found_out(f"task {recipe.task.name}, {self.prepared.rows:,} training rows")
         (self.data,) = self.prepared.datas
+        self.texts: dict[str, dict[str, Any]] = {}
+        """Split -> figures of what the language model answers."""
         self.reports = list(self.prepared.noise)
         training = dataclasses.replace(
             recipe.training, max_length=self.prepared.max_length, pooling=self.model.pooling
@@ -244,6 +245,8 @@ class _Addition:
             batch = with_itself(batch)
         routes = [torch.full((count,), task) for task in range(self.older)]
         routes.append(torch.arange(count) % self.older)
+        if model.causal:  # of written tasks the loss of all tokens
+            batch["trained"] = batch["attention_mask"]
         with torch.no_grad():
             found = torch.cat([model(**batch, graft_rows=rows).logits for rows in routes])
         # A task with targets per token, that was added, gives outputs per token to all.
@@ -308,10 +311,23 @@ class _Addition:
                 outputs = forward_rows(
                     model, self.prepared.tokens[split], collate(self.prepared.tokenizer), row=self.older
                 )
+                self.texts |= self._answered(model, split)
             if split == "validation":
                 model.heads.heads = outputs.settled(model)
             found[split] = outputs.scores(model)[self.data.head.name]
+            if split in self.texts:
+                found[split] = self.texts[split][self.data.head.metric]
         return found
+
+    def _answered(self, model: MultiTaskModel, split: str) -> dict[str, dict[str, Any]]:
+        """Figures of what a language model answers in a split, by the split; nothing of other tasks."""
+        prepared, data = self.prepared, self.data
+        if not data.head.written:
+            return {}
+        metric, reader = data.head.metric, prepared.tokenizer
+        text = trained_answers(model, reader, [data], split, most=prepared.most_written)[data.head.name]
+        figures = losses_of(model, reader, data.head, data.splits[split]) | text.as_dict()
+        return {split: figures if metric == "likelihood" else {**figures, metric: text.score}}
 
     def merged_recipe(self, output: Path) -> Recipe:
         """The recipe of the model with the new task, from which `evaluate` reads where the data are."""

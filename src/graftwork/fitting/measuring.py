@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from graftwork.diagnosis.diagnosis import Searched, diagnose
 from graftwork.fitting.words import diagnosis_in_words, scores_in_words
-from graftwork.models.causal.scoring import losses_of, score_texts, written_rows
+from graftwork.models.causal.scoring import losses_of, written_rows
 from graftwork.noise.applying import noisy_model
 from graftwork.progress import phase
+from graftwork.training.answering.trained import trained_answers
 from graftwork.training.bars import counted
 from graftwork.training.preparation import split_scores
 
@@ -78,8 +79,8 @@ def _written(
     found: dict[str, dict[str, Any]] = {data.head.name: {} for data in written}
     with phase(console, "answers", "answering validation and test, rows", rows) as now:
         for split, values in scores.items():
-            texts = score_texts(
-                run.model.backbone,
+            texts = trained_answers(
+                run.model,
                 prepared.tokenizer,
                 prepared.datas,
                 split,

@@ -14,7 +14,6 @@ from typing import Any
 from graftwork.data.task import Task
 from graftwork.errors import RecipeError
 from graftwork.files.yaml_file import read_yaml
-from graftwork.kinds.registry import KINDS
 from graftwork.recipe.extension import Extension
 from graftwork.recipe.loading import override, read_tasks
 from graftwork.recipe.schema import joined, read_fields
@@ -91,12 +90,6 @@ def load_task_recipe(path: str | Path, overrides: Mapping[str, Any] | None = Non
     faults += share_slips(Extension, raw.get("extend"), "extend.")
     tasks = read_tasks(raw.pop("tasks", None), path.parent, faults)
     settings = read_fields(TaskRecipe, raw, "", faults, given=("task",))
-    faults += [
-        f"task {task.name!r} is of kind: {task.kind}, which cannot be added to a trained model yet; train it "
-        "together with the others"
-        for task in tasks
-        if KINDS[task.kind].written
-    ]
     if len(tasks) != 1 and not faults:
         faults.append(f"tasks has {len(tasks)} tasks; give the one that is to be added")
     if not faults:

@@ -105,7 +105,7 @@ def wrap(config: PeftConfig, backbone: PreTrainedModel) -> nn.Module:
     return get_peft_model(backbone, config)
 
 
-@described("lora", "LoRA")
+@described("lora", "LoRA", writes=True)
 @dataclass(frozen=True)
 class Lora:
     """One LoRA shared by all tasks, by PEFT."""

@@ -28,6 +28,8 @@ import torch
 from graftwork.data.images.reader import ImageReader
 from graftwork.data.pairs.second import with_itself
 from graftwork.data.tokens import encode, pad, row_lengths
+from graftwork.models.causal.model import language_model
+from graftwork.models.first_pass import hidden_part
 from graftwork.models.pooling import embed, pool
 
 if TYPE_CHECKING:
@@ -52,11 +54,11 @@ def embed_general(prepared: Prepared, training: TrainingSettings) -> NDArray[np.
     if isinstance(prepared.tokenizer, ImageReader):
         return None
     vectors: NDArray[np.float32] = embed(
-        prepared.backbone,
+        hidden_part(prepared.backbone),
         prepared.tokenizer,
         general_texts(),
         _most_tokens(prepared),
-        pooling=training.pooling,
+        pooling="last" if prepared.causal else training.pooling,
     )
     return vectors
 
@@ -86,7 +88,8 @@ def forgetting(
 
     was_training = model.training
     model.train(False)
-    hook = model.backbone.register_forward_hook(take)
+    part = hidden_part(language_model(model.backbone)) if model.causal else model.backbone
+    hook = part.register_forward_hook(take)
     lost = []
     try:
         with torch.inference_mode():

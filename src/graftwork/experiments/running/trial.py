@@ -70,7 +70,7 @@ def train_trial(run: Trial, *, interval: Callable[[float], None] | None = None) 
     if run.method.trained:
         bench.train_model()
     else:
-        bench.fit_probe()
+        bench.measure_floor()
     pairs = {name: choice.as_dict() for name, choice in choices.items()}
     return Trained(bench, started.isoformat(timespec="seconds"), time.perf_counter() - clock, pairs)
 
@@ -116,6 +116,7 @@ class Trained:
                 for before, data in zip(clean, datas, strict=True)
             },
             "suite": {split: _mean([score[split] for score in scores.values()]) for split in splits},
+            **self.bench.answered(),
             **found,
             "memory_peak_bytes": peak_memory(),
             "seconds": {**found["seconds"], "total": round(total, 3)},
