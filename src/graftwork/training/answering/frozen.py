@@ -15,7 +15,7 @@ from graftwork.preflight.positions import fitting_lengths
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.data.task_data import TaskData
 
 __all__ = ["frozen_answers", "frozen_scores"]
@@ -23,7 +23,7 @@ __all__ = ["frozen_answers", "frozen_scores"]
 
 def frozen_answers(
     backbone: PreTrainedModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     datas: Sequence[TaskData],
     split: str,
     *,
@@ -59,7 +59,7 @@ def frozen_answers(
 
 def frozen_scores(
     backbone: PreTrainedModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     datas: Sequence[TaskData],
     *,
     most: Mapping[str, int | None],

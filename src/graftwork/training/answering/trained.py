@@ -13,7 +13,7 @@ from graftwork.models.causal.model import CausalMultiTaskModel
 from graftwork.models.causal.scoring import TextScore, score_texts
 
 if TYPE_CHECKING:
-    from graftwork.data.images.reader import Reader
+    from graftwork.data.images.reader import InputReader
     from graftwork.data.task_data import TaskData
     from graftwork.models.causal.model import LossPer
     from graftwork.models.multitask import MultiTaskModel
@@ -23,7 +23,7 @@ __all__ = ["set_loss_", "trained_answers", "with_precision"]
 
 def trained_answers(
     model: MultiTaskModel,
-    tokenizer: Reader,
+    tokenizer: InputReader,
     datas: Sequence[TaskData],
     split: str,
     *,
