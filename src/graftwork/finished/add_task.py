@@ -24,7 +24,6 @@ from graftwork.files.writing import check_target, output_lock, staged_folder
 from graftwork.finished.new_task import PRIVATE, NewTask, check_answers
 from graftwork.finished.reports import extended_report, print_addition, read_report
 from graftwork.kinds.registry import KINDS
-from graftwork.models.causal.scoring import losses_of
 from graftwork.models.files import FILES, Parts, local_parts, read_structure
 from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
@@ -39,7 +38,7 @@ from graftwork.recipe.task_recipe import TaskRecipe, load_task_recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import structure_of
 from graftwork.sparsity.budget import pool_note
-from graftwork.training.answering.trained import trained_answers
+from graftwork.training.answering.trained import answered
 from graftwork.training.bars import PhaseLines
 from graftwork.training.best import KeepBest
 from graftwork.training.build import build_trainer
@@ -311,23 +310,14 @@ class _Addition:
                 outputs = forward_rows(
                     model, self.prepared.tokens[split], collate(self.prepared.tokenizer), row=self.older
                 )
-                self.texts |= self._answered(model, split)
+                most = self.prepared.most_written
+                self.texts |= answered(model, self.prepared.tokenizer, self.data, split, most)
             if split == "validation":
                 model.heads.heads = outputs.settled(model)
             found[split] = outputs.scores(model)[self.data.head.name]
             if split in self.texts:
                 found[split] = self.texts[split][self.data.head.metric]
         return found
-
-    def _answered(self, model: MultiTaskModel, split: str) -> dict[str, dict[str, Any]]:
-        """Figures of what a language model answers in a split, by the split; nothing of other tasks."""
-        prepared, data = self.prepared, self.data
-        if not data.head.written:
-            return {}
-        metric, reader = data.head.metric, prepared.tokenizer
-        text = trained_answers(model, reader, [data], split, most=prepared.most_written)[data.head.name]
-        figures = losses_of(model, reader, data.head, data.splits[split]) | text.as_dict()
-        return {split: figures if metric == "likelihood" else {**figures, metric: text.score}}
 
     def merged_recipe(self, output: Path) -> Recipe:
         """The recipe of the model with the new task, from which `evaluate` reads where the data are."""

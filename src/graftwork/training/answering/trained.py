@@ -10,7 +10,7 @@ import torch
 
 from graftwork.errors import ConfigError
 from graftwork.models.causal.model import CausalMultiTaskModel
-from graftwork.models.causal.scoring import TextScore, score_texts
+from graftwork.models.causal.scoring import TextScore, losses_of, score_texts
 
 if TYPE_CHECKING:
     from graftwork.data.images.reader import InputReader
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graftwork.models.causal.model import LossPer
     from graftwork.models.multitask import MultiTaskModel
 
-__all__ = ["set_loss_", "trained_answers", "with_precision"]
+__all__ = ["answered", "set_loss_", "trained_answers", "with_precision"]
 
 
 def trained_answers(
@@ -50,6 +50,22 @@ def trained_answers(
         routed=model.routed,
         order=[head.name for head in model.heads.heads],
     )
+
+
+def answered(
+    model: MultiTaskModel,
+    reader: InputReader,
+    data: TaskData,
+    split: str,
+    most: Mapping[str, int | None],
+) -> dict[str, dict[str, Any]]:
+    """Figures of what a language model answers of one task, by the split; nothing of other tasks."""
+    if not data.head.written:
+        return {}
+    metric = data.head.metric
+    text = trained_answers(model, reader, [data], split, most=most)[data.head.name]
+    figures = losses_of(model, reader, data.head, data.splits[split]) | text.as_dict()
+    return {split: figures if metric == "likelihood" else {**figures, metric: text.score}}
 
 
 def set_loss_(model: MultiTaskModel, per: LossPer) -> None:
