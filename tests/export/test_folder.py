@@ -130,7 +130,7 @@ def test_faults_are_one_line_and_leave_nothing(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, out = str(trained / "out"), str(tmp_path / "x")
-    assert "unknown format 'onx'; did you mean 'onnx'? Allowed: onnx, pt2, lora, merged." in fails(
+    assert "unknown format 'onx'; did you mean 'onnx'? Allowed: onnx, pt2, lora, merged, gguf." in fails(
         capsys, "export", model, out, "--format", "onx"
     )
     lora = ("--format", "lora")

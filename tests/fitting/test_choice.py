@@ -323,17 +323,13 @@ def test_labels_that_the_tokenizer_cannot_tell_apart(
     assert "'no' and 'yes' are the same tokens to" in refused(run, capsys, 0, train=str(path))
 
 
-def test_what_written_tasks_cannot_yet_is_said(
+def test_what_compare_cannot_is_said(
     run: tuple[Path, dict[str, Any], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run[0]
     tasks = yaml.safe_load((folder / "recipe.yaml").read_text())["tasks"]
-    (folder / "added.yaml").write_text(yaml.safe_dump({"tasks": [{**tasks[0], "name": "new"}]}))
-    out = str(folder / "new")
-    line = fails(capsys, "add-task", str(folder / "out"), str(folder / "added.yaml"), "-o", out)
-    assert "task 'new' is of kind: choice, which cannot be added to a trained model yet" in line
-    grid = {"model": "x", "tasks": tasks, "methods": {"graft": {"kind": "graft"}}}
+    grid = {"model": "x", "tasks": tasks, "methods": ["linear_probe"]}
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
-    assert "task 'colour' is of kind: choice, which compare cannot score yet" in fails(
+    assert "method 'linear_probe' cannot do task 'colour' of kind: choice" in fails(
         capsys, "compare", str(folder / "grid.yaml")
     )

@@ -12,16 +12,18 @@ import torch
 import yaml
 from rich.console import Console
 
+import graftwork as gw
 from commands import fails
 from graftwork.cli import main
 from graftwork.errors import Interrupted
+from graftwork.finished.evaluate import rescore
 from graftwork.fitting.fit import fit
 from graftwork.models.causal.model import CausalMultiTaskModel
 from graftwork.models.folder import load_model
 from graftwork.recipe.loading import load_recipe
 from graftwork.training.interrupt import InterruptCallback
 from toy_writer import colour_rows, write_writing
-from toyrun import write_backbone, write_lines
+from toyrun import write_backbone, write_lines, write_run
 
 QUIET = Console(quiet=True)
 
@@ -176,24 +178,87 @@ def test_a_finished_model_is_trained_further(run: tuple[Path, dict[str, Any], st
     assert isinstance(load_model(folder / "further")[0], CausalMultiTaskModel)
 
 
-def test_what_written_tasks_cannot_yet_is_said(
-    run: tuple[Path, dict[str, Any], str], capsys: pytest.CaptureFixture[str]
+def test_the_loss_per_token_is_a_setting(run: tuple[Path, dict[str, Any], str]) -> None:
+    folder, first, _ = run
+    # Batches large enough for answers of different length.
+    changes = {"output": str(folder / "token"), "training.epochs": 1, "training.batch_size": 72}
+    losses = {}
+    for per in ("row", "token"):
+        recipe = load_recipe(folder / "recipe.yaml", {**changes, "training.loss": per})
+        losses[per] = fit(recipe, console=QUIET, diagnosis=False, probe=False, overwrite=True)["train_loss"]
+    assert losses["row"] != losses["token"]
+    assert "loss" not in first["recipe"]["training"]
+
+
+def test_tasks_are_added(run: tuple[Path, dict[str, Any], str]) -> None:
+    folder, first, _ = run
+    written, _, headed = yaml.safe_load((folder / "recipe.yaml").read_text())["tasks"]
+    rows = [
+        {"text": f"{row['text']}", "label": row["target"].split()[-1], "options": ["red", "green", "blue"]}
+        for row in colour_rows(48)
+    ]
+    for split, size in (("train", 48), ("validation", 12), ("test", 12)):
+        write_lines(folder / "data/options" / f"{split}.jsonl", rows[:size])
+    chosen = {
+        "name": "options",
+        "kind": "choice",
+        "train": str(folder / "data/options"),
+        "prompt": "which colour : {text} Answer :",
+        "choices": "options",
+    }
+    origin, scored = folder / "out", {}
+    for task in ({**written, "name": "again"}, chosen, {**headed, "name": "class"}):
+        recipe = folder / f"{task['name']}.yaml"
+        training = {"epochs": 12, "batch_size": 8, "learning_rate": 0.01}
+        recipe.write_text(yaml.safe_dump({"tasks": [task], "training": training}))
+        said = io.StringIO()
+        report = gw.add_task(origin, recipe, folder / task["name"], console=Console(file=said, width=200))
+        assert report["additions"][-1]["older_tasks_change"] == 0.0
+        origin = folder / task["name"]
+        scored[task["name"]] = report["tasks"][task["name"]]
+        assert ("zero-shot" in said.getvalue()) == (task["name"] != "class")
+    assert scored["again"]["test"] > max(scored["again"]["zero_shot"], scored["again"]["majority"])
+    assert scored["options"]["test"] > scored["options"]["majority"]
+    assert scored["class"]["test"] > 0.5
+    assert report["texts"]["again"]["test"]["exact_match"] == scored["again"]["test"]
+    assert report["texts"]["options"]["test"]["accuracy"] == scored["options"]["test"]
+    model, _ = load_model(origin)
+    assert isinstance(model, CausalMultiTaskModel)
+    assert [head.name for head in model.heads.heads] == [
+        "colour",
+        "first",
+        "label",
+        "again",
+        "options",
+        "class",
+    ]
+    # What it writes is what the report says, and older tasks answer as before.
+    again = rescore(origin)["tasks"]
+    for name in ("colour", "label", "again", "options", "class"):
+        assert again[name]["score"] == pytest.approx(report["tasks"][name]["test"], abs=1e-6), name
+    assert report["tasks"]["colour"]["test"] == first["tasks"]["colour"]["test"]
+
+
+def test_what_written_tasks_cannot_is_said(
+    run: tuple[Path, dict[str, Any], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     folder = run[0]
     tasks = yaml.safe_load((folder / "recipe.yaml").read_text())["tasks"]
-    added, plain, grid = folder / "added.yaml", folder / "plain.yaml", folder / "grid.yaml"
+    added, grid = folder / "added.yaml", folder / "grid.yaml"
     added.write_text(yaml.safe_dump({"tasks": [{**tasks[0], "name": "new"}]}))
-    plain.write_text(yaml.safe_dump({"tasks": [{**tasks[2], "name": "new"}]}))
-    grid.write_text(yaml.safe_dump({"model": "x", "tasks": tasks, "methods": {"graft": {"kind": "graft"}}}))
-    out = str(folder / "new")
-    line = fails(capsys, "add-task", str(folder / "out"), str(added), "-o", out)
-    assert "task 'new' is of kind: generation, which cannot be added to a trained model yet" in line
-    assert "to which no task can be added yet" in _last(
-        capsys, "add-task", str(folder / "out"), str(plain), "-o", out
+    grid.write_text(yaml.safe_dump({"model": "x", "tasks": tasks, "methods": ["poly"]}))
+    write_run(tmp_path)
+    fit(
+        load_recipe(tmp_path / "recipe.yaml", {"training.epochs": 0.1}),
+        console=QUIET,
+        diagnosis=False,
+        probe=False,
     )
-    assert "task 'colour' is of kind: generation, which compare cannot score yet" in fails(
-        capsys, "compare", str(grid)
+    out = str(tmp_path / "new")
+    assert "task 'new' of kind: generation is answered by a language model, and the model of colour" in _last(
+        capsys, "add-task", str(tmp_path / "out"), str(added), "-o", out
     )
+    assert "method 'poly' cannot do task 'colour' of kind: generation" in fails(capsys, "compare", str(grid))
     assert not Path(out).exists()
 
 

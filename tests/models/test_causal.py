@@ -19,6 +19,7 @@ from graftwork.models.causal.answering import Prompt, write_answers
 from graftwork.models.causal.model import CausalMultiTaskModel
 from graftwork.models.folder import load_model, save_model
 from graftwork.models.multitask import select_tasks_
+from graftwork.training.answering.trained import set_loss_
 from toy_writer import toy_tokenizer, write_decoder
 from toyrun import write_backbone
 from toys import grafted, spread_gates, tiny
@@ -79,6 +80,25 @@ def test_the_loss_is_the_mean_over_rows_of_their_mean_over_tokens(kind: str, tie
     own = F.cross_entropy(outputs.logits[2:], torch.tensor([2]))
     torch.testing.assert_close(outputs.loss, (sum(wanted) + own) / 3)
     assert outputs.logits[:2, 1:].isneginf().all()
+
+
+def test_the_loss_may_be_per_token() -> None:
+    found = model()
+    with torch.no_grad():
+        rows = found(**batch()).logits
+        own = F.cross_entropy(rows[2:], torch.tensor([2]))
+        set_loss_(found, "token")
+        tokens = (3 * rows[0, 0] + 2 * rows[1, 0]) / 5
+        # The two written rows together weigh as much as before, beside that of a head.
+        torch.testing.assert_close(found(**batch()).loss, (2 * tokens + own) / 3)
+        torch.testing.assert_close(found(**batch(0, 1)).loss, tokens)
+        torch.testing.assert_close(found(**batch(2)).loss, own)
+        set_loss_(found, "row")
+        torch.testing.assert_close(found(**batch(0, 1)).loss, rows[:2, 0].mean())
+    encoder = gw.MultiTaskModel(grafted(tiny("bert"), tasks=["class"]), HEADS[2:])
+    set_loss_(encoder, "row")
+    with pytest.raises(ConfigError, match=r"loss=token is for tasks of kind: generation and choice, and no"):
+        set_loss_(encoder, "token")
 
 
 @pytest.mark.parametrize("kind", KINDS)

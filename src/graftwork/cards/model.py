@@ -89,7 +89,8 @@ def _tasks(facts: ModelFacts) -> str:
     for task in facts.tasks:
         many = {"multilabel": "any of", "tokens": "every word one of"}.get(task["kind"], "one of")
         answer = f"{many} {len(task['labels'])}: {codes(task['labels'])}" if task["labels"] else _free(task)
-        rows.append([code(task["name"]), task["kind"], codes(task["text"]), answer])
+        alone = ", each alone" if task.get("pairs") == "separate" else ""
+        rows.append([code(task["name"]), task["kind"], codes(task["text"]) + alone, answer])
     return "## Tasks\n\n" + table(["task", "kind", "fields it reads", "answer"], rows)
 
 

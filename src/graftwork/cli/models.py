@@ -34,7 +34,7 @@ def show(
         raise DataError("--png draws the map of one model; leave it out with --diagnose or several folders.")
     from graftwork.models.files import FILES, model_folder, read_structure
 
-    wanted = (FILES.structure, FILES.report) if diagnose else (FILES.structure,)
+    wanted = (FILES.structure, FILES.report if diagnose else FILES.tasks)
     places = {folder: model_folder(folder, revision, needed=wanted) for folder in folders}
     if diagnose:
         _show_diagnoses(places, as_json)
@@ -55,9 +55,20 @@ def show(
         if len(folders) > 1:
             Console().print(str(folder), style="bold", markup=False, highlight=False)
         Console().print(structure_table(structure))
+        alone = _read_alone(places[folder] / FILES.tasks)
+        if alone:
+            Console().print(f"two texts, each read alone: {', '.join(alone)}", markup=False, highlight=False)
         trunk = parting(places[folder])
         if trunk is not None:
             Console().print(trunk, markup=False, highlight=False)
+
+
+def _read_alone(path: Path) -> list[str]:
+    """The tasks that read their two texts separately; none without the file, which says what tasks are."""
+    from graftwork.files.reading import read_json
+
+    tasks = read_json(path)["tasks"] if path.is_file() else []
+    return [task["name"] for task in tasks if task.get("pairs") == "separate"]
 
 
 def _show_diagnoses(folders: Mapping[Path, Path], as_json: bool) -> None:
@@ -125,13 +136,14 @@ def export(
     all_tasks: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write a saved model in a form that needs no graftwork: ONNX, torch.export, a LoRA, or a merged model.
+    """Write a saved model in a form that needs no graftwork: ONNX, torch.export, a LoRA, a merged model.
 
     Args:
         folder: Written by `graftwork fit`, or USER/MODEL on the hub.
         output: Folder to write: the model with its heads, the tokenizer, and export.json.
-        format: onnx, pt2 (read by torch.export.load), lora (linear adapters), or merged (tasks that write).
-        task: Only this task; a LoRA and a merged model hold no more.
+        format: onnx, pt2 (read by torch.export.load), lora (linear adapters), or for tasks that a language
+            model answers merged (a folder of Transformers) or gguf (one file, 16 bits, of a Llama).
+        task: Only this task; the last three formats hold no more.
         opening: Where its parts are now.
         all_tasks: One output a task, all of them for every row, in one pass.
         overwrite: Replace the output folder if it exists.

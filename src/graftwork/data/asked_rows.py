@@ -227,14 +227,16 @@ def encode_rows(
     """
     tokens: list[dict[str, Any]] = [{} for _ in rows]
     words: dict[int, list[Word]] = {}
-    groups: dict[tuple[int, int | None], list[int]] = {}
+    groups: dict[tuple[int, int | None, bool], list[int]] = {}
     for index, (texts, heads) in enumerate(rows):
         per_token = any(KINDS[head.kind].per == "token" for head in heads)
-        groups.setdefault((0 if per_token else len(texts), heads[0].stride), []).append(index)
-    for (count, stride), members in groups.items():
+        # All tasks of a row read it in one way.
+        way = (0 if per_token else len(texts), heads[0].stride, heads[0].separate)
+        groups.setdefault(way, []).append(index)
+    for (count, stride, separate), members in groups.items():
         columns = list(zip(*(rows[index][0] for index in members), strict=True))
         if count:
-            encoded = encode(tokenizer, columns, max_length, stride)
+            encoded = encode(tokenizer, columns, max_length, stride, separate=separate)
         else:
             assert not isinstance(tokenizer, ImageReader)  # `Task` refuses images for such kinds
             encoded, found = encode_words(tokenizer, columns[0], max_length, stride)

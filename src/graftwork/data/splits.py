@@ -80,7 +80,9 @@ def load_task(task: Task, seed: int = 0, known: TaskHead | None = None) -> TaskD
         for name in SPLITS
     }
     head = replace(_head(task, labels, splits["train"].targets), writing=writing)
-    return TaskData(head if known is None else replace(head, mean=known.mean, std=known.std), splits)
+    return TaskData(
+        head if known is None else replace(head, mean=known.mean, std=known.std, pairs=known.pairs), splits
+    )
 
 
 def load_split(task: Task, head: TaskHead, split: str, seed: int = 0) -> TaskData:

@@ -20,6 +20,7 @@ from graftwork.files.reading import is_finite
 from graftwork.kinds.heads import TaskHead, plain_fields
 from graftwork.kinds.kind import Metric, Reads
 from graftwork.kinds.labels import label_name
+from graftwork.kinds.pairs.setting import PairsSetting, pairs_faults
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import did_you_mean, near_misses, shown
 from graftwork.texts.template import template_faults
@@ -112,6 +113,9 @@ class Task:
     image: str | None = field(default=None, metadata=LATER)
     """Field that holds an image, in place of `text`: a path, relative to the file of the rows or the current
     folder, or an image itself. In a folder with images per class it is `image`."""
+    pairs: PairsSetting = field(default="joint", metadata=LATER)
+    """How two texts are read: `joint`, as one sequence, `separate`, each alone, their vectors compared by the
+    head, or `auto`, whichever scores better on validation after a short training with each."""
     stride: int | None = field(default=None, metadata=LATER)
     """Tokens that neighbouring windows share: a text of more tokens than `training.max_length` is read in
     several windows, all in one pass; null: it is cut. What stands before the last `[SEP]` of a template is in
@@ -223,7 +227,7 @@ class Task:
                 faults.append(f"separator is for kind: multilabel, not {self.kind}")
             elif not isinstance(self.separator, str) or not self.separator:
                 faults.append(f"separator is {shown(self.separator)}, not a text such as '|'")
-        return faults + kind.faults(self)
+        return [*faults, *kind.faults(self), *pairs_faults(self.pairs, self, kind)]
 
     def _writing_faults(self) -> list[str]:
         """What is wrong with the settings of tasks that a language model itself answers."""
@@ -313,6 +317,7 @@ class Task:
             class_weights=tuple(class_weights),
             thresholds=tuple(thresholds),
             reads=self.reads,
+            pairs="separate" if self.pairs == "separate" else "joint",
             stride=self.stride,
             windows=self.windows,
         )

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +11,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graftwork.data.encoding.cache import load_table, store_table
 from graftwork.data.encoding.framing import filled
 from graftwork.data.encoding.settings import check_together
 from graftwork.data.encoding.windows import PLACES, WINDOWS, encode_texts, pad_windows, window_count
 from graftwork.data.images.reader import ImageReader
 from graftwork.data.images.row_image import as_stored, image_type, open_image
+from graftwork.data.pairs.second import (
+    SECOND_IDS,
+    add_empty_,
+    both,
+    pad_both,
+    separate_modes,
+    sequences,
+    two_lengths,
+)
 from graftwork.data.targets.words import tagged_rows
 from graftwork.data.targets.written import TRAINED, written_tokens
 from graftwork.data.task import SPLITS
 from graftwork.data.task_data import Split, TaskData
-from graftwork.distributed.notes import note_once
 from graftwork.edges import library_errors
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
@@ -56,7 +61,6 @@ CHUNK = 8192
 """Rows per call of the tokenizer, which bounds the memory of its lists of integers."""
 
 _FORMAT = 1  # of the cache files; part of their names
-_LOG = logging.getLogger(__name__)
 
 
 def tokenise(
@@ -64,6 +68,7 @@ def tokenise(
     tokenizer: InputReader,
     max_length: int,
     cache_dir: str | Path | None,
+    splits: Sequence[str] = SPLITS,
 ) -> dict[str, Dataset]:
     """Tokenise all tasks, one dataset per split, and keep the result on disk.
 
@@ -71,8 +76,9 @@ def tokenise(
     (class index, or `(score - mean) / std`; lists if a task has several targets per row) and `graft_rows`
     (index of the task in `datas`). If a language model itself answers a task, there is also `trained`, 1 for
     tokens that are learned; rows of such a task that have none are left out. Images are a column `image` of
-    paths, which needs no cache.
-    Of tasks with `stride` there are the columns of `graftwork.data.encoding.windows`, too.
+    paths, which needs no cache. If a task reads two texts separately, the second has columns of its own
+    (`graftwork.data.pairs.second`); of tasks with `stride` there are the columns of
+    `graftwork.data.encoding.windows`, too.
     The cache is keyed by the tokenizer, the content and `max_length`. Files are written under a temporary
     name and renamed, so that concurrent runs can share a folder.
 
@@ -82,6 +88,7 @@ def tokenise(
         max_length: Tokens kept per row; of a pair the longer text is cut first.
         cache_dir: Folder of the cache, made if absent; None keeps nothing. One that cannot be written is
             passed over with a note: the cache only saves time.
+        splits: Which of them.
 
     Raises:
         DataError: texts cannot be read; or a task has windows beside one that a language model answers.
@@ -90,31 +97,40 @@ def tokenise(
 
     check_together([data.head for data in datas])
     if isinstance(tokenizer, ImageReader):
-        return {split: Dataset(_table(datas, split, tokenizer, max_length)) for split in SPLITS}
+        return {split: Dataset(_table(datas, split, tokenizer, max_length)) for split in splits}
     identity = tokenizer_identity(tokenizer)
     result = {}
-    for split in SPLITS:
+    for split in splits:
         scale = [_learned_as(data, split) for data in datas]
-        key = _digest(_FORMAT, identity, max_length, scale, *_writing(datas, tokenizer))
+        modes = separate_modes([data.head for data in datas])
+        key = _digest(_FORMAT, identity, max_length, scale, *_writing(datas, tokenizer), *modes)
         file = Path(cache_dir) / f"tokens-{split}-{key[:32]}.arrow" if cache_dir is not None else None
-        cached = _load(file) if file is not None else None
+        cached = load_table(file) if file is not None else None
         if cached is None:
             table = _table(datas, split, tokenizer, max_length)
             cached = Dataset(table)
             if file is not None:
-                _store(table, file)
+                store_table(table, file)
         result[split] = cached
     return result
 
 
 def encode(
-    tokenizer: InputReader, columns: Sequence[Sequence[str]], max_length: int, stride: int | None = None
+    tokenizer: InputReader,
+    columns: Sequence[Sequence[str]],
+    max_length: int,
+    stride: int | None = None,
+    *,
+    separate: bool = False,
 ) -> dict[str, list[Any]]:
     """Tokenise one column of texts, or two of pairs, in one call and without padding.
 
-    With `stride` a longer text becomes several windows (`graftwork.data.encoding.windows`). Images stay as
-    they are, in a column `image`: pixels are made for one batch at a time (`pad`).
+    With `stride` a longer text becomes several windows (`graftwork.data.encoding.windows`). Pairs that are
+    read separately become two sequences, each of up to `max_length` tokens. Images stay as they are, in a
+    column `image`: pixels are made for one batch at a time (`pad`).
     """
+    if separate:
+        return both(*(encode(tokenizer, [column], max_length) for column in columns))
     if isinstance(tokenizer, ImageReader):
         return {"image": list(columns[0])}
     if stride is not None or any(parts_of(text) is not None for column in columns for text in column):
@@ -125,18 +141,22 @@ def encode(
 
 
 def row_lengths(dataset: Dataset) -> NDArray[np.int64]:
-    """Return the number of tokens of every row, without reading the rows; images count as one."""
+    """Return the number of tokens of every row, without reading the rows; images count as one.
+
+    Of two texts that are read separately the longer one counts: both are padded to it.
+    """
     import pyarrow.compute  # type: ignore[import-untyped]
 
     if "input_ids" not in dataset.column_names:
         return np.ones(len(dataset), dtype=np.int64)
     column = dataset.data.column("input_ids")
-    return np.asarray(pyarrow.compute.list_value_length(column).to_numpy(), dtype=np.int64)
+    lengths = np.asarray(pyarrow.compute.list_value_length(column).to_numpy(), dtype=np.int64)
+    return two_lengths(dataset, lengths)
 
 
 def row_length(row: Mapping[str, Any]) -> int:
-    """The number of tokens of one row; an image counts as one."""
-    return len(row["input_ids"]) if "input_ids" in row else 1
+    """The number of tokens of one row, as `row_lengths` counts."""
+    return max(len(row["input_ids"]), len(row.get(SECOND_IDS, ()))) if "input_ids" in row else 1
 
 
 def longest_first(dataset: Dataset) -> Dataset:
@@ -158,6 +178,8 @@ def pad(tokenizer: InputReader, features: Sequence[Mapping[str, Any]]) -> dict[s
         return {"pixel_values": tokenizer.pixels([open_image(feature["image"]) for feature in features])}
     if any(window_count(feature) > 1 for feature in features):
         return pad_windows(features, tokenizer.model_input_names, lambda pieces: pad(tokenizer, pieces))
+    if any(sequences(feature) > 1 for feature in features):
+        return pad_both(features, lambda texts: pad(tokenizer, texts))
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise DataError(
@@ -239,8 +261,9 @@ def learned(
         assert not isinstance(tokenizer, ImageReader)
         tokens, kept = written_tokens(tokenizer, head, rows, range(*part.indices(len(rows))))
         return tokens, targets[kept].tolist()
-    texts = [column[part] for column in rows.texts]
-    return encode(tokenizer, texts, max_length, head.stride), targets[part].tolist()
+    columns = [column[part] for column in rows.texts]
+    tokens = encode(tokenizer, columns, max_length, head.stride, separate=head.separate)
+    return tokens, targets[part].tolist()
 
 
 def _table(datas: Sequence[TaskData], split: str, tokenizer: InputReader, max_length: int) -> pyarrow.Table:
@@ -252,8 +275,12 @@ def _table(datas: Sequence[TaskData], split: str, tokenizer: InputReader, max_le
     wide = any(KINDS[data.head.kind].per != "row" for data in datas)
     parts = []
     any_written = any(data.head.written for data in datas)
+    any_separate = any(data.head.separate for data in datas)
+    types[SECOND_IDS] = long
     windows = [data.head for data in datas if data.head.stride is not None]
     tagged = any(KINDS[head.kind].per == "token" for head in windows)
+    # Tasks may have their columns in different orders.
+    in_order = any_written or any_separate or bool(windows)
     for task, data in enumerate(datas):
         part = data.splits[split]
         for start in range(0, len(part), CHUNK):
@@ -261,6 +288,8 @@ def _table(datas: Sequence[TaskData], split: str, tokenizer: InputReader, max_le
             tokens, targets = learned(tokenizer, data.head, part, rows, max_length)
             if any_written:
                 tokens.setdefault(TRAINED, [[0] * len(ids) for ids in tokens["input_ids"]])
+            if any_separate:
+                add_empty_(tokens)
             if windows:
                 tokens.setdefault(WINDOWS, [[len(ids)] for ids in tokens["input_ids"]])
             if tagged:
@@ -270,48 +299,12 @@ def _table(datas: Sequence[TaskData], split: str, tokenizer: InputReader, max_le
             kind = pyarrow.list_(pyarrow.float32()) if wide else pyarrow.float32()
             columns = {
                 name: pyarrow.array(as_stored(name, values), type=types.get(name, small))
-                for name, values in (sorted(tokens.items()) if any_written or windows else tokens.items())
+                for name, values in (sorted(tokens.items()) if in_order else tokens.items())
             }
             columns["labels"] = pyarrow.array(targets, type=kind)
             columns["graft_rows"] = pyarrow.array(np.full(len(targets), task, dtype=np.int64))
             parts.append(pyarrow.table(columns))
     return pyarrow.concat_tables(parts).combine_chunks()
-
-
-def _load(file: Path) -> Dataset | None:
-    import pyarrow
-    from datasets import Dataset
-
-    try:
-        return Dataset.from_file(str(file))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, pyarrow.ArrowException) as error:
-        # A crash of the machine can leave a file whose content never reached the disk.
-        _LOG.warning("the token cache %s cannot be read (%s); it is made anew", file, error)
-        return None
-
-
-def _store(table: pyarrow.Table, file: Path) -> None:
-    import pyarrow
-
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-")
-        os.close(handle)
-        with pyarrow.OSFile(temporary, "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=CHUNK)
-        os.replace(temporary, file)
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or error
-        note_once(
-            f"the token cache {file.parent} cannot be written ({reason}); texts are tokenised in every run"
-        )
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink(missing_ok=True)
 
 
 def _writing(datas: Sequence[TaskData], tokenizer: PreTrainedTokenizerBase) -> list[Any]:

@@ -28,7 +28,7 @@ class AllTasks(nn.Module):
         model: the model; its structure is taken as it is now.
 
     Raises:
-        ExportError: the model has no heads.
+        ExportError: the model has no heads, or only some of its tasks read two texts separately.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -36,6 +36,12 @@ class AllTasks(nn.Module):
         if not isinstance(model, MultiTaskModel):
             raise ExportError(
                 f"all tasks at once need heads, and a {type(model).__name__} has none; give a MultiTaskModel."
+            )
+        ways = {head.separate: head.name for head in model.heads.heads}
+        if len(ways) > 1:
+            raise ExportError(
+                f"task {ways[True]!r} reads its two texts separately and task {ways[False]!r} one sequence, "
+                "so no row is for both; export without --all-tasks, or one task with --task."
             )
         self.model = model
         self.training = model.training

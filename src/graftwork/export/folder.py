@@ -1,4 +1,4 @@
-"""A folder made by `graftwork fit` in a form that needs no graftwork: ONNX, `torch.export` or a LoRA of PEFT.
+"""A folder made by `graftwork fit` in a form that needs no graftwork, such as ONNX or a LoRA of PEFT.
 
 Beside the model the output folder has the tokenizer and `export.json`: inputs, tasks with their labels,
 tokens of a row, and the largest difference from the model that was found in checking.
@@ -17,6 +17,7 @@ from graftwork.data.tokens import encode, pad
 from graftwork.distributed.notes import note_once
 from graftwork.errors import ExportError
 from graftwork.export.all_tasks import AllTasks
+from graftwork.export.gguf import check_gguf_package, export_gguf
 from graftwork.export.lora import export_lora
 from graftwork.export.merged import export_merged
 from graftwork.export.onnx import check_onnx_packages, export_onnx
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "export_folder"]
 
-Format = Literal["onnx", "pt2", "lora", "merged"]
+Format = Literal["onnx", "pt2", "lora", "merged", "gguf"]
 FORMATS: tuple[str, ...] = get_args(Format)
 """Names of the formats."""
 DESCRIPTION = "export.json"
@@ -72,8 +73,8 @@ def export_folder(
         output: folder to write: `model.onnx` or `model.pt2` with the heads inside, or a LoRA with
             `heads.safetensors` beside it.
         format: `onnx`, `pt2` (`torch.export.load`), `lora`, or for a task that a language model writes
-            `merged`: a folder of Transformers.
-        task: only this task, without the adapters that only others use; the last two hold no more.
+            `merged`: a folder of Transformers, or `gguf`: one file for llama.cpp (Llama models, 16 bits).
+        task: only this task, without the adapters that only others use; the last three hold no more.
         all_tasks: one output a task, all of them for every row, in a graph that branches where their paths
             part; as ONNX or for `torch.export`.
         overwrite: replace the output folder if it exists.
@@ -100,11 +101,13 @@ def export_folder(
         raise ExportError("a LoRA holds one task; --all-tasks goes with --format onnx or pt2.")
     if format == "onnx":
         check_onnx_packages()
+    if format == "gguf":
+        check_gguf_package()
     check_target(output, overwrite=overwrite)
     folder, parts = local_parts(folder, loading)
     names = [head.name for head in read_tasks_file(folder)["tasks"]]
-    if format in ("lora", "merged") and task is None and len(names) > 1:
-        what = "LoRA" if format == "lora" else "merged model"
+    if format in ("lora", "merged", "gguf") and task is None and len(names) > 1:
+        what = {"lora": "LoRA", "merged": "merged model"}.get(format, "GGUF file")
         raise ExportError(f"a {what} holds one task; pass --task with one of {', '.join(names)}.")
     name = moved(saved_backbone(folder, parts.get("backbone")), output)
     model, tokenizer = load_model(folder, **parts)
@@ -134,9 +137,10 @@ def _write(
     facts: dict[str, Any],
     all_tasks: bool,
 ) -> dict[str, Any]:
-    inputs = _example(tokenizer)
-    if format == "merged":
-        difference = export_merged(model, text_tokenizer(tokenizer), model.heads.heads[0], folder)
+    inputs = _example(tokenizer, separate=model.heads.reads_separately)
+    if format in ("merged", "gguf"):
+        export = export_merged if format == "merged" else export_gguf
+        difference = export(model, text_tokenizer(tokenizer), model.heads.heads[0], folder)
         return {**describe(model, inputs), **facts, "largest_difference": difference}
     if format == "onnx":
         return export_onnx(model, folder / "model.onnx", inputs, metadata=facts, all_tasks=all_tasks)
@@ -161,10 +165,10 @@ def _check_written(model: MultiTaskModel, format: str) -> None:
     """
     written = [head.name for head in model.heads.heads if head.written]
     headed = [head.name for head in model.heads.heads if not head.written]
-    if format == "merged" and headed:
+    if format in ("merged", "gguf") and headed:
         raise ExportError(
             f"task {headed[0]!r} has a head, which a merged language model has no place for; choose among "
-            f"{', '.join(FORMATS[:-1])}."
+            f"{', '.join(FORMATS[:3])}."
         )
     if format in ("onnx", "pt2") and written:
         texts = next(head.kind for head in model.heads.heads if head.written) == "generation"
@@ -174,10 +178,11 @@ def _check_written(model: MultiTaskModel, format: str) -> None:
         )
 
 
-def _example(tokenizer: InputReader) -> dict[str, Tensor]:
+def _example(tokenizer: InputReader, *, separate: bool) -> dict[str, Tensor]:
     if isinstance(tokenizer, ImageReader):
         pixels = tokenizer.pixels([blank_image()] * 2)
         return {"pixel_values": torch.linspace(-1, 1, pixels.numel()).reshape(pixels.shape)}
-    columns = encode(tokenizer, [_EXAMPLES], 64)
+    texts = [_EXAMPLES, _EXAMPLES[::-1]] if separate else [_EXAMPLES]
+    columns = encode(tokenizer, texts, 64, separate=separate)
     rows = [{name: values[row] for name, values in columns.items()} for row in range(len(_EXAMPLES))]
     return {name: value.to(torch.int64) for name, value in pad(tokenizer, rows).items()}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graftwork.kinds.heads import TaskHead
     from graftwork.models.multitask import MultiTaskModel
 
-__all__ = ["export_merged"]
+__all__ = ["asked", "export_merged"]
 
 ASKED = ("What is the capital of France?", "2 and 3 are", "Write one sentence about a red lamp.")
 """Texts with which the merged model is compared with the routed one."""
@@ -26,6 +26,15 @@ NEW_TOKENS = 12
 """Tokens of their answers."""
 CLOSE = 1e-3
 """Largest difference of logits, relative to the largest logit, that is rounding."""
+
+
+def asked(tokenizer: PreTrainedTokenizerBase, head: TaskHead) -> list[Prompt]:
+    """The prompts of `ASKED`, as a task puts them."""
+    assert head.writing is not None
+    renderer = Renderer(tokenizer, head.writing)
+    chats = [f'[{{"role": "user", "content": "{text}"}}]' for text in ASKED]
+    ids = renderer.prompts(chats if head.writing.is_list else list(ASKED))
+    return [Prompt(row, 0, NEW_TOKENS, renderer.ends) for row in ids]
 
 
 def export_merged(
@@ -51,10 +60,8 @@ def export_merged(
     from transformers import AutoModelForCausalLM
 
     assert head.writing is not None
-    renderer = Renderer(tokenizer, head.writing)
-    chats = [f'[{{"role": "user", "content": "{text}"}}]' for text in ASKED]
-    ids = renderer.prompts(chats if head.writing.is_list else list(ASKED))
-    prompts = [Prompt(row, 0, NEW_TOKENS, renderer.ends) for row in ids]
+    renderer, prompts = Renderer(tokenizer, head.writing), asked(tokenizer, head)
+    ids = [prompt.ids for prompt in prompts]
     before = write_answers(model.backbone, tokenizer, prompts)
     tokens, mask = left_padded(ids, renderer.ends[0])
     rows = torch.zeros(len(ids), dtype=torch.long)

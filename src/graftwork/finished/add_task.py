@@ -15,12 +15,13 @@ from transformers import set_seed
 
 from graftwork.advice import again, called
 from graftwork.data.classes import class_notes
+from graftwork.data.pairs.second import SECOND_IDS, with_itself
 from graftwork.data.tokens import collate
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
-from graftwork.errors import ConfigError, DivergenceError
+from graftwork.errors import DivergenceError
 from graftwork.files.provenance import git_commits, versions
 from graftwork.files.writing import check_target, output_lock, staged_folder
-from graftwork.finished.new_task import PRIVATE, NewTask
+from graftwork.finished.new_task import PRIVATE, NewTask, check_answers
 from graftwork.finished.reports import extended_report, print_addition, read_report
 from graftwork.kinds.registry import KINDS
 from graftwork.models.files import FILES, Parts, local_parts, read_structure
@@ -37,6 +38,7 @@ from graftwork.recipe.task_recipe import TaskRecipe, load_task_recipe
 from graftwork.search.callback import StructureCallback
 from graftwork.search.discretise import structure_of
 from graftwork.sparsity.budget import pool_note
+from graftwork.training.answering.trained import answered
 from graftwork.training.bars import PhaseLines
 from graftwork.training.best import KeepBest
 from graftwork.training.build import build_trainer
@@ -161,6 +163,7 @@ def _add_task(
         scores={**scores, **floor},
         recipe=merged,
         addition=addition,
+        texts=run.texts,
     )
     with phase(console, "write", "weights and report"), staged_folder(output, overwrite=overwrite) as staged:
         report = write_model(
@@ -192,11 +195,7 @@ class _Addition:
         seed = recipe.seed if self.old is None else self.old.seed
         with phase(console, "prepare", "reading model and task") as now:
             self.model, tokenizer = load_model(folder, **loading)
-            if self.model.causal:
-                raise ConfigError(
-                    f"{folder} is a language model that writes, to which no task can be added yet; train "
-                    "all its tasks together."
-                )
+            check_answers(self.model, recipe.task.name, recipe.task.kind)
             backbone = cast("PreTrainedModel", graft_view(self.model).backbone)
             with route(self.model, self.model.heads.heads[0].name):
                 self.prepared = prepare(
@@ -210,6 +209,8 @@ class _Addition:
                 )
             now.found_out(f"task {recipe.task.name}, {self.prepared.rows:,} training rows")
         (self.data,) = self.prepared.datas
+        self.texts: dict[str, dict[str, Any]] = {}
+        """Split -> figures of what the language model answers."""
         self.reports = list(self.prepared.noise)
         training = dataclasses.replace(
             recipe.training, max_length=self.prepared.max_length, pooling=self.model.pooling
@@ -239,8 +240,12 @@ class _Addition:
         batch = collate(self.prepared.tokenizer)([tokens[i] for i in range(min(CHECKED_ROWS, len(tokens)))])
         del batch["labels"]
         count = len(batch.pop("graft_rows"))
+        if self.model.heads.reads_separately and SECOND_IDS not in batch:
+            batch = with_itself(batch)
         routes = [torch.full((count,), task) for task in range(self.older)]
         routes.append(torch.arange(count) % self.older)
+        if model.causal:  # of written tasks the loss of all tokens
+            batch["trained"] = batch["attention_mask"]
         with torch.no_grad():
             found = torch.cat([model(**batch, graft_rows=rows).logits for rows in routes])
         # A task with targets per token, that was added, gives outputs per token to all.
@@ -305,9 +310,13 @@ class _Addition:
                 outputs = forward_rows(
                     model, self.prepared.tokens[split], collate(self.prepared.tokenizer), row=self.older
                 )
+                most = self.prepared.most_written
+                self.texts |= answered(model, self.prepared.tokenizer, self.data, split, most)
             if split == "validation":
                 model.heads.heads = outputs.settled(model)
             found[split] = outputs.scores(model)[self.data.head.name]
+            if split in self.texts:
+                found[split] = self.texts[split][self.data.head.metric]
         return found
 
     def merged_recipe(self, output: Path) -> Recipe:

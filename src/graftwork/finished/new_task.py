@@ -18,6 +18,8 @@ from torch import Tensor
 from graftwork.errors import ConfigError, StructureError
 from graftwork.gates.registry import gate_family
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.registry import KINDS
+from graftwork.models.causal.model import make_model
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.recipe.extension import Extension
 from graftwork.routing.router import find_router
@@ -28,7 +30,7 @@ from graftwork.tuner.layer import GraftLayer
 from graftwork.tuner.pool import Pool, site_widths
 from graftwork.tuner.view import backbone_parameters, graft_view, peft_configs
 
-__all__ = ["PRIVATE", "Extension", "NewTask"]
+__all__ = ["PRIVATE", "Extension", "NewTask", "check_answers"]
 
 PRIVATE = "private"
 """PEFT's name for the new task's own adapters while they are learned."""
@@ -54,7 +56,7 @@ class NewTask:
             called) has the pool, adapter `private` the new adapters.
 
     Raises:
-        ConfigError: the model has the task already.
+        ConfigError: the model has the task already, or cannot write the answers of such a task.
         StructureError: the model's structure is not decided, or a limit is smaller than one adapter.
 
     Example:
@@ -90,6 +92,7 @@ class NewTask:
                 f"the model has a task {head.name!r} already (its tasks: {', '.join(view.config.tasks)}); "
                 "give the new one another name, or remove the old one first."
             )
+        check_answers(model, head.name, head.kind)
         if not view.decided:
             raise StructureError(
                 "the structure of the model is still being learned; a task can be added once it is trained."
@@ -109,8 +112,12 @@ class NewTask:
             self._add_private(where)
         active = [self.name, PRIVATE] if self.extension.private else [self.name]
         self._activate(active, trainable=True)
-        self.learner = MultiTaskModel(
-            model.backbone, [head], pooling=model.pooling, max_length=model.max_length
+        self.learner = make_model(
+            model.backbone,
+            [head],
+            pooling=model.pooling,
+            max_length=model.max_length,
+            causal=model.causal,
         )
 
     @property
@@ -237,7 +244,7 @@ class NewTask:
         self._activate([self.name], trainable=False)
         record_structure_(self.model, self.name)
         old = self.model.heads
-        model = MultiTaskModel(
+        model = type(self.model)(
             self.model.backbone,
             [*old.heads, self.head],
             pooling=self.model.pooling,
@@ -285,3 +292,18 @@ class NewTask:
 def _weights(layer: GraftLayer, adapter: str) -> tuple[Tensor, Tensor | None, Tensor]:
     bias = layer.graft_bias[adapter].detach() if adapter in layer.graft_bias else None
     return layer.graft_down[adapter].detach(), bias, layer.graft_up[adapter].detach()
+
+
+def check_answers(model: MultiTaskModel, name: str, kind: str) -> None:
+    """Refuse a task that only a language model can answer, if the model is none.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if KINDS[kind].written and not model.causal:
+        others = ", ".join(head.name for head in model.heads.heads)
+        raise ConfigError(
+            f"task {name!r} of kind: {kind} is answered by a language model, and the model of {others} "
+            "has no head for words; train it on a causal model with graftwork fit, or set kind: "
+            "classification with labels."
+        )

@@ -99,6 +99,7 @@ def extended_report(
     scores: Mapping[str, float],
     recipe: Recipe,
     addition: Mapping[str, Any],
+    texts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report `old` with one more task, and how it was added at the end of `additions`.
 
@@ -113,6 +114,8 @@ def extended_report(
         "sha256": data.sha256,
         "open_paths": structure.counts()[data.head.name],
     }
+    if texts:
+        report["texts"] = {**report.get("texts", {}), data.head.name: dict(texts)}
     report["recipe"] = yaml.safe_load(recipe_to_yaml(recipe, user_path(recipe.output)))
     report["additions"] = [*report.get("additions", []), dict(addition)]
     return report
@@ -162,9 +165,10 @@ def _changed(old: Mapping[str, Any], model: MultiTaskModel, structure: Structure
 def print_addition(report: Mapping[str, Any], task: str, console: Console, folder: Path) -> None:
     """Scores of the new task, what it uses, and the diagnosis of its search."""
     scores, addition = report["tasks"][task], report["additions"][-1]
-    probe = f"linear probe {scores['linear_probe']:.3f}, " if "linear_probe" in scores else ""
+    floors = {"linear_probe": "linear probe", "zero_shot": "zero-shot", "few_shot": "3-shot"}
+    floor = "".join(f"{said} {scores[name]:.3f}, " for name, said in floors.items() if name in scores)
     console.print(
-        f"{task}: test {scores['metric']} {scores['test']:.3f} ({probe}"
+        f"{task}: test {scores['metric']} {scores['test']:.3f} ({floor}"
         f"majority {scores['majority']:.3f}); {scores['open_paths']} open adapters, "
         f"{report['parameters']['active'][task]:,} active parameters; "
         f"{addition['trainable']:,} were trainable"

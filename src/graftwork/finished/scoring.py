@@ -10,7 +10,7 @@ import numpy as np
 
 from graftwork.data.encoding.notes import Long
 from graftwork.data.encoding.windows import WINDOWS
-from graftwork.data.tokens import CHUNK, collate, learned
+from graftwork.data.tokens import CHUNK, collate, learned, row_length
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
@@ -87,18 +87,15 @@ def predictions(
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         tokens, targets = learned(tokenizer, head, rows, part, max_length)
-        lengths = [len(ids) for ids in tokens["input_ids"]] if "input_ids" in tokens else [1] * len(targets)
+        made = [{name: values[i] for name, values in tokens.items()} for i in range(len(targets))]
+        lengths = [row_length(row) for row in made]
         several = [len(own) for own in tokens.get(WINDOWS, ()) if len(own) > 1]
         windows += sum(several)
         long += len(several) if head.stride is not None else sum(length >= max_length for length in lengths)
         order = np.argsort([-length for length in lengths], kind="stable")
         for first in range(0, len(order), STEP):
             picked = order[first : first + STEP]
-            batch = [
-                {name: values[i] for name, values in tokens.items()}
-                | {"labels": targets[i], "graft_rows": route}
-                for i in picked
-            ]
+            batch = [made[i] | {"labels": targets[i], "graft_rows": route} for i in picked]
             given = forward_rows(model, batch, make_batch)
             outputs, own = of_task(head, given.logits.numpy(), given.labels.numpy())
             if not np.isfinite(outputs).all():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def fit_family(
 
 
 def _fit_family(
-    make: Callable[[], _Family],
+    make: Callable[..., _Family],
     recipe: Recipe,
     work: WorkFolder,
     console: Console,
@@ -114,7 +114,7 @@ def _fit_family(
         if on_main(check):
             reports = on_main(lambda: {budget: _report(work.output, budget) for budget in budgets})
         else:
-            family = on_all(make)
+            family = on_all(lambda: make(pairs=work.pairs if resume else None))
             on_main(lambda: open_work_folder(work, family.session, resume=resume))
             snapshot = family.search()
             reports = {budget: family.tune(budget, snapshot) for budget in family.budgets}
@@ -144,11 +144,18 @@ class _Family:
     """The runs of one recipe with several budgets."""
 
     def __init__(
-        self, recipe: Recipe, work: WorkFolder, console: Console, *, probe: bool, diagnosis: bool
+        self,
+        recipe: Recipe,
+        work: WorkFolder,
+        console: Console,
+        *,
+        probe: bool,
+        diagnosis: bool,
+        pairs: Mapping[str, Any] | None = None,
     ) -> None:
         self.folders, self.work = work, work.path
         self.budgets = sorted(recipe.budgets, reverse=True)
-        self.session = Session(recipe, console, probe=probe, diagnosis=diagnosis)
+        self.session = Session(recipe, console, probe=probe, diagnosis=diagnosis, pairs=pairs)
 
     def search(self) -> _Snapshot:
         """Warm-up and search, up to the step that decides, unless they are done already."""

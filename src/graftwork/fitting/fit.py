@@ -82,7 +82,7 @@ def left_out(probe: bool, diagnosis: bool) -> list[str]:
 
 
 def _fit(
-    make: Callable[[], Session], work: WorkFolder, console: Console, *, overwrite: bool, resume: bool
+    make: Callable[..., Session], work: WorkFolder, console: Console, *, overwrite: bool, resume: bool
 ) -> dict[str, Any]:
     with only_writer(work.output):
         finished = on_main(lambda: work.finished_reports() if resume else [])
@@ -97,7 +97,7 @@ def _fit(
             return resumed_from(work, console) if resume else None
 
         checkpoint = on_main(check)
-        session = on_all(make)
+        session = on_all(lambda: make(pairs=work.pairs if resume else None))
         run = on_all(lambda: session.trainer(session.build(), work.path))
         on_main(lambda: open_work_folder(work, session, resume=resume))
         run.train(checkpoint, work.path)
@@ -166,6 +166,6 @@ def open_work_folder(work: WorkFolder, session: Session, *, resume: bool) -> Non
     """
     digests = {data.head.name: data.sha256 for data in session.prepared.datas}
     start = None if session.start is None else session.start.sha256
-    for note in work.open(digests, resume=resume, start=start):
+    for note in work.open(digests, resume=resume, start=start, pairs=session.pairs):
         session.console.print(f"note: {note}", highlight=False)
     session.origin = {name: work.run[name] for name in ("started", "resumed")}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from graftwork.diagnosis.diagnosis import Searched, diagnose
 from graftwork.fitting.words import diagnosis_in_words, scores_in_words
-from graftwork.models.causal.scoring import losses_of, score_texts, written_rows
+from graftwork.models.causal.scoring import losses_of, written_rows
 from graftwork.noise.applying import noisy_model
 from graftwork.progress import phase
+from graftwork.training.answering.trained import trained_answers
 from graftwork.training.bars import counted
 from graftwork.training.preparation import split_scores
 
@@ -22,7 +25,17 @@ if TYPE_CHECKING:
     from graftwork.training.preparation import Prepared
     from graftwork.training.run import TrainingRun
 
-__all__ = ["final_diagnosis", "final_scores"]
+__all__ = ["final_diagnosis", "final_scores", "timed"]
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note how long the context takes."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = time.perf_counter() - start
 
 
 def final_scores(
@@ -66,8 +79,8 @@ def _written(
     found: dict[str, dict[str, Any]] = {data.head.name: {} for data in written}
     with phase(console, "answers", "answering validation and test, rows", rows) as now:
         for split, values in scores.items():
-            texts = score_texts(
-                run.model.backbone,
+            texts = trained_answers(
+                run.model,
                 prepared.tokenizer,
                 prepared.datas,
                 split,

@@ -83,7 +83,7 @@ def build_report(
             "active": {task: structure.parameters(task) for task in structure.tasks},
             "heads": model.heads.count(),
             "budget": budget_parameters(model) if view.sites else None,
-            "peak_trainable": pool + gates + model.heads.weight.numel() + model.heads.bias.numel(),
+            "peak_trainable": pool + gates + sum(p.numel() for p in model.heads.parameters()),
         },
         "phases": phases,
         "structure": structure.to_dict(),

@@ -9,9 +9,7 @@ session.write(run, output, recipe=session.recipe)  # score and write
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +23,8 @@ from graftwork.distributed.processes import on_main
 from graftwork.edges import quiet_peft
 from graftwork.files.reading import user_path
 from graftwork.files.writing import staged_folder
-from graftwork.fitting.measuring import final_diagnosis, final_scores
+from graftwork.fitting.measuring import final_diagnosis, final_scores, timed
+from graftwork.fitting.pairs import choose_ways
 from graftwork.fitting.report import build_report, cost_figures
 from graftwork.fitting.start import Start
 from graftwork.fitting.words import baselines_in_words, rows_in_words, size_in_words
@@ -73,13 +72,20 @@ class Session:
         console: where to show how it goes.
         probe: fit a linear probe on the frozen backbone for every task.
         diagnosis: measure what the search has decided.
+        pairs: what was chosen for `pairs: auto` when the run was started, if it goes on.
 
     Raises:
         GraftworkError: the data or a file that the recipe names cannot be read.
     """
 
     def __init__(
-        self, recipe: Recipe, console: Console, *, probe: bool = True, diagnosis: bool = True
+        self,
+        recipe: Recipe,
+        console: Console,
+        *,
+        probe: bool = True,
+        diagnosis: bool = True,
+        pairs: Mapping[str, Any] | None = None,
     ) -> None:
         self.recipe, self.console = recipe, console
         self.probe, self.diagnosis = probe, diagnosis
@@ -105,7 +111,7 @@ class Session:
         if source is not None and self.start is None:
             read_structure_file(user_path(source[1]))  # before the tasks are read, which takes longer
         with (
-            _timed(self.seconds, "prepare"),
+            timed(self.seconds, "prepare"),
             phase(console, "prepare", "reading and tokenising the tasks") as now,
         ):
             self.prepared = prepare(
@@ -120,6 +126,7 @@ class Session:
                 heads=None if self.start is None else self.start.heads,
             )
             now.found_out(rows_in_words(self.prepared))
+        self.prepared, self.pairs = choose_ways(self.prepared, recipe, pairs, console, self.seconds)
         training = dataclasses.replace(recipe.training, max_length=self.prepared.max_length)
         # What is trained, scored and saved: with the length that the backbone allows.
         self.recipe = dataclasses.replace(recipe, training=training)
@@ -152,11 +159,11 @@ class Session:
             model = self._build(budget, now) if self.start is None else self._continued(self.start, now)
             now.found_out(size_in_words(model))
         if first:
-            with _timed(self.seconds, "baselines"), cast("PeftModel", model.backbone).disable_adapter():
+            with timed(self.seconds, "baselines"), cast("PeftModel", model.backbone).disable_adapter():
                 self.baselines = on_main(self._baselines)
         if self.start is not None:
             start, doing = self.start, "scoring the model that is trained further"
-            with _timed(self.seconds, "start"), phase(self.console, "start", doing):
+            with timed(self.seconds, "start"), phase(self.console, "start", doing):
                 facts = on_main(lambda: start.facts(model, self.prepared, self.recipe.noise))
             self.further = {"start": facts}
         return model
@@ -283,7 +290,7 @@ class Session:
         Returns:
             The report, and the structure with the adapters that were closed.
         """
-        with _timed(run.seconds, "test"):
+        with timed(run.seconds, "test"):
             scores, texts = final_scores(run, self.prepared, self.recipe.noise, self.console)
         further = {**(further or {}), **({"texts": texts} if texts else {})}
         return on_main(lambda: self._write(run, output, scores, recipe, overwrite, further))
@@ -301,7 +308,7 @@ class Session:
         structure = run.structure.structure or self.given or structure_of(model)
         diagnosis = None
         if self.diagnosis:
-            with _timed(run.seconds, "diagnosis"):
+            with timed(run.seconds, "diagnosis"):
                 of: Searched = "structure" if self.start is None else "kept"
                 validation = self.prepared.tokens["validation"]
                 diagnosis = final_diagnosis(run, structure, validation, of, self.console)
@@ -320,6 +327,7 @@ class Session:
         )
         report |= {} if self.grouping is None else {"grouping": self.grouping.as_dict()}
         report |= {"curves": curves(run.trainer.state.log_history)} | self.origin | self.further
+        report |= {"pairs": self.pairs} if self.pairs else {}
         report |= cost_figures(model, structure, self.budget)
         report |= further
         place = user_path(recipe.output)
@@ -340,13 +348,3 @@ class Session:
             )
             write_page(folder, place)
         return report, structure
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long the context takes."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] = time.perf_counter() - start

@@ -229,6 +229,11 @@ def _task_faults(task: Task, head: TaskHead) -> Iterator[str]:
             f"task {task.name!r} reads {listed(task.text_fields)}, but in the model {len(head.text)} texts "
             f"({listed(head.text)})"
         )
+    elif task.pairs not in ("auto", head.pairs):
+        yield (
+            f"task {task.name!r} has pairs: {task.pairs}, but in the model {head.pairs}; give pairs: "
+            f"{head.pairs}, or train without start"
+        )
     elif task.labels is not None and set(task.labels) not in (
         set(head.labels),
         set(inside_types(head.labels)),  # of tokens a task may list the types of its spans

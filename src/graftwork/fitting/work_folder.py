@@ -45,8 +45,8 @@ class WorkFolder:
         path: the folder, `<output>.partial`.
         output: the folder the run will write.
         run: after `open`, what `run.json` says: when the run was `started`, the `versions` and digests of the
-            `data` it was started with, and a list `resumed` of the steps at which it went on, with the
-            settings that were changed.
+            `data` it was started with, how `pairs` are read if that was found out, and a list `resumed` of
+            the steps at which it went on, with the settings that were changed.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -136,8 +136,19 @@ class WorkFolder:
             )
         return (None if found is None else str(found)), notes
 
+    @property
+    def pairs(self) -> dict[str, Any] | None:
+        """What the unfinished run has chosen for `pairs: auto`; None if there is nothing."""
+        found = self._read_run().get("pairs")
+        return found if isinstance(found, dict) else None
+
     def open(
-        self, data: Mapping[str, Mapping[str, str]], *, resume: bool, start: str | None = None
+        self,
+        data: Mapping[str, Mapping[str, str]],
+        *,
+        resume: bool,
+        start: str | None = None,
+        pairs: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Make the folder, empty unless a run goes on.
 
@@ -145,6 +156,7 @@ class WorkFolder:
             data: digests of the splits of every task.
             resume: go on with the run that is there.
             start: digest of the model that is trained further, if there is one.
+            pairs: what was chosen for `pairs: auto`, if anything.
 
         Returns:
             Notes on what is not as it was.
@@ -156,6 +168,7 @@ class WorkFolder:
         """
         new = {"started": datetime.now(UTC).isoformat(), "versions": versions(), "data": plain(data)}
         new |= {} if start is None else {"start": start}
+        new |= {"pairs": dict(pairs)} if pairs else {}
         notes = []
         if resume:
             self.run = {**new, "resumed": [], **self._read_run()}

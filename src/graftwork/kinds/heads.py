@@ -10,6 +10,7 @@ from graftwork.errors import CheckpointError
 from graftwork.files.later import LATER, settled
 from graftwork.files.reading import is_finite
 from graftwork.kinds.kind import Metric, Reads
+from graftwork.kinds.pairs.setting import Pairs
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import listed, shown
 from graftwork.texts.template import fields_read, text_faults
@@ -42,6 +43,13 @@ class TaskHead:
     """What the fields of `text` hold."""
     writing: Writing | None = field(default=None, metadata=LATER)
     """How rows become prompts and answers, if the language model itself answers."""
+    pairs: Pairs = field(default="joint", metadata=LATER)
+    """How two texts are read: as one sequence, or each alone, the head seeing their vectors."""
+
+    @property
+    def separate(self) -> bool:
+        """Whether a row is two sequences, one for each of its texts."""
+        return self.pairs == "separate"
 
     stride: int | None = field(default=None, metadata=LATER)
     """Tokens that neighbouring windows of a long text share; None: it is cut."""
@@ -90,6 +98,8 @@ class TaskHead:
             faults = ["class_weights"]
         if not faults and len(values.get("thresholds", ())) not in (0, len(values["labels"])):
             faults = ["thresholds"]
+        if not faults and values.get("pairs") == "separate" and not _can_separate(values):
+            faults = ["pairs", "text"]
         if faults:
             given = ", ".join(f"{key}={shown(values[key])}" for key in faults)
             raise CheckpointError(f"the saved head of task {name} has {given}")
@@ -106,6 +116,13 @@ class TaskHead:
             if key in values
         }
         return cls(**{**values, **lists})
+
+
+def _can_separate(values: Mapping[str, Any]) -> bool:
+    """Whether the texts of a task can be read separately."""
+    kind = KINDS[values["kind"]]
+    texts = len(values["text"]) == 2 and values.get("reads", "text") == "text"
+    return texts and kind.per != "token" and not kind.written
 
 
 def _distinct(value: object) -> bool:
@@ -129,6 +146,7 @@ _RIGHT: dict[str, Callable[[Any], bool]] = {
         isinstance(value, list | tuple) and all(is_finite(part) and 0 < part < 1 for part in value)
     ),
     "reads": lambda value: value in get_args(Reads),
+    "pairs": lambda value: value in get_args(Pairs),
     "stride": lambda value: type(value) is int and value >= 0,
     "windows": lambda value: value in ("mean", "max"),
 }

@@ -138,6 +138,8 @@ class Kind(Protocol):
     """What has a target: a row one (shape [N]), each of its labels ([N, labels]), or its tokens."""
     written: bool = False
     """Whether the language model itself answers, without a head."""
+    similarity: bool = False
+    """Whether a target of two texts may say how alike they are, so that a head sees their cosine, too."""
     in_training: Metric | None = None
     """What outputs are scored by where that is not the metric of the task."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from graftwork.errors import CheckpointError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.losses import LOSSES, of_kind
+from graftwork.kinds.pairs.features import pair_width
 from graftwork.kinds.registry import KINDS
 
 __all__ = ["TaskHeads"]
@@ -29,6 +30,11 @@ class TaskHeads(nn.Module):
     If a task has targets per token, logits are [rows, 1 + positions, C]: the first of a row is that of the
     pooled row, the others are those of its tokens, and minus infinity where a task has none.
 
+    A task that reads its two texts separately has more weights, `pair_weight` [such tasks, C, 3 d + 1], for
+    what the vectors of both give beside the first (`graftwork.kinds.pairs.features.pair_parts`), and for
+    their cosine. Only heads of numbers use the cosine, and start as it: so a similarity needs not be learned
+    anew.
+
     Args:
         heads: the tasks.
         width: d, features of a pooled row.
@@ -43,6 +49,26 @@ class TaskHeads(nn.Module):
         own = valid & ~written[:, None]  # what a language model answers has no weights here
         self.weight = nn.Parameter(torch.randn(*valid.shape, width) * 0.02 * own.unsqueeze(-1))
         self.bias = nn.Parameter(torch.zeros(valid.shape))
+        separate = torch.tensor([head.separate for head in heads])
+        self.reads_separately = bool(separate.any())
+        self.pair_weight: nn.Parameter | None = None
+        self.pair_used: Tensor
+        if self.reads_separately:
+            values = torch.randn(*own[separate].shape, pair_width(width)) * 0.02 * own[separate].unsqueeze(-1)
+            used = torch.ones(len(values), 1, pair_width(width))
+            for place, head in enumerate(head for head in heads if head.separate):
+                if KINDS[head.kind].similarity:  # it starts as the cosine
+                    self.weight.data[self.heads.index(head)] = 0.0
+                    values[place] = 0.0
+                    values[place, :, -1] = 1.0
+                else:
+                    used[place, :, -1] = 0.0
+            self.pair_weight = nn.Parameter(values * used)
+            self.register_buffer("pair_used", used, persistent=False)
+        self.separate: Tensor
+        self.pair_index: Tensor
+        self.register_buffer("separate", separate, persistent=False)
+        self.register_buffer("pair_index", (separate.cumsum(0) - 1).clamp(min=0), persistent=False)
         if written.all():
             self.requires_grad_(False)
         self._distinct = sorted({head.size for head in heads})
@@ -67,9 +93,13 @@ class TaskHeads(nn.Module):
         x: Float[Tensor, "rows d"],
         rows: Int[Tensor, " rows"],
         tokens: Float[Tensor, "rows positions d"] | None = None,
+        pairs: Float[Tensor, "rows features"] | None = None,
     ) -> Float[Tensor, " rows *outputs"]:
-        """Logits of every row under its own task's head; of its tokens, too, if any task has such targets."""
-        logits = self._of_rows(x, rows)
+        """Logits of every row under its own task's head; of its tokens, too, if any task has such targets.
+
+        `pairs` has what the two vectors of a row give beside the first, and zeros for rows of one sequence.
+        """
+        logits = self._of_rows(x, rows, pairs)
         if not self.tags_tokens or tokens is None:
             return logits
         tagged = self.per_token[rows][:, None, None]
@@ -92,12 +122,18 @@ class TaskHeads(nn.Module):
         return logits
 
     def _of_rows(
-        self, x: Float[Tensor, "rows d"], rows: Int[Tensor, " rows"]
+        self,
+        x: Float[Tensor, "rows d"],
+        rows: Int[Tensor, " rows"],
+        pairs: Float[Tensor, "rows features"] | None,
     ) -> Float[Tensor, "rows outputs"]:
         largest = self.weight.shape[1]
         logits = x.new_full((x.shape[0], largest), float("-inf"), dtype=torch.float32)
         for size in self._distinct:
             part = torch.einsum("bd,bcd->bc", x, self.weight[rows, :size]) + self.bias[rows, :size]
+            if pairs is not None and self.pair_weight is not None:
+                weight = (self.pair_weight * self.pair_used)[self.pair_index[rows], :size]
+                part = part + torch.einsum("bd,bcd->bc", pairs, weight)
             padded = F.pad(part.float(), (0, largest - size), value=float("-inf"))
             logits = torch.where((self.sizes[rows] == size).unsqueeze(1), padded, logits)
         return logits
@@ -107,13 +143,19 @@ class TaskHeads(nn.Module):
         x: Float[Tensor, "carried d"],
         place: Int[Tensor, "rows tasks"],
         tokens: Float[Tensor, "carried positions d"] | None = None,
+        pairs: Float[Tensor, "rows separate features"] | None = None,
     ) -> Float[Tensor, " rows tasks *outputs"]:
         """Logits of every row under all heads; `place` says which carried row is that of a row for a task.
+
+        `pairs` is as for `forward`, for every task that reads its texts separately.
 
         If a task has targets per token, they are [rows, tasks, 1 + positions, C], as those of `forward`.
         """
         low = float("-inf")
         logits = torch.einsum("rtd,tcd->rtc", x[place], self.weight) + self.bias
+        if pairs is not None and self.pair_weight is not None:
+            more = torch.einsum("rsd,scd->rsc", pairs, self.pair_weight * self.pair_used)
+            logits = logits.index_add(1, self.separate.nonzero().squeeze(1), more)
         beyond = torch.arange(self.weight.shape[1], device=x.device) >= self.sizes[:, None]
         logits = logits.float().masked_fill(beyond, low)
         if not self.tags_tokens or tokens is None:
@@ -152,15 +194,21 @@ class TaskHeads(nn.Module):
 
     def count(self) -> int:
         """Parameters of all heads, without the padding."""
-        return sum(head.size * (self.weight.shape[-1] + 1) for head in self.heads if not head.written)
+        return sum(value.numel() for value in self.export().values())
 
     def export(self) -> dict[str, Tensor]:
-        """`<task>.weight` [C_t, d] and `<task>.bias` [C_t] for every task, without the padding."""
+        """`<task>.weight` [C_t, d] and `<task>.bias` [C_t] for every task, without the padding.
+
+        The weight of a task that reads its texts separately is [C_t, 4 d], for `[u, v, |u - v|, u * v]`; that
+        of a number has one more, for the scaled cosine.
+        """
         tensors = {}
         for index, head in enumerate(self.heads):
             if head.written:
                 continue
-            tensors[f"{head.name}.weight"] = self.weight[index, : head.size].detach().clone()
+            tensors[f"{head.name}.weight"] = torch.cat(
+                [part.detach() for part in self._parts(index, head)], dim=1
+            )
             tensors[f"{head.name}.bias"] = self.bias[index, : head.size].detach().clone()
         return tensors
 
@@ -174,16 +222,28 @@ class TaskHeads(nn.Module):
         for index, head in enumerate(self.heads):
             if head.written:
                 continue
-            for name, target in (("weight", self.weight), ("bias", self.bias)):
+            parts = self._parts(index, head)
+            width = sum(part.shape[1] for part in parts)
+            for name, needed in (("weight", (head.size, width)), ("bias", (head.size,))):
                 found = tensors.get(f"{head.name}.{name}")
-                place = target[index, : head.size]
-                if found is None or found.shape != place.shape:
+                if found is None or found.shape != needed:
                     shape = "none" if found is None else tuple(found.shape)
                     raise CheckpointError(
-                        f"the saved {name} of the head of task {head.name!r} is {shape}; "
-                        f"{tuple(place.shape)} is needed."
+                        f"the saved {name} of the head of task {head.name!r} is {shape}; {needed} is needed."
                     )
-                place.copy_(found)
+                if name == "bias":
+                    self.bias[index, : head.size].copy_(found)
+                    continue
+                for part, values in zip(parts, found.split([p.shape[1] for p in parts], 1), strict=True):
+                    part.copy_(values)
+
+    def _parts(self, index: int, head: TaskHead) -> list[Tensor]:
+        """The weights of a task, without the padding: of its row, and of a pair of vectors."""
+        parts = [self.weight[index, : head.size]]
+        if head.separate and self.pair_weight is not None:
+            width = self.pair_weight.shape[-1] - (not KINDS[head.kind].similarity)
+            parts.append(self.pair_weight[int(self.pair_index[index]), : head.size, :width])
+        return parts
 
 
 def _class_weights(heads: Sequence[TaskHead], classes: int) -> Tensor | None:

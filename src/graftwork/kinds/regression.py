@@ -27,6 +27,7 @@ class Regression(Kind):
     several = "different scores"
     answers: tuple[str, ...] = ("score",)
     dtype = "float32"
+    similarity = True
 
     def faults(self, task: TaskSettings) -> list[str]:
         """There are no classes to name or to weigh."""

@@ -10,6 +10,7 @@ import torch
 
 from graftwork.data.asked_rows import RowLike, check_row, encode_rows, fields_of, lacking, texts_of
 from graftwork.data.encoding.windows import WINDOWS, window_count
+from graftwork.data.pairs.second import sequences, texts_as_tokens
 from graftwork.data.tokens import pad, row_length
 from graftwork.distributed.notes import note_once
 from graftwork.edges import forward_errors
@@ -18,7 +19,7 @@ from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scoring.tags import Tagged, Word, of_row
-from graftwork.messages import listed
+from graftwork.messages import listed, shown
 from graftwork.trunk.trunk import find_trunk
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "ask",
     "branching_pass",
     "find_tree",
+    "heads_named",
     "leaves",
     "read_row",
     "routed_pass",
@@ -52,21 +54,37 @@ class AskedRow:
 
     Attributes:
         kept: fields that its answer begins with.
-        questions: texts -> the tasks that read them; one pass carries the tasks of equal texts together.
+        questions: texts, and the tasks that read them in one way; one pass carries these together.
         skipped: task -> what the row lacks for it.
     """
 
     kept: dict[str, Any]
-    questions: Mapping[tuple[str, ...], list[TaskHead]]
+    questions: Sequence[tuple[tuple[str, ...], list[TaskHead]]]
     skipped: dict[str, str]
 
     def asked(self) -> Iterator[tuple[tuple[str, ...], list[TaskHead]]]:
         """Texts and the tasks that read them in the same windows."""
-        for texts, heads in self.questions.items():
+        for texts, heads in self.questions:
             apart: dict[int | None, list[TaskHead]] = {}
             for head in heads:
                 apart.setdefault(head.stride, []).append(head)
             yield from ((texts, own) for own in apart.values())
+
+
+def heads_named(heads: Mapping[str, TaskHead], names: Sequence[str] | None) -> list[TaskHead]:
+    """The tasks of these names, default all.
+
+    Raises:
+        DataError: there are no names, or one is unknown.
+    """
+    if names is None:
+        return list(heads.values())
+    if isinstance(names, str) or not names:
+        raise DataError(f"tasks is {shown(names)}; give a list of names ({', '.join(heads)}).")
+    unknown = [name for name in names if name not in heads]
+    if unknown:
+        raise DataError(f"unknown task {shown(unknown[0])}; the model has {', '.join(heads)}.")
+    return [heads[name] for name in dict.fromkeys(names)]
 
 
 def read_row(
@@ -78,14 +96,15 @@ def read_row(
         DataError: it is no row, has the fields of none of the tasks, or a field is no text.
     """
     check_row(row, number)
-    questions: dict[tuple[str, ...], list[TaskHead]] = {}
+    questions: dict[tuple[tuple[str, ...], bool], list[TaskHead]] = {}
     skipped: dict[str, str] = {}
     fields: Mapping[str, Any] = {}
     for head in heads:
         lack = lacking(row, head)
         if lack is None:
             fields = fields_of(row, number, head)
-            questions.setdefault(texts_of(fields, number, head, beside), []).append(head)
+            texts = texts_of(fields, number, head, beside)
+            questions.setdefault((texts, head.separate), []).append(head)
         else:
             skipped[head.name] = lack
     if not questions:
@@ -100,7 +119,8 @@ def read_row(
                 f"task {head.name!r} is skipped for rows without {listed(head.fields)}; "
                 "the field `skipped` of their answers says so."
             )
-    return AskedRow(answers.kept(fields, number), questions, skipped)
+    asked = [(texts, heads) for (texts, _), heads in questions.items()]
+    return AskedRow(answers.kept(fields, number), asked, skipped)
 
 
 @dataclass(frozen=True)
@@ -120,13 +140,20 @@ class Question:
     words: Sequence[Word] | None
 
     def __len__(self) -> int:
-        """Tokens, of the longest window if there are several; an image counts as one."""
+        """Tokens of its longest sequence, to which a pass is padded: a window, or a text; an image is one."""
         return max(self.tokens.get(WINDOWS) or [row_length(self.tokens)])
 
     @property
     def windows(self) -> int:
         """How many windows are read."""
         return window_count(self.tokens)
+
+    @property
+    def size(self) -> int:
+        """Tokens of all its sequences."""
+        if sequences(self.tokens) == 1:
+            return row_length(self.tokens)
+        return sum(map(len, texts_as_tokens(self.tokens)))
 
 
 def ask(
@@ -142,9 +169,12 @@ def ask(
 
 
 def leaves(question: Question, tree: Tree | None, index_of: Mapping[str, int]) -> int:
-    """How many rows the last layer of a pass has for a question: windows, times the groups of its tasks."""
+    """How many rows the last layer of a pass has for a question: sequences, times groups of its tasks.
+
+    Sequences are windows of a long text, or two texts that are read separately.
+    """
     groups = 1 if tree is None else len({tree.nodes[-1][index_of[head.name]] for head in question.heads})
-    return groups * question.windows
+    return groups * question.windows * sequences(question.tokens)
 
 
 def find_tree(model: MultiTaskModel) -> Tree | None:

@@ -13,7 +13,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from graftwork.errors import ConfigError, DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.linear_heads import TaskHeads
+from graftwork.kinds.pairs.features import pair_width
 from graftwork.models.first_pass import measured_width
+from graftwork.models.pairs.second import SecondTexts, split_second
 from graftwork.models.pooling import Pooling, pool, pool_windows
 from graftwork.routing.router import find_router
 from graftwork.routing.rows import ROWS_KEYWORD
@@ -38,6 +40,9 @@ class MultiTaskModel(nn.Module):
     its class (1 unless given). The loss of a row is the cross-entropy (nats) for classes, the squared error
     for scores, which are standardised: in units of their standard deviation. Logits are [rows, C], C the
     size of the largest head, and minus infinity beyond a row's own head.
+
+    A row of a task that reads its two texts separately is two sequences of the batch, with vectors u and v,
+    and its head sees `[u, v, |u - v|, u * v]`.
 
     Args:
         backbone: gives `last_hidden_state` [rows, positions, d]; if it has graft adapters, each row is routed
@@ -95,6 +100,8 @@ class MultiTaskModel(nn.Module):
         check_size(len(heads) * largest * width, backbone, f"{len(heads)} heads of up to {largest:,} outputs")
         self.heads = TaskHeads(heads, width)
         self.routed = find_router(backbone) is not None
+        self.rows_keyword: str | None = ROWS_KEYWORD if self.routed else None
+        """How the backbone calls the tasks of its rows, if it asks for them."""
         if self.routed:
             _check_order([head.name for head in heads], graft_view(backbone).config.tasks)
 
@@ -108,6 +115,9 @@ class MultiTaskModel(nn.Module):
         graft_rows: Int[Tensor, " rows"] | None = None,
         windows: Int[Tensor, "rows most"] | None = None,
         places: Int[Tensor, "rows tokens"] | None = None,
+        second_input_ids: Int[Tensor, "read positions"] | None = None,
+        second_attention_mask: Int[Tensor, "read positions"] | None = None,
+        second_token_type_ids: Int[Tensor, "read positions"] | None = None,
     ) -> SequenceClassifierOutput:
         """Logits, and the loss if there are labels.
 
@@ -122,12 +132,21 @@ class MultiTaskModel(nn.Module):
                 for none. Default: one each.
             places: where each token of a row is among all positions that are read
                 (`graftwork.data.encoding.windows.pad_windows`).
+            second_input_ids: tokens of the second text, as long as those of the first, of rows of tasks that
+                read their texts separately; what other rows have there is not read.
+            second_attention_mask: as for the first.
+            second_token_type_ids: as for the first.
         """
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "pixel_values": pixel_values,
+        }
+        second = {
+            "input_ids": second_input_ids,
+            "attention_mask": second_attention_mask,
+            "token_type_ids": second_token_type_ids,
         }
         inputs = {name: value for name, value in given.items() if value is not None}
         first = next(iter(inputs.values()))
@@ -139,20 +158,55 @@ class MultiTaskModel(nn.Module):
                 )
             count = (first if windows is None else windows).shape[0]
             graft_rows = torch.zeros(count, dtype=torch.long, device=first.device)
-        tasks = graft_rows if windows is None else graft_rows.repeat_interleave((windows >= 0).sum(1))
-        routing = {ROWS_KEYWORD: tasks} if self.routed else {}
-        hidden = self.backbone(**inputs, **routing).last_hidden_state
-        if attention_mask is None:
-            attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        pooled = self.dropout(pool(hidden, attention_mask, self.pooling))
+        # Of what is read: a row, or each of its windows.
+        own = graft_rows if windows is None else graft_rows.repeat_interleave((windows >= 0).sum(1))
+        read, tasks, texts = first.shape[0], own, None
+        if self.heads.reads_separately:
+            seconds = {name: value for name, value in second.items() if value is not None}
+            texts = SecondTexts.of(seconds, self.heads.separate[own], self.heads.heads)
+        if texts is not None:
+            inputs = texts.joined(inputs)
+            tasks = torch.cat([own, own[texts.owner]])
+        hidden, whole = self._read(inputs, tasks)
         dtype = self.heads.weight.dtype
-        tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
-        logits = self.heads(pooled.to(dtype), tasks, tokens)
+        pooled = self.dropout(whole).to(dtype)
+        tokens = self.dropout(hidden[:read]).to(dtype) if self.heads.tags_tokens else None
+        pairs = None
+        if texts is not None:
+            pairs = texts.features(pooled, whole.to(dtype))
+        elif self.heads.reads_separately:  # processes that train together need the gradient of every weight
+            pairs = pooled.new_zeros(read, pair_width(pooled.shape[1]))
+        logits = self.heads(pooled[:read], own, tokens, pairs)
         if windows is not None:
             largest = self.heads.by_largest[graft_rows][:, None]
             logits = pool_windows(logits, windows, places, largest, tagged=self.heads.tags_tokens)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def vectors(
+        self, inputs: Mapping[str, Tensor], graft_rows: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows d"]:
+        """The pooled vectors of rows of one text each, along the paths of their tasks: the mean over windows.
+
+        Args:
+            inputs: of the backbone, with `windows` and `places` if there are several of a row.
+            graft_rows: index of every row's task.
+        """
+        inputs = dict(inputs)
+        windows, _ = inputs.pop("windows", None), inputs.pop("places", None)
+        if windows is None:
+            return self._read(inputs, graft_rows)[1]
+        own = graft_rows.repeat_interleave((windows >= 0).sum(1))
+        return pool_windows(self._read(inputs, own)[1], windows)
+
+    def _read(self, inputs: Mapping[str, Tensor], tasks: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states of a batch, and its pooled vectors."""
+        routing = {} if self.rows_keyword is None else {self.rows_keyword: tasks}
+        hidden: Tensor = self.backbone(**inputs, **routing).last_hidden_state
+        mask = inputs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        return hidden, pool(hidden, mask, self.pooling)
 
     def forward_all(
         self,
@@ -170,21 +224,27 @@ class MultiTaskModel(nn.Module):
         Returns:
             Minus infinity beyond a task's own outputs, NaN where a task is not wanted.
         """
-        inputs = dict(inputs)
+        inputs, second = split_second(inputs)
         windows, places = inputs.pop("windows", None), inputs.pop("places", None)
         first = next(iter(inputs.values()))
-        device = first.device
-        asked = wanted
+        read, device = first.shape[0], first.device
+        texts, asked = None, wanted
         if windows is not None and wanted is not None:
             asked = wanted.repeat_interleave((windows >= 0).sum(1), dim=0)
+        if self.heads.reads_separately:
+            texts = SecondTexts.of_all(second, read, asked, self.heads.separate, self.heads.heads)
+        if texts is not None:
+            inputs = texts.joined(inputs)
+            asked = None if asked is None else torch.cat([asked, asked[texts.owner]])
+        sequences = next(iter(inputs.values())).shape[0]
         trunk = find_trunk(self.backbone)
         if trunk is None:
             hidden = self.backbone(**inputs).last_hidden_state
-            source = torch.arange(first.shape[0], device=device)
+            source = torch.arange(sequences, device=device)
             place = source[:, None].expand(-1, len(self.heads.heads))
         else:
             tree = tree or trunk.tree(self.backbone, range(len(self.heads.heads)))
-            carried = trunk.carry(tree, first.shape[0], device, asked)
+            carried = trunk.carry(tree, sequences, device, asked)
             hidden, source, place = trunk.run(self.backbone, carried, inputs), carried.source, carried.place
         mask = inputs.get("attention_mask")
         if mask is None:
@@ -194,7 +254,8 @@ class MultiTaskModel(nn.Module):
         dtype = self.heads.weight.dtype
         pooled = self.dropout(pool(hidden, mask, self.pooling)).to(dtype)
         tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
-        logits = self.heads.of_all(pooled, place, tokens)
+        pairs = None if texts is None else texts.features_of_all(pooled, place, self.heads.separate)
+        logits = self.heads.of_all(pooled, place[:read], tokens, pairs)
         if windows is not None:
             largest = self.heads.by_largest[:, None]
             logits = pool_windows(logits, windows, places, largest, tagged=self.heads.tags_tokens)

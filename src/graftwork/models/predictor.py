@@ -29,14 +29,17 @@ from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.scoring.tags import of_row
-from graftwork.messages import shown
-from graftwork.models.all_tasks import answer_rows, read_row
+from graftwork.models.all_tasks import answer_rows, heads_named, read_row
 from graftwork.models.causal.replies import reply_rows
 from graftwork.models.files import read_report
 from graftwork.models.folder import Loading, load_model
+from graftwork.models.vectors.rows import embed_rows
 from graftwork.trunk.trunk import find_trunk, trunk_price
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from graftwork.data.images.reader import InputReader
     from graftwork.models.multitask import MultiTaskModel
 
@@ -78,6 +81,8 @@ class Predictor:
         >>> (row,) = predictor.predict_all(["a red stone"])
         >>> sorted(row["answers"]), row["skipped"]
         (['colour', 'length'], {'same': '1 texts, but the task reads 2 (first, second)'})
+        >>> predictor.embed(["a red stone", "a blue bird"], task="colour").shape
+        (2, 32)
     """
 
     def __init__(
@@ -235,7 +240,7 @@ class Predictor:
         """`predict_all` for rows that come in lists, as for `stream_lists`."""
         if self.model.causal:
             raise DataError("all tasks in one pass need heads; ask a model that writes with predict.")
-        heads, answers = self._heads_of(tasks), Answers(**options, all_tasks=True)
+        heads, answers = heads_named(self.heads, tasks), Answers(**options, all_tasks=True)
         return answered(
             lists,
             lambda row, number: read_row(row, number, heads, answers, self.beside),
@@ -253,15 +258,19 @@ class Predictor:
         """What `predict_all` costs if all tasks read the same fields, in passes of one (`trunk_price`)."""
         return 1.0 if find_trunk(self.model) is None else trunk_price(self.model)
 
-    def _heads_of(self, tasks: Sequence[str] | None) -> list[TaskHead]:
-        if tasks is None:
-            return list(self.heads.values())
-        if isinstance(tasks, str) or not tasks:
-            raise DataError(f"tasks is {shown(tasks)}; give a list of names ({', '.join(self.heads)}).")
-        unknown = [name for name in tasks if name not in self.heads]
-        if unknown:
-            raise DataError(f"unknown task {shown(unknown[0])}; the model has {', '.join(self.heads)}.")
-        return [self.heads[name] for name in dict.fromkeys(tasks)]
+    def embed(self, rows: Sequence[RowLike], task: str | None = None) -> NDArray[np.float32]:
+        """Vectors [rows, d] of rows: the pooled last hidden state along the path of a task.
+
+        Args:
+            rows: as for `predict`; but of a task that reads two texts separately a row is one text, and the
+                cosine of two vectors says how alike the texts are.
+            task: of all rows; needed if the model has several.
+
+        Raises:
+            DataError: as for `predict`; or there are no rows, or the model is a language model that writes.
+        """
+        sizes = {"max_length": self.max_length, "batch_size": self.batch_size}
+        return embed_rows(self.model, self.tokenizer, rows, task, beside=self.beside, **sizes)
 
     @property
     def ahead(self) -> int:

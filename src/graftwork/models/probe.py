@@ -10,6 +10,7 @@ import numpy as np
 
 from graftwork.data.task_data import Split
 from graftwork.kinds.heads import TaskHead
+from graftwork.kinds.pairs.features import pair_parts
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scoring.metrics import score
 from graftwork.kinds.scoring.tags import tag_words
@@ -131,5 +132,4 @@ def _features(texts: tuple[list[str], ...], embed_fn: Embedder) -> NDArray[np.fl
     vectors: NDArray[np.float32] = embed_fn([text for column in texts for text in column])
     if len(texts) == 1:
         return vectors
-    u, v = np.split(vectors, 2)
-    return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
+    return np.concatenate(pair_parts(*np.split(vectors, 2)), axis=1)

@@ -18,6 +18,7 @@ from torch import nn
 
 from graftwork.data.encoding.notes import length_notes
 from graftwork.data.images.reader import ImageReader, blank_image
+from graftwork.data.pairs.second import SECOND_IDS
 from graftwork.data.targets.written import check_learned
 from graftwork.data.task_data import TaskData
 from graftwork.data.tokens import collate, row_lengths, tokenise
@@ -71,7 +72,8 @@ def fitting_tokens(
     most = most_tokens(backbone, max_length, _ordinary(splits["train"], tokenizer))
     if most == max_length:
         return Tokens(splits, max_length, [*told, *length_notes(heads, splits, max_length)])
-    special = tokenizer.num_special_tokens_to_add(pair=any(len(data.head.text) > 1 for data in datas))
+    pair = any(len(data.head.text) > 1 and not data.head.separate for data in datas)
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
     if most <= special:
         raise RecipeError(
             f"{_name(backbone)} has positions for {most} tokens, of which {special} are special ones; no "
@@ -134,7 +136,9 @@ def _check_ids(
 
     size = vocabulary(backbone)
     for split, dataset in splits.items():
-        ids = pyarrow.compute.list_flatten(dataset.data.column("input_ids"))
+        columns = [name for name in ("input_ids", SECOND_IDS) if name in dataset.column_names]
+        flat = [pyarrow.compute.list_flatten(dataset.data.column(name)) for name in columns]
+        ids = pyarrow.chunked_array([chunk for one in flat for chunk in one.chunks], type=flat[0].type)
         if ids.null_count:
             raise RecipeError(
                 f"{type(tokenizer).__name__} gives no number for {ids.null_count:,} tokens of the {split} "

@@ -13,6 +13,7 @@ from typing import Any
 from graftwork.data.task import Task
 from graftwork.errors import ConfigError, RecipeError
 from graftwork.files.later import LATER
+from graftwork.kinds.registry import KINDS
 from graftwork.messages import shown
 from graftwork.noise.kinds import Noise
 from graftwork.recipe.schema import joined
@@ -90,6 +91,14 @@ class Recipe:
             return [
                 f"task {shown(reads['image'])} reads images and task {shown(reads['text'])} texts; a "
                 "backbone reads one of them, so train them in two recipes"
+            ]
+        writers = [task.name for task in self.tasks if KINDS[task.kind].written]
+        pairs = [task for task in self.tasks if task.pairs != "joint"]
+        if writers and pairs:
+            return [
+                f"task {shown(pairs[0].name)} has pairs: {pairs[0].pairs}, but a language model that writes, "
+                f"as for task {shown(writers[0])}, reads pairs as one sequence; leave pairs out, or train "
+                "them in two recipes"
             ]
         training = self.training
         given = [name for name in ("image_size", "augment") if getattr(training, name)]

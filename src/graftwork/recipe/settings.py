@@ -180,6 +180,9 @@ class TrainingSettings:
     """Mixed precision in bfloat16; many times slower on a CPU without instructions for it."""
     pooling: Literal["mean", "cls", "last"] = "mean"
     """How the tokens of a row become its vector for the heads."""
+    loss: Literal["row", "token"] = field(default="row", metadata=LATER)
+    """generation, choice: the loss of a batch is a mean over rows, each the mean over its answer's tokens, or
+    over all these tokens, so that long answers weigh more."""
     image_size: int | None = field(default=None, metadata=LATER)
     """Pixels of a side of an image, for tasks that read images; null: those of the backbone's image
     processor."""

@@ -14,7 +14,6 @@ from typing import Any
 from graftwork.data.task import Task
 from graftwork.errors import RecipeError
 from graftwork.files.yaml_file import read_yaml
-from graftwork.kinds.registry import KINDS
 from graftwork.recipe.extension import Extension
 from graftwork.recipe.loading import override, read_tasks
 from graftwork.recipe.schema import joined, read_fields
@@ -33,7 +32,7 @@ class TaskRecipe:
     """One run that adds a task.
 
     Raises:
-        RecipeError: the seed is out of range.
+        RecipeError: the seed is out of range, or how pairs are read is to be found out.
 
     Example:
         >>> recipe = gw.TaskRecipe(gw.Task("words", "data/words"), extend=gw.Extension(private=2))
@@ -53,7 +52,12 @@ class TaskRecipe:
     """Seed of the training; the data are split with the model's."""
 
     def __post_init__(self) -> None:
-        """Check the seed; the sections check themselves."""
+        """Check what the sections do not check themselves."""
+        if self.task.pairs == "auto":
+            raise RecipeError(
+                f"task {self.task.name!r}: pairs: auto is decided where all tasks are trained together; give "
+                "the added one pairs: joint or pairs: separate"
+            )
         if not 0 <= self.seed < 2**32:
             raise RecipeError(f"seed={self.seed} must be a whole number from 0 to {2**32 - 1}")
 
@@ -86,12 +90,6 @@ def load_task_recipe(path: str | Path, overrides: Mapping[str, Any] | None = Non
     faults += share_slips(Extension, raw.get("extend"), "extend.")
     tasks = read_tasks(raw.pop("tasks", None), path.parent, faults)
     settings = read_fields(TaskRecipe, raw, "", faults, given=("task",))
-    faults += [
-        f"task {task.name!r} is of kind: {task.kind}, which cannot be added to a trained model yet; train it "
-        "together with the others"
-        for task in tasks
-        if KINDS[task.kind].written
-    ]
     if len(tasks) != 1 and not faults:
         faults.append(f"tasks has {len(tasks)} tasks; give the one that is to be added")
     if not faults:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from graftwork.data.pairs.second import SECOND
 from graftwork.errors import DataError
 
 __all__ = ["ROWS", "THRESHOLD", "group_tasks", "input_distances"]
@@ -63,7 +64,11 @@ def input_distances(
     model.eval()
     try:
         for batch in batches:
-            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+            inputs = {
+                name: value.to(device)
+                for name, value in batch.items()
+                if name != "labels" and not name.startswith(SECOND)  # the first of two texts says enough
+            }
             rows, windows = inputs.pop("graft_rows"), inputs.pop("windows", None)
             inputs.pop("places", None)
             if windows is not None:  # each counts as a row

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graftwork.data.asked_rows import check_row, fields_of, texts_of
-from graftwork.data.tokens import row_length
 from graftwork.errors import DataError
 from graftwork.kinds.answers import Answers
 from graftwork.kinds.heads import TaskHead
@@ -45,7 +44,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         """Count the tokens."""
-        object.__setattr__(self, "tokens", sum(row_length(question.tokens) for _, question in self.questions))
+        object.__setattr__(self, "tokens", sum(question.size for _, question in self.questions))
 
     def described(self, said: Said) -> list[dict[str, Any]]:
         """The answers to every row, by task, in the order of the tasks.
@@ -72,7 +71,7 @@ def read_tasks(tasks: TaskSet, rows: Sequence[Any], task: str | None, answers: A
         check_row(row, number)
         head = tasks.tasks[_task_of(tasks, row, number, task)].head
         texts = texts_of(fields_of(row, number, head), number, head)
-        read.append(AskedRow({}, {texts: [head]}, {}))
+        read.append(AskedRow({}, [(texts, [head])], {}))
     return _asked(tasks, read, answers)
 
 

@@ -12,6 +12,7 @@ from graftwork.data.tokens import collate
 from graftwork.diagnosis.stalled import StalledCallback
 from graftwork.search.schedule import Schedule
 from graftwork.search.tracking import keep_events
+from graftwork.training.answering.trained import set_loss_
 from graftwork.training.arguments import remove_default_output, training_arguments
 from graftwork.training.bars import TrainingBars, TrainingLines
 from graftwork.training.preparation import Prepared
@@ -63,8 +64,10 @@ def build_trainer(
         rates: see `MultiTaskTrainer`.
 
     Raises:
-        ConfigError: the processes cannot share a batch evenly, or a tracker is not installed.
+        ConfigError: the processes cannot share a batch evenly, a tracker is not installed, or the loss is per
+            token and no task is written.
     """
+    set_loss_(model, settings.loss)
     phases = schedule or Schedule()
     stalled = StalledCallback(
         model.heads.heads,

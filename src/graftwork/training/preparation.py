@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
-from graftwork.data.images.reader import ImageReader, text_tokenizer
+from graftwork.data.images.reader import ImageReader
 from graftwork.data.splits import load_task
 from graftwork.data.targets.words import tags_of_rows, word_notes
 from graftwork.data.task_data import TaskData
@@ -20,8 +20,7 @@ from graftwork.errors import RecipeError
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scores import majority_score, per_task_scores, settled_heads
 from graftwork.models.backbone import load_backbone
-from graftwork.models.causal.few_shot import with_examples
-from graftwork.models.causal.scoring import constant_score, score_texts, written_rows
+from graftwork.models.causal.scoring import constant_score, written_rows
 from graftwork.models.first_pass import hidden_part
 from graftwork.models.identity import CACHE
 from graftwork.models.outputs import RowSample
@@ -33,6 +32,7 @@ from graftwork.preflight.positions import fitting_lengths
 from graftwork.preflight.preflight import check_size, fitting_tokens, preflight
 from graftwork.search.grouping import ROWS, group_tasks, input_distances
 from graftwork.texts.scores import check_packages
+from graftwork.training.answering.frozen import frozen_scores
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -106,6 +106,17 @@ class Prepared:
             self.tokenizer,
             max_length=self.max_length,
             pooling="last" if self.causal else pooling,
+            advance=advance,
+        )
+
+    def frozen_scores(self, advance: Callable[[int], object]) -> dict[str, dict[str, float]]:
+        """Test scores of the frozen backbone's own answers (`graftwork.training.answering.frozen`)."""
+        return frozen_scores(
+            self.backbone,
+            self.tokenizer,
+            self.datas,
+            most=self.most_written,
+            folder=cache_folder(),
             advance=advance,
         )
 
@@ -230,7 +241,7 @@ def baselines(
         what the frozen model answers to the same prompts, and behind three train rows with their answers.
     """
     embedder = prepared.embedder(pooling, texts)
-    found = frozen_scores(prepared, texts) if probe else {}
+    found = prepared.frozen_scores(texts) if probe else {}
     for data in prepared.datas:
         if data.head.written:
             found.setdefault(data.head.name, {})["majority"] = constant_score(data)
@@ -252,31 +263,6 @@ def _compared(prepared: Prepared, data: TaskData, split: Split) -> NDArray[Any]:
         return split.targets
     assert not isinstance(prepared.tokenizer, ImageReader)
     return tags_of_rows(prepared.tokenizer, data.head, split, prepared.max_length)
-
-
-def frozen_scores(
-    prepared: Prepared, advance: Callable[[int], None] = lambda count: None
-) -> dict[str, dict[str, float]]:
-    """Task -> `{"zero_shot", "few_shot"}`: test scores of what the frozen backbone answers (`with_examples`).
-
-    Args:
-        prepared: with the backbone frozen, its adapters disabled.
-        advance: told how many rows were answered since the last time.
-    """
-    written = [data for data in prepared.datas if data.head.written]
-    if not written:
-        return {}
-    backbone, tokenizer = prepared.backbone, text_tokenizer(prepared.tokenizer)
-    shown = fitting_lengths([with_examples(data) for data in written], backbone, tokenizer)
-    found: dict[str, dict[str, float]] = {}
-    for what, datas in (("zero_shot", written), ("few_shot", shown)):
-        scores = score_texts(
-            backbone, tokenizer, datas, "test", most=prepared.most_written, advance=advance, routed=False
-        )
-        for name, one in scores.items():
-            if one.score == one.score:
-                found.setdefault(name, {})[what] = one.score
-    return found
 
 
 def probe_texts(prepared: Prepared) -> int:

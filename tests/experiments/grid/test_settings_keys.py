@@ -41,8 +41,12 @@ DONE = {
     "search/proof": (60, 26),
     "search/single": (6, 6),
     "search/outside": (8, 6),
+    "generation/compare": (8, 0),
+    "generation/single": (8, 1),
 }
 """Grids with results: the runs they come to, and how many of these have one."""
+BEGUN = ("generation/compare", "generation/single")
+"""Grids with tasks that no result knows yet: they are found with the data alone."""
 PLACES = re.compile(rb"(?<![\w.~$}/])/(?:work|root|home|tmp|Users|mnt|var|srv|private)/")
 """How an absolute path of a machine begins."""
 
@@ -77,6 +81,13 @@ class Recorded:
         return SimpleNamespace(head=head, sha256=entry["sha256"], counts=rows)
 
 
+def know_model(name: str, recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that no package brings, the digest is that of the results."""
+    if name.startswith("generation/"):
+        digest = recorded.results[0]["settings"]["model"]["sha256"]
+        monkeypatch.setattr(settings, "_model_hash", lambda place: digest)
+
+
 def found(name: str) -> tuple[int, int]:
     summary = compare(
         load_grid(ROOT / f"recipes/{name}.yaml"), console=Console(file=io.StringIO()), dry_run=True
@@ -93,7 +104,7 @@ def test_every_grid_with_results_is_counted() -> None:
 
 
 @needs_model
-@pytest.mark.parametrize("name", DONE)
+@pytest.mark.parametrize("name", [name for name in DONE if name not in BEGUN])
 def test_a_grid_finds_its_results(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the digests of data and the versions that the results were made with."""
     monkeypatch.chdir(ROOT)
@@ -113,6 +124,7 @@ def test_a_grid_finds_its_results(name: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_grid_finds_its_results_with_the_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("GRAFTWORK_DATA", str(REAL))
+    know_model(name, Recorded(load_grid(ROOT / f"recipes/{name}.yaml").results), monkeypatch)
     assert found(name) == DONE[name]
 
 

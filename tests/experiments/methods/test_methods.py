@@ -27,6 +27,7 @@ from graftwork.recipe.loading import load_recipe
 from graftwork.recipe.settings import GraftSettings
 from graftwork.search.schedule import Schedule
 from graftwork.tuner.layer import GraftLayer
+from toyrun import recipe_dict
 
 MakeGrid = Callable[..., Grid]
 
@@ -307,6 +308,34 @@ def test_bitfit_without_biases_is_refused() -> None:
     setup = Setup(("a",), 1, 0, GraftSettings(), Schedule(), list, lambda task, adapted: 0.0)
     with pytest.raises(ConfigError, match="no biases"):
         baselines.BitFit().adapt(backbone, setup)
+
+
+def pairs_grid(make_grid: MakeGrid, toy: Any, pairs: str, **changes: Any) -> Grid:
+    tasks = recipe_dict(toy)["tasks"]
+    tasks[1]["pairs"] = pairs
+    return make_grid(tasks=tasks, **changes)
+
+
+@pytest.mark.parametrize("name", ["lora", "poly", "mtl_lora", "prefix", "adapter_fusion", "graft"])
+def test_every_engine_reads_the_texts_of_a_pair_separately(name: str, make_grid: MakeGrid, toy: Any) -> None:
+    result = run_trial(single_run(pairs_grid(make_grid, toy, "separate", methods=[name])))
+    assert result["parameters"]["heads"] == 2 * 33 + 2 * (4 * 32 + 1) + 33
+    assert result["settings"]["tasks"][1]["pairs"] == "separate"
+    assert "pairs" not in result
+
+
+def test_a_trial_finds_out_how_to_read_pairs(make_grid: MakeGrid, toy: Any) -> None:
+    found = {
+        pairs: run_trial(single_run(pairs_grid(make_grid, toy, pairs, methods=["lora"])))
+        for pairs in ("auto", "joint", "separate")
+    }
+    assert len({result["key"] for result in found.values()}) == 3
+    choice = found["auto"]["pairs"]["same"]
+    assert set(choice["scores"]) == {"joint", "separate"}
+    same = found[choice["pairs"]]
+    assert {name: task["test"] for name, task in found["auto"]["tasks"].items()} == {
+        name: task["test"] for name, task in same["tasks"].items()
+    }
 
 
 def test_dora_and_pissa_are_those_of_peft(toy: Any) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from graftwork.data.task import Task
 from graftwork.errors import ConfigError, RecipeError
 from graftwork.experiments.grid.grid import SECTIONS, Arrangement, Entry, Grid, Tune, make_trial
-from graftwork.experiments.methods.registry import method_class
+from graftwork.experiments.methods.registry import METHODS, method_class
 from graftwork.files.places import expand
 from graftwork.files.yaml_file import read_yaml
 from graftwork.kinds.registry import KINDS
@@ -50,7 +51,9 @@ def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> G
     raw = read_yaml(path, "grid", "model, tasks and methods")
     if isinstance(raw.get("base"), str):
         # What several grids share; the keys of this file win.
-        raw = {**read_yaml(path.parent / raw.pop("base"), "grid", "model and tasks"), **raw}
+        shared = read_yaml(path.parent / raw.pop("base"), "grid", "model and tasks")
+        shared.pop("output", None)  # of a recipe, which a grid may take its tasks from
+        raw = {**shared, **raw}
     faults: list[str] = []
     for key, value in (overrides or {}).items():
         override(raw, key, value, faults)
@@ -60,13 +63,8 @@ def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> G
     found = read_fields(_File, raw, "", faults)
     tasks = read_tasks(copy.deepcopy(sections["tasks"]), path.parent, faults)
     names = tuple(task.name for task in tasks)
-    faults += [
-        f"task {task.name!r} is of kind: {task.kind}, which compare cannot score yet; train it with "
-        "graftwork fit"
-        for task in tasks
-        if KINDS[task.kind].written
-    ]
     entries = _entries(methods, faults)
+    faults += _writing_faults(tasks, entries)
     vary = _vary(swept, "vary", faults)
     arrangements = tuple(dict.fromkeys(found.get("arrangements", ("multi",))))
     for arrangement in arrangements:
@@ -140,6 +138,31 @@ def _entries(raw: Any, faults: list[str]) -> tuple[Entry, ...]:
         if labels.count(label) > 1
     ]
     return tuple(entries)
+
+
+def _writing_faults(tasks: Sequence[Task], entries: Sequence[Entry]) -> list[str]:
+    """Methods that cannot do the tasks that a language model itself answers, or can do no others."""
+    written = [task for task in tasks if KINDS[task.kind].written]
+    others = [task for task in tasks if not KINDS[task.kind].written]
+    able = ", ".join(sorted(name for name, cls in METHODS.items() if cls.writes))
+    faults = [
+        f"method {name!r} cannot do task {written[0].name!r} of kind: {written[0].kind}; allowed are {able}"
+        for name in dict.fromkeys(entry.name for entry in entries)
+        if written and not METHODS[name].writes
+    ]
+    if any(entry.name == "frozen" for entry in entries):
+        faults += [
+            f"method 'frozen' has no answer to task {task.name!r} of kind: {task.kind}; leave it out, or the "
+            "task"
+            for task in others[:1]
+        ]
+        faults += [
+            f"method 'frozen' writes answers, and metric: likelihood of task {task.name!r} scores none; "
+            "leave it out, or choose another metric"
+            for task in written
+            if task.metric == "likelihood"
+        ]
+    return faults
 
 
 def _vary(raw: Any, where: str, faults: list[str]) -> dict[str, tuple[Any, ...]]:

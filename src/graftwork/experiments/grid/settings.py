@@ -29,6 +29,8 @@ ENGINE = "0.1.0"
 give other results, and not by a release, so that a release finds all results of before."""
 PROBED = ("max_length", "pooling")
 """The settings of `training` that matter to a method without a training loop."""
+ANSWERED = (*PROBED, "bf16")
+"""The same for one whose language model answers without training."""
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 """Names of the files that hold the weights of a backbone."""
 
@@ -77,6 +79,11 @@ def _content(value: Any) -> Any:
     return prefix + hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
+def _scored_rows(task: Task) -> dict[str, int]:
+    """How many rows are answered for a score, if the grid says so; it is no part of a head."""
+    return {} if task.max_generate is None else {"max_generate": task.max_generate}
+
+
 def run_settings(run: Trial, datas: Sequence[TaskData]) -> dict[str, Any]:
     """What identifies a run: key, group, pair, training_key, and the settings they are hashes of.
 
@@ -90,8 +97,13 @@ def run_settings(run: Trial, datas: Sequence[TaskData]) -> dict[str, Any]:
     training = _hashed(run.training)
     training.pop("report_to")
     if not run.method.trained:
-        training = {key: training[key] for key in PROBED}
-    tasks = [{**data.head.as_dict(), "sha256": data.sha256} for data in datas]
+        training = {key: training[key] for key in (ANSWERED if run.method.writes else PROBED)}
+    # What a task is to find out stands for what it finds.
+    found = [{"pairs": "auto"} if task.pairs == "auto" else {} for task in run.tasks]
+    tasks = [
+        {**data.head.as_dict(), **auto, "sha256": data.sha256, **_scored_rows(task)}
+        for task, data, auto in zip(run.tasks, datas, found, strict=True)
+    ]
     noise = [dataclasses.asdict(item) for item in run.noise]
     packages = {name: _version(name) for name in ("torch", "transformers", "peft")}
     settings: dict[str, Any] = plain(

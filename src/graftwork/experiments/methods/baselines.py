@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from peft import (
     IA3Config,
@@ -105,7 +105,7 @@ def wrap(config: PeftConfig, backbone: PreTrainedModel) -> nn.Module:
     return get_peft_model(backbone, config)
 
 
-@described("lora", "LoRA")
+@described("lora", "LoRA", writes=True)
 @dataclass(frozen=True)
 class Lora:
     """One LoRA shared by all tasks, by PEFT."""
@@ -288,16 +288,5 @@ def _average(model: nn.Module) -> None:
 
 
 def _task_ids(model: MultiTaskModel) -> None:
-    """Hand the task of every row on to a backbone that calls it `task_ids`."""
-    rows: list[Tensor] = []
-
-    def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rows[:] = [kwargs["graft_rows"]]
-
-    def give(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, {**kwargs, "task_ids": rows[0]}
-
-    model.register_forward_pre_hook(take, with_kwargs=True)
-    model.backbone.register_forward_pre_hook(give, with_kwargs=True)
+    """Hand the task of every sequence on to a backbone that calls it `task_ids`."""
+    model.rows_keyword = "task_ids"

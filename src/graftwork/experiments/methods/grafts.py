@@ -55,7 +55,7 @@ def adapted(backbone: nn.Module, setup: Setup) -> Adapted:
     )
 
 
-@described("graft", "graft", sections=("graft", "schedule"), paths=True)
+@described("graft", "graft", sections=("graft", "schedule"), paths=True, writes=True)
 @dataclass(frozen=True)
 class Graft:
     """Learned structure over a shared pool; its settings are the sections `graft` and `schedule`."""
@@ -73,7 +73,7 @@ class Graft:
         return adapted(model, setup)
 
 
-@described("fixed_structure", "fixed structure", sections=("graft",), paths=True)
+@described("fixed_structure", "fixed structure", sections=("graft",), paths=True, writes=True)
 @dataclass(frozen=True)
 class FixedStructure:
     """Control: a structure of the same pool, sites and budget that is not learned, trained from step one."""
@@ -103,7 +103,7 @@ class FixedStructure:
         return adapted(model, setup)
 
 
-@described("random_structure", "random structure", sections=("graft",), paths=True)
+@described("random_structure", "random structure", sections=("graft",), paths=True, writes=True)
 @dataclass(frozen=True)
 class RandomStructure:
     """Control: `fixed_structure` with random paths, different for every task."""

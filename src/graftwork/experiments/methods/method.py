@@ -97,6 +97,8 @@ class Method(Protocol):
     """It has adapter paths, which noise can damage."""
     least_tasks: ClassVar[int]
     """Tasks a run must have."""
+    writes: ClassVar[bool]
+    """It can adapt a language model to tasks that are answered in words."""
 
     def adapt(self, backbone: PreTrainedModel, setup: Setup) -> Adapted:
         """Make a fresh backbone ready for training; it may be changed in place."""
@@ -113,6 +115,7 @@ def described(
     trained: bool = True,
     paths: bool = False,
     least_tasks: int = 1,
+    writes: bool = False,
 ) -> Callable[[Registered], Registered]:
     """Give a method what grids and reports ask it for."""
 
@@ -124,6 +127,7 @@ def described(
             ("trained", trained),
             ("paths", paths),
             ("least_tasks", least_tasks),
+            ("writes", writes),
         ):
             setattr(cls, key, value)
         return cls

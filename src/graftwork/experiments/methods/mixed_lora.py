@@ -17,6 +17,7 @@ from graftwork.errors import ConfigError
 from graftwork.experiments.methods.baselines import Targets, targets_of
 from graftwork.experiments.methods.method import Adapted, Setup, count, described, rank_within
 from graftwork.recipe.shares import SHARE
+from graftwork.routing.rows import ROWS_KEYWORD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -220,9 +221,13 @@ def _linear_maps(backbone: nn.Module, targets: str | Sequence[str]) -> list[str]
 
 
 def _hear(model: MultiTaskModel, rows: list[Tensor]) -> None:
-    """Keep the task of every row of the present batch where the maps look."""
+    """Keep the task of every sequence of the present batch where the maps look."""
+    model.rows_keyword = ROWS_KEYWORD
 
-    def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rows[:] = [kwargs["graft_rows"]]
+    def take(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        rows[:] = [kwargs.pop(ROWS_KEYWORD)]
+        return args, kwargs
 
-    model.register_forward_pre_hook(take, with_kwargs=True)
+    model.backbone.register_forward_pre_hook(take, with_kwargs=True)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from graftwork.data.task_data import TaskData
+from graftwork.kinds.pairs.features import PARTS
 from graftwork.models.probe import fit_probe
 from graftwork.training.preparation import Prepared
 
@@ -58,7 +59,7 @@ class Probe:
         """Weights of all linear models."""
         return sum(
             (data.head.size if data.head.size > 2 else 1)
-            * (self.width * (4 if len(data.splits["train"].texts) == 2 else 1) + 1)
+            * (self.width * (PARTS if len(data.splits["train"].texts) == 2 else 1) + 1)
             for data in self.prepared.datas
         )
 

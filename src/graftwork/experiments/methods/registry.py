@@ -8,6 +8,7 @@ from graftwork.errors import ConfigError
 from graftwork.experiments.methods.adalora import AdaLora
 from graftwork.experiments.methods.adapters import AdapterFusion, GumbelSwitch
 from graftwork.experiments.methods.baselines import BitFit, Full, Heads, Ia3, LinearProbe, Lora, Poly, Prefix
+from graftwork.experiments.methods.frozen import Frozen
 from graftwork.experiments.methods.grafts import (
     AdapterDrop,
     Adapters,
@@ -25,6 +26,7 @@ __all__ = ["METHODS", "method_class"]
 
 _ALL: tuple[type[Any], ...] = (
     LinearProbe,
+    Frozen,
     Heads,
     Full,
     BitFit,

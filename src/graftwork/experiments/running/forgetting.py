@@ -26,7 +26,10 @@ import numpy as np
 import torch
 
 from graftwork.data.images.reader import ImageReader
+from graftwork.data.pairs.second import with_itself
 from graftwork.data.tokens import encode, pad, row_lengths
+from graftwork.models.causal.model import language_model
+from graftwork.models.first_pass import hidden_part
 from graftwork.models.pooling import embed, pool
 
 if TYPE_CHECKING:
@@ -51,11 +54,11 @@ def embed_general(prepared: Prepared, training: TrainingSettings) -> NDArray[np.
     if isinstance(prepared.tokenizer, ImageReader):
         return None
     vectors: NDArray[np.float32] = embed(
-        prepared.backbone,
+        hidden_part(prepared.backbone),
         prepared.tokenizer,
         general_texts(),
         _most_tokens(prepared),
-        pooling=training.pooling,
+        pooling="last" if prepared.causal else training.pooling,
     )
     return vectors
 
@@ -77,6 +80,7 @@ def forgetting(
     rows = [{name: tokens[name][i] for name in tokens} for i in range(len(before))]
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in pad(prepared.tokenizer, rows).items()}
+    given = with_itself(batch) if model.heads.reads_separately else batch
     hidden: list[torch.Tensor] = []
 
     def take(module: torch.nn.Module, inputs: Any, output: Any) -> None:
@@ -84,13 +88,16 @@ def forgetting(
 
     was_training = model.training
     model.train(False)
-    hook = model.backbone.register_forward_hook(take)
+    part = hidden_part(language_model(model.backbone)) if model.causal else model.backbone
+    hook = part.register_forward_hook(take)
     lost = []
     try:
         with torch.inference_mode():
             for task in range(len(model.heads.heads)):
-                model(**batch, graft_rows=torch.full((len(rows),), task, device=device))
-                after = pool(hidden[0], batch["attention_mask"], model.pooling).float().cpu().numpy()
+                model(**given, graft_rows=torch.full((len(rows),), task, device=device))
+                after = (
+                    pool(hidden[0][: len(rows)], batch["attention_mask"], model.pooling).float().cpu().numpy()
+                )
                 lost.append(lost_similarity(before, after))
     finally:
         hook.remove()

@@ -21,6 +21,7 @@ from graftwork.experiments.running.measure import host, peak_memory, reset_peak_
 from graftwork.experiments.running.workbench import Workbench
 from graftwork.files.provenance import versions
 from graftwork.noise.applying import damage_tasks
+from graftwork.training.pairs.choosing import PairsChoice, Pilot, settle_pairs
 from graftwork.training.preparation import prepare
 
 __all__ = ["Trained", "run_trial", "train_trial"]
@@ -61,12 +62,17 @@ def train_trial(run: Trial, *, interval: Callable[[float], None] | None = None) 
         max_length=run.training.max_length,
         image_size=run.training.image_size,
     )
+    choices: dict[str, PairsChoice] = {}
+    if run.method.trained:
+        pilot = Pilot(run.model, run.graft, run.training, run.seed)
+        prepared, choices = settle_pairs(prepared, run.tasks, pilot)
     bench = Workbench(run, str(run_settings(run, prepared.clean)["key"]), prepared, interval)
     if run.method.trained:
         bench.train_model()
     else:
-        bench.fit_probe()
-    return Trained(bench, started.isoformat(timespec="seconds"), time.perf_counter() - clock)
+        bench.measure_floor()
+    pairs = {name: choice.as_dict() for name, choice in choices.items()}
+    return Trained(bench, started.isoformat(timespec="seconds"), time.perf_counter() - clock, pairs)
 
 
 @dataclass
@@ -78,6 +84,8 @@ class Trained:
     """When the training began."""
     seconds: float
     """How long it took, with everything before it."""
+    pairs: dict[str, dict[str, Any]]
+    """What was chosen for tasks with `pairs: auto`."""
 
     def result(self, run: Trial) -> dict[str, Any]:
         """What the file of a run says; `run` may differ from the trained one in its noise at test time.
@@ -108,10 +116,12 @@ class Trained:
                 for before, data in zip(clean, datas, strict=True)
             },
             "suite": {split: _mean([score[split] for score in scores.values()]) for split in splits},
+            **self.bench.answered(),
             **found,
             "memory_peak_bytes": peak_memory(),
             "seconds": {**found["seconds"], "total": round(total, 3)},
             "noise": noise,
+            **({"pairs": self.pairs} if self.pairs else {}),
             "versions": versions(),
             "started": self.started,
             "host": host(),

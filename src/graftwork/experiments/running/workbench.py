@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
@@ -21,22 +21,28 @@ from graftwork.diagnosis.diagnosis import DiagnosisCallback
 from graftwork.edges import quiet_peft
 from graftwork.errors import TrainingError
 from graftwork.experiments.grid.grid import Trial
+from graftwork.experiments.methods.frozen import Frozen, FrozenFloor
 from graftwork.experiments.methods.method import Adapted, Setup, count, kept
 from graftwork.experiments.methods.probe import Probe
 from graftwork.experiments.running.forgetting import embed_general, forgetting
 from graftwork.experiments.running.measure import bytes_on_disk
+from graftwork.models.causal.model import make_model
 from graftwork.models.multitask import MultiTaskModel
 from graftwork.noise.applying import noisy_model
 from graftwork.noise.kinds import Noise
 from graftwork.pages.history import curves
 from graftwork.recipe.length import settle_length, total_steps
 from graftwork.search.callback import StructureCallback
+from graftwork.training.answering.trained import trained_answers, with_precision
 from graftwork.training.best import KeepBest
 from graftwork.training.build import build_trainer
 from graftwork.training.patience import Patience
 from graftwork.training.preparation import Grouping, Prepared, cache_folder, find_groups, split_scores
 from graftwork.training.run import train
 from graftwork.training.trainer import MultiTaskTrainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["Workbench"]
 
@@ -63,8 +69,11 @@ class Workbench:
         self.watch: DiagnosisCallback | None = None
         """Sees what a structure search decides."""
         self.grouping: Grouping | None = None
-        self.probe: Probe | None = None
+        self.floor: Probe | FrozenFloor | None = None
+        """A method without training."""
         self.validation: dict[str, float] = {}
+        self.texts: dict[str, dict[str, dict[str, Any]]] = {}
+        """Split -> task -> figures and examples of what a language model has answered."""
 
     def train_model(self) -> None:
         """Adapt, train, score on validation, measure."""
@@ -87,8 +96,12 @@ class Workbench:
         original = {id(parameter) for parameter in prepared.backbone.parameters()}
         with quiet_peft():
             adapted = run.method.adapt(prepared.backbone, setup)
-        model = MultiTaskModel(
-            adapted.backbone, [data.head for data in prepared.datas], pooling=run.training.pooling
+        model = make_model(
+            adapted.backbone,
+            [data.head for data in prepared.datas],
+            pooling=run.training.pooling,
+            max_length=prepared.max_length,
+            causal=prepared.causal,
         )
         adapted.attach(model)
         for note in prepared.preflight(model):
@@ -97,7 +110,8 @@ class Workbench:
         with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
             self.trainer = trainer = self.make_trainer(model, adapted, prepared, Path(folder))
             train_loss, seconds = self.train(trainer, run.noise)
-            self.validation = split_scores(trainer, prepared.tokens["validation"], "validation", self.names)
+            validation = prepared.tokens["validation"]
+            self.validation = self.trained_scores(prepared.datas, validation, "validation")
             parameters = kept(model.backbone, original)
             stored = adapted.stored() if adapted.stored else sum(p.numel() for p in parameters.values())
             on_disk = bytes_on_disk(model, parameters, Path(folder))
@@ -134,15 +148,13 @@ class Workbench:
 
     def pretrain(self, task: int, adapted: Adapted) -> float:
         """Train on one task alone, in place."""
-        tokens = self.prepared.tokens["train"]
-        rows = np.flatnonzero(np.asarray(tokens.data.column("graft_rows").to_numpy()) == task)
-        chosen = tokens.data.table.take(rows)
+        chosen = rows_of(self.prepared.tokens["train"], [task]).data.table
         import pyarrow  # type: ignore[import-untyped]
         from datasets import Dataset
 
         index = chosen.column_names.index("graft_rows")
         own = Dataset(
-            chosen.set_column(index, "graft_rows", pyarrow.array(np.zeros(len(rows), dtype=np.int64)))
+            chosen.set_column(index, "graft_rows", pyarrow.array(np.zeros(len(chosen), dtype=np.int64)))
         )
         model = MultiTaskModel(
             adapted.backbone, [self.prepared.datas[task].head], pooling=self.run.training.pooling
@@ -212,20 +224,57 @@ class Workbench:
     ) -> dict[str, float]:
         """Scores on the test split of noisy tasks."""
         prepared = self.prepared
-        if self.probe is not None:
+        if self.floor is not None:
             with_noise = functools.partial(noisy_model, prepared.backbone, run.noise, "test", noise)
-            return self.probe.test_scores(datas, with_noise)
+            scores = self.floor.test_scores(datas, with_noise)
+            self._take_texts("test")
+            return scores
         assert self.trainer is not None
         tokens = tokenise(datas, prepared.tokenizer, prepared.max_length, cache_folder())["test"]
         with noisy_model(self.trainer.model, run.noise, "test", noise):
-            return split_scores(self.trainer, tokens, "test", self.names)
+            return self.trained_scores(datas, tokens, "test")
 
-    def fit_probe(self) -> None:
-        """Fit linear models on frozen embeddings."""
+    def trained_scores(self, datas: Sequence[TaskData], tokens: Dataset, split: str) -> dict[str, float]:
+        """Score of every task: of its head, or of what the language model answers."""
+        trainer, prepared = self.trainer, self.prepared
+        assert trainer is not None
+        if not prepared.causal:
+            return split_scores(trainer, tokens, split, self.names)
+        model: Any = trainer.model
+        with with_precision(prepared.backbone, self.training.bf16):
+            texts = trained_answers(model, prepared.tokenizer, datas, split, most=prepared.most_written)
+        self.texts[split] = {name: found.as_dict() for name, found in texts.items()}
+        scores = {name: found.score for name, found in texts.items()}
+        # What is answered need not be read by the trainer, too, unless its likelihood is the score.
+        heads = [data.head for data in datas]
+        read = [i for i, head in enumerate(heads) if not head.written or head.metric == "likelihood"]
+        if read:
+            own = rows_of(tokens, read)
+            scores |= split_scores(trainer, own, split, [self.names[i] for i in read])
+        return scores
+
+    def answered(self) -> dict[str, Any]:
+        """For the file of a run: what a language model has answered, by task and split; else nothing."""
+        names = {name for found in self.texts.values() for name in found}
+        texts = {
+            name: {split: found[name] for split, found in self.texts.items() if name in found}
+            for name in self.names
+            if name in names
+        }
+        return {"texts": texts} if texts else {}
+
+    def measure_floor(self) -> None:
+        """Fit linear models on frozen embeddings, or ask the frozen language model."""
         start = time.perf_counter()
-        self.probe = Probe(self.run.training, self.prepared)
-        self.validation = self.probe.validation_scores()
-        size = self.probe.size()
+        method = self.run.method
+        self.floor = (
+            FrozenFloor(method, self.run.training, self.prepared)
+            if isinstance(method, Frozen)
+            else Probe(self.run.training, self.prepared)
+        )
+        self.validation = self.floor.validation_scores()
+        self._take_texts("validation")
+        size = self.floor.size()
         self.found = {
             "forgetting": 0.0,
             "parameters": {
@@ -242,6 +291,20 @@ class Workbench:
             "structure": None,
             "search": None,
         }
+
+    def _take_texts(self, split: str) -> None:
+        """What the frozen language model has answered."""
+        if isinstance(self.floor, FrozenFloor):
+            texts = self.floor.texts[split]
+            self.texts[split] = {name: found.as_dict() for name, found in texts.items()}
+
+
+def rows_of(tokens: Dataset, tasks: Sequence[int]) -> Dataset:
+    """The rows of some tasks, by index, as a table of their own."""
+    from datasets import Dataset
+
+    rows = np.flatnonzero(np.isin(tokens.data.column("graft_rows").to_numpy(), tasks))
+    return Dataset(tokens.data.table.take(rows))
 
 
 class Progress(TrainerCallback):

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
     from graftwork.kinds.heads import TaskHead
 
-__all__ = ["BATCH", "Prompt", "answer_texts", "left_padded", "prompts_of", "write_answers"]
+__all__ = ["BATCH", "Prompt", "Writer", "answer_texts", "left_padded", "prompts_of", "write_answers"]
 
 BATCH = 16
 """Prompts of a batch."""
+
+Writer = Callable[..., list[list[int]]]
+"""What answers prompts as `write_answers` does."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ def answer_texts(
     heads: Sequence[TaskHead],
     tasks: Sequence[int],
     sources: Sequence[str],
+    write: Writer = write_answers,
     **options: Any,
 ) -> list[str]:
     """The answers to rows of several tasks as texts, in the order of the rows.
@@ -148,6 +152,7 @@ def answer_texts(
         heads: all tasks of the model.
         tasks: of every row, the index of its task, a written one.
         sources: what the prompt of every row is made of.
+        write: `write_answers`, or what remembers what it has written.
         **options: of `write_answers`.
     """
     renderers: dict[int, Renderer] = {}
@@ -161,5 +166,5 @@ def answer_texts(
         for row, prompt in zip(mine, found, strict=True):
             prompts[row] = prompt
     ready = [prompt for prompt in prompts if prompt is not None]
-    written = write_answers(backbone, tokenizer, ready, **options)
+    written = write(backbone, tokenizer, ready, **options)
     return [renderers[task].text(ids) for task, ids in zip(tasks, written, strict=True)]

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
     from graftwork.kinds.heads import TaskHead
 
-__all__ = ["Question", "choice_outputs", "log_likelihoods"]
+__all__ = ["Chooser", "Question", "choice_outputs", "log_likelihoods"]
+
+Chooser = Callable[..., list[list[float]]]
+"""What scores choices as `log_likelihoods` does."""
 
 ROWS, POSITIONS = 64, 512
 """Choices that are read together, and their tokens: each has the logits of all words of the vocabulary."""
@@ -97,6 +100,7 @@ def choice_outputs(
     tasks: Sequence[int],
     sources: Sequence[str],
     choices: Sequence[Sequence[str]],
+    read: Chooser = log_likelihoods,
     **options: Any,
 ) -> list[list[float]]:
     """What choices are compared by: their log-likelihoods, per token if the task says so.
@@ -108,6 +112,7 @@ def choice_outputs(
         tasks: of every row, the index of its task.
         sources: what the prompt of every row is made of.
         choices: of every row.
+        read: `log_likelihoods`, or what remembers what it has found.
         **options: of `log_likelihoods`.
     """
     questions: dict[int, Question] = {}
@@ -124,7 +129,7 @@ def choice_outputs(
         for row, prompt, own in zip(mine, prompts, tokens, strict=True):
             questions[row] = Question(prompt, task, own)
     asked = [questions[row] for row in range(len(tasks))]
-    found = log_likelihoods(backbone, asked, **options)
+    found = read(backbone, asked, **options)
     for row, (task, question) in enumerate(zip(tasks, asked, strict=True)):
         writing = heads[task].writing
         if writing is not None and writing.normalise_length:

@@ -21,8 +21,8 @@ SHOTS = 3
 """Rows that are shown before each one that is asked."""
 
 
-def with_examples(data: TaskData, split: str = "test") -> TaskData:
-    """A task that is written, each prompt of one split behind `SHOTS` train rows with their answers.
+def with_examples(data: TaskData, split: str = "test", shots: int = SHOTS) -> TaskData:
+    """A task that is written, each prompt of one split behind a few train rows with their answers.
 
     In a chat they are earlier turns, else texts with an empty line between two. They are the first train rows
     with different answers, the same for every row. A row may be as many times longer.
@@ -30,11 +30,12 @@ def with_examples(data: TaskData, split: str = "test") -> TaskData:
     Args:
         data: the task; its head and its rows are not changed.
         split: whose rows are asked; the task that is returned has no other.
+        shots: rows that are shown.
     """
     writing, train, asked = data.head.writing, data.splits["train"], data.splits[split]
     assert writing is not None
     answers = _answers(data, train)
-    chosen = _different(answers)
+    chosen = _different(answers, shots)
     examples = [(train.texts[0][row], answers[row]) for row in chosen]
     sources = [_source(writing, examples, source) for source in asked.texts[0]]
     longer = replace(writing, max_length=writing.max_length * (len(examples) + 1))
@@ -50,11 +51,11 @@ def _answers(data: TaskData, split: Split) -> list[str]:
     return [right[0] for right in split.answers_of(range(len(split)))]
 
 
-def _different(answers: Sequence[str]) -> list[int]:
+def _different(answers: Sequence[str], shots: int) -> list[int]:
     """The first rows with different answers, then others, if there are too few of these."""
     first = {answer: row for row, answer in reversed(list(enumerate(answers)))}
-    rows = sorted(first.values())[:SHOTS]
-    return rows + [row for row in range(len(answers)) if row not in rows][: SHOTS - len(rows)]
+    rows = sorted(first.values())[:shots]
+    return rows + [row for row in range(len(answers)) if row not in rows][: shots - len(rows)]
 
 
 def _source(writing: Writing, examples: Sequence[tuple[str, str]], source: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,11 @@ from graftwork.models.multitask import MultiTaskModel
 from graftwork.models.pooling import Pooling, pool
 from graftwork.routing.rows import ROWS_KEYWORD
 
-__all__ = ["CausalMultiTaskModel", "language_model", "make_model"]
+__all__ = ["CausalMultiTaskModel", "LossPer", "language_model", "make_model"]
+
+
+LossPer = Literal["row", "token"]
+"""What weighs the same in the loss of a batch."""
 
 
 @dataclass
@@ -65,6 +69,8 @@ class CausalMultiTaskModel(MultiTaskModel):
     in nats, with A_i the tokens of the answer and the one that ends it; the loss of a batch is the mean over
     its rows, so that a long answer counts no more than a short one, and accumulated gradients are those of
     one large batch. Rows of tasks with heads may stand in the same batch: their heads read the last token.
+    With `loss_per = "token"` the weight of a written row in that mean is :math:`|A_i|` over the mean of all
+    written rows of the batch, so that every token counts as much as any other.
 
     Args:
         backbone: a causal language model of Transformers; if it has graft adapters, each row is routed to its
@@ -75,7 +81,8 @@ class CausalMultiTaskModel(MultiTaskModel):
         max_length: tokens of rows of tasks with heads; the others have their own.
 
     Raises:
-        ConfigError: the backbone has no language-model head, or another pooling is asked for.
+        ConfigError: the backbone has no language-model head, another pooling is asked for, or a task reads
+            its two texts separately.
         DataError: in `forward`: several tasks and no `graft_rows`.
 
     Example:
@@ -94,6 +101,8 @@ class CausalMultiTaskModel(MultiTaskModel):
     """
 
     causal = True
+    loss_per: LossPer = "row"
+    """What weighs the same in the loss of a batch: every written row, or every token of their answers."""
 
     def __init__(
         self,
@@ -107,6 +116,12 @@ class CausalMultiTaskModel(MultiTaskModel):
         if pooling not in (None, "last"):
             raise ConfigError(
                 f"pooling is {pooling!r}; the heads of a decoder that writes read the last token."
+            )
+        pairs = [head.name for head in heads if head.separate]
+        if pairs:
+            raise ConfigError(
+                f"task {pairs[0]!r} reads its two texts separately, which a language model that writes "
+                "cannot; train it with pairs: joint, or without tasks that are written."
             )
         super().__init__(backbone, heads, pooling="last", dropout=dropout, max_length=max_length)
         head = language_model(backbone).get_output_embeddings()
@@ -169,7 +184,13 @@ class CausalMultiTaskModel(MultiTaskModel):
         first = torch.where(mine, own, flat[:, 0])
         rest = flat[:, 1:].masked_fill(mine.unsqueeze(1), float("-inf"))
         logits = torch.cat([first.unsqueeze(1), rest], dim=1).view_as(logits)
-        loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
+        loss = None
+        if labels is not None and self.loss_per == "row":
+            loss = self.heads.loss(logits, labels, graft_rows)
+        elif labels is not None:
+            tokens = torch.where(mine, counts, 0.0)
+            weights = torch.where(mine, counts * mine.sum() / tokens.sum().clamp(min=1), 1.0)
+            loss = (self.heads.row_losses(logits, labels, graft_rows) * weights).mean()
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _head_logits(self, hidden: Tensor, mask: Tensor, rows: Tensor) -> Tensor:

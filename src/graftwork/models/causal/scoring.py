@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from graftwork.data.images.reader import InputReader
     from graftwork.data.task_data import Split, TaskData
     from graftwork.kinds.heads import TaskHead
+    from graftwork.models.causal.frozen import FrozenAnswers
     from graftwork.models.multitask import MultiTaskModel
 
 __all__ = ["MOST", "TextScore", "constant_score", "losses_of", "score_texts", "written_rows"]
@@ -89,6 +90,7 @@ def score_texts(
     advance: Callable[[int], object] = lambda count: None,
     routed: bool = True,
     order: Sequence[str] | None = None,
+    memory: FrozenAnswers | None = None,
 ) -> dict[str, TextScore]:
     """Answer rows of all written tasks, those of all tasks mixed in batches, and score the answers.
 
@@ -103,6 +105,7 @@ def score_texts(
         advance: told how many rows were answered since the last time.
         routed: whether the adapters have several tasks.
         order: the tasks of the model in its order, if they are others than `datas`.
+        memory: of a frozen backbone, what it has answered before.
     """
     if not any(data.head.written for data in datas):
         return {}
@@ -114,7 +117,10 @@ def score_texts(
     }
     names = [data.head.name for data in datas] if order is None else list(order)
     options: dict[str, Any] = {"advance": advance, "routed": routed}
-    found = _chosen(backbone, reader, [data for data in datas if split in data.splits], split, names, options)
+    chooser = {} if memory is None else {"read": memory.choose}
+    writer = {} if memory is None else {"write": memory.write}
+    present = [data for data in datas if split in data.splits]
+    found = _chosen(backbone, reader, present, split, names, {**options, **chooser})
     heads = {data.head.name: data.head for data in datas}
     tasks, sources = [], []
     for data in datas:
@@ -122,7 +128,7 @@ def score_texts(
             tasks.append(names.index(data.head.name))
             sources.append(data.splits[split].texts[0][row])
     known: Any = [heads.get(name) for name in names]
-    texts = iter(answer_texts(backbone, reader, known, tasks, sources, **options))
+    texts = iter(answer_texts(backbone, reader, known, tasks, sources, **writer, **options))
     for data in datas:
         name = data.head.name
         if name in picked:

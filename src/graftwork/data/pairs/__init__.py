@@ -1,0 +1,1 @@
+"""Two texts of a row that are two sequences."""

@@ -1,0 +1,1 @@
+"""Tasks that read two texts: together, in one sequence, or each alone."""

@@ -1,0 +1,1 @@
+"""Models that read the two texts of a row separately."""

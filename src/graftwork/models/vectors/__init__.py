@@ -1,0 +1,1 @@
+"""Vectors of texts, as the heads of a model see them."""

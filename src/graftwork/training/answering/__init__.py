@@ -1,0 +1,1 @@
+"""Tasks that the language model itself answers: what a trained model writes, and what a frozen one."""

@@ -1,0 +1,1 @@
+"""How a model is to read the two texts of a pair, found out by a short training with each way."""
