@@ -14,9 +14,11 @@ import uvicorn
 
 from graftwork.errors import ServingError
 from graftwork.models.files import Loading
+from graftwork.serving.backbones import Backbones
 from graftwork.serving.engine import Engine
 from graftwork.serving.limits import Limits
 from graftwork.serving.service import Service, load_tasks
+from graftwork.serving.tasks import TaskSet
 from graftwork.serving.web.app import make_app
 from graftwork.serving.web.door import Door
 from graftwork.serving.web.metrics import Metrics
@@ -56,6 +58,7 @@ def serve(
     models: Path | None = None,
     loading: Loading | None = None,
     ready: Callable[[str], None] = lambda line: None,
+    load: Callable[[Sequence[Path], Loading], tuple[TaskSet, Backbones]] = load_tasks,
 ) -> BaseException | None:
     """Serve the tasks of model folders until SIGTERM or Ctrl-C; what was let in is answered.
 
@@ -67,6 +70,7 @@ def serve(
         models: the folder below which more models may be loaded by who has the key in `GRAFTWORK_API_KEY`.
         loading: where the parts of the models are now.
         ready: told the address and the tasks, once the server listens.
+        load: gives the tasks of the folders, and what they stand on.
 
     Returns:
         Why the engine died; None if the server ended because it was told to.
@@ -81,7 +85,7 @@ def serve(
     key = _key(models)
     listening = _listen(host, port)
     try:
-        tasks, backbones = load_tasks(folders, loading or {})
+        tasks, backbones = load(folders, loading or {})
         metrics = Metrics()
         engine = Engine(limits, on_death=lambda error: _end(servers), on_pass=metrics.count_pass)
         service = Service(tasks, backbones, engine, models)
