@@ -34,7 +34,9 @@ def show(
         raise DataError("--png draws the map of one model; leave it out with --diagnose or several folders.")
     from graftwork.models.files import FILES, model_folder, read_structure
 
-    wanted = (FILES.structure, FILES.report if diagnose else FILES.tasks)
+    wanted = [FILES.structure]
+    if diagnose or not as_json:
+        wanted.append(FILES.report if diagnose else FILES.tasks)
     places = {folder: model_folder(folder, revision, needed=wanted) for folder in folders}
     if diagnose:
         _show_diagnoses(places, as_json)
