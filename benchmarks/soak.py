@@ -7,9 +7,9 @@ The folders are those of `benchmarks/serving.py`, made in DIR if they are not th
 four rows of tasks drawn at random, every eighth about all tasks; of a hundred requests one is bad, of the ten
 kinds in `BAD`. All the while the last folder is loaded, asked and unloaded again. Every answer is compared
 with what `gw.load(FOLDER).predict` says of that row (probabilities to 1e-4, and the same label unless two are
-as close), every bad request must get the status of its kind, and no request may get none. Memory is that of the
-server after a tenth of the requests, and its highest after. Prints JSON as its last line, and ends with 1 if
-anything was wrong.
+as close), every bad request must get the status of its kind, and no request may get none. Memory is that of
+the server after a tenth of the requests, and its highest after. Prints JSON as its last line, and ends with 1
+if anything was wrong.
 """
 
 from __future__ import annotations
