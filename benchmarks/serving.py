@@ -87,9 +87,9 @@ def digest(folders: list[Path]) -> str:
     """Of the structures of all folders."""
     import hashlib
 
-    import graftwork as gw
+    from graftwork.models.files import read_structure
 
-    said = [json.dumps(gw.load(folder).structure.to_dict(), sort_keys=True) for folder in folders]
+    said = [json.dumps(read_structure(folder).to_dict(), sort_keys=True) for folder in folders]
     return hashlib.sha256("".join(said).encode()).hexdigest()[:16]
 
 
