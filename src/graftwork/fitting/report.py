@@ -15,7 +15,7 @@ from rich.table import Table
 from graftwork.diagnosis.floor import floor_notes
 from graftwork.files.provenance import git_commits, versions
 from graftwork.files.reading import user_path
-from graftwork.models.causal.few_shot import SHOTS
+from graftwork.pages.fit_page import YARDSTICKS
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.sparsity.budget import budget_parameters, site_prices
@@ -136,19 +136,13 @@ def print_report(report: Mapping[str, Any], structure: Structure, console: Conso
     table = Table(title="test scores; active: adapter parameters on the task's path")
     before = report.get("start", {}).get("tasks", {})
     found = {key for task in report["tasks"].values() for key in task}
-    known = {
-        "linear_probe": "linear probe",
-        "zero_shot": "zero-shot",
-        "few_shot": f"{SHOTS}-shot",
-        "majority": "majority",
-    }
-    yardsticks = [key for key in known if key in found]
+    yardsticks = [key for key in YARDSTICKS if key in found]
     for column in (
         "task",
         "metric",
         "graftwork",
         *(["before"] if before else []),
-        *(known[key] for key in yardsticks),
+        *(YARDSTICKS[key] for key in yardsticks),
         "active",
     ):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", no_wrap=True)

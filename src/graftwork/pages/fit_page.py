@@ -13,17 +13,18 @@ from graftwork.cards.writing import model_name
 from graftwork.diagnosis.findings import figures
 from graftwork.diagnosis.floor import floor_notes
 from graftwork.files.reading import is_finite
+from graftwork.models.causal.few_shot import SHOTS
 from graftwork.models.files import FILES, facts_of
 from graftwork.pages.charts import training_curves
 from graftwork.pages.filling import environment, style
 from graftwork.pages.map import structure_map
 
-__all__ = ["fit_page", "write_page"]
+__all__ = ["YARDSTICKS", "fit_page", "write_page"]
 
 YARDSTICKS = {
     "linear_probe": "linear probe",
     "zero_shot": "zero-shot",
-    "few_shot": "few-shot",
+    "few_shot": f"{SHOTS}-shot",
     "majority": "majority",
 }
 """Floors of a report, and their names."""
@@ -146,7 +147,7 @@ def _tiles(facts: ModelFacts) -> list[tuple[str, str, str]]:
             (f"{100 * stored / backbone:.2g} % of {backbone:,}" if backbone else "")
             + (f"; budget {budget:,.10g}" if budget is not None else ""),
         ),
-        ("sites in use", f"{used} of {len(structure.sites)}", "linear maps with an adapter"),
+        ("sites in use", f"{used} of {len(structure.sites)}", "places with an adapter"),
     ]
     seconds = sum(phase["seconds"] for phase in facts.report.get("phases", {}).values())
     if seconds:
