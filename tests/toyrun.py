@@ -85,6 +85,7 @@ def recipe_dict(folder: Path) -> dict[str, Any]:
                 "train": str(folder / "data/same"),
                 "text": ["first", "second"],
                 "metric": "macro_f1",
+                "pairs": "joint",
             },
             {"name": "length", "train": str(folder / "data/length"), "label": "score", "kind": "regression"},
         ],

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 import distributed_worker as worker
 import graftwork as gw
 from graftwork.errors import DataError
+from toy_pairs import write_pairs_run
 from toy_search import classifier
-from toyrun import write_backbone, write_run, write_tasks
+from toyrun import write_backbone, write_recipe, write_run, write_tasks
 from toys import TASKS, graft_layers, tiny, tokens
 
 PROCESSES = 2
@@ -253,6 +255,22 @@ def test_fit_on_several_processes(tmp_path):
         assert errors.count("graftwork: ") == 1
         assert message in errors
         assert json.loads((tmp_path / "out/report.json").read_text()) == report
+
+
+@pytest.mark.slow
+def test_how_to_read_pairs_is_found_out_on_several_processes(tmp_path):
+    path = write_pairs_run(tmp_path)
+    recipe = yaml.safe_load(path.read_text())
+    for task in recipe["tasks"]:
+        task.pop("pairs", None)
+    code, _, errors = finished(fitting(write_recipe(tmp_path, recipe), "--no-diagnosis"))
+    assert code == 0, errors
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    heads = gw.load(tmp_path / "out").heads
+    assert {name: choice["pairs"] for name, choice in report["pairs"].items()} == {
+        name: heads[name].pairs for name in ("same", "near", "apart")
+    }
+    assert "separate" in {choice["pairs"] for choice in report["pairs"].values()}
 
 
 @pytest.mark.slow

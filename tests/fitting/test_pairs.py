@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from graftwork.finished.extract import extract
 from graftwork.finished.remove_task import remove_task
 from graftwork.fitting.fit import fit
 from graftwork.models.pooling import pool
-from graftwork.recipe.loading import load_recipe
+from graftwork.recipe.loading import load_recipe, recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
-from graftwork.recipe.task_recipe import load_task_recipe
 from graftwork.training.interrupt import InterruptCallback
 from toy_pairs import write_pairs_run
 from toyrun import WORDS, write_recipe
@@ -163,18 +163,17 @@ def test_tasks_are_taken_out_and_added(run: tuple[Path, dict[str, Any]], tmp_pat
         _close(one["answers"], other["answers"])
     recipe = load_recipe(folder / "recipe.yaml")
     settings = {"epochs": 1, "batch_size": 16, "learning_rate": 0.01}
-    for index, task in enumerate(({"pairs": "separate"}, {})):
+    for index, task in enumerate(({"pairs": "separate"}, {"pairs": "joint"}, {})):
         new = {"name": "new", "train": str(recipe.tasks[3].train), "text": ["first", "second"], **task}
         added = write_recipe(tmp_path, {"tasks": [new], "training": settings}, f"new-{index}.yaml")
         output = tmp_path / f"added-{index}"
         report = gw.add_task(folder / "out", added, output, console=QUIET)
         assert report["additions"][0]["older_tasks_change"] == 0.0
-        assert gw.load(output).heads["new"].separate is bool(task)
+        way = task.get("pairs") or report["additions"][0]["pairs"]["new"]["pairs"]
+        assert ("pairs" in report["additions"][0]) is (not task)
+        assert gw.load(output).heads["new"].pairs == way
         score = rescore(output)["tasks"]["new"]["score"]
         assert score == pytest.approx(report["tasks"]["new"]["test"], abs=1e-6)
-    new["pairs"] = "auto"
-    with pytest.raises(RecipeError, match=r"task 'new': pairs: auto is decided where all tasks are trained"):
-        load_task_recipe(write_recipe(tmp_path, {"tasks": [new]}, "auto.yaml"))
 
 
 @pytest.mark.slow
@@ -257,6 +256,45 @@ def test_auto_takes_the_better_way_and_trains_as_if_it_had_been_given(
     fit(load_recipe(write_recipe(folder, recipe, "given.yaml")), probe=False, diagnosis=False)
     for name in ("heads.safetensors", "adapter_model.safetensors", "tasks.json"):
         assert (folder / "auto" / name).read_bytes() == (folder / "given" / name).read_bytes()
+
+
+def test_the_way_is_found_out_where_a_head_compares_two_texts() -> None:
+    pair = gw.Task("two", "data", text=("a", "b"))
+    assert pair.pairs == gw.Task("two", "data", text=("a", "b"), kind="regression").pairs == "auto"
+    for kind in ("classification", "tokens", "generation"):
+        assert gw.Task("one", "data", kind=kind).pairs == "joint"
+    assert Recipe("model", (pair,), "out").tasks[0].pairs == "auto"
+    written = Recipe("model", (pair, gw.Task("said", "data", kind="generation")), "out")
+    assert written.tasks[0].pairs == "joint"
+
+
+def test_files_from_before_there_were_ways_mean_one_sequence(tmp_path: Path) -> None:
+    pair = gw.Task("two", "data", text=("a", "b"), pairs="joint")
+    text = recipe_to_yaml(Recipe("model", (pair,), "out"), tmp_path)
+    assert "pairs" not in text
+    (tmp_path / "recipe.yaml").write_text(text)
+    for saved in (True, False):
+        assert load_recipe(tmp_path / "recipe.yaml", saved=saved).tasks[0].pairs == "joint"
+    auto = recipe_to_yaml(Recipe("model", (replace(pair, pairs="auto"),), "out"), tmp_path)
+    (tmp_path / "recipe.yaml").write_text(auto)
+    assert load_recipe(tmp_path / "recipe.yaml", saved=True).tasks[0].pairs == "auto"
+
+
+def test_a_recipe_that_says_nothing_finds_out_at_the_command_line(
+    run: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = yaml.safe_load((run[0] / "recipe.yaml").read_text())
+    colour, same = recipe["tasks"][:2]
+    del same["pairs"]
+    recipe |= {"tasks": [colour, same], "output": str(tmp_path / "out")}
+    recipe["training"] |= {"epochs": 1}
+    path = write_recipe(tmp_path, recipe)
+    main(["fit", str(path), "--no-probe", "--no-diagnosis"])
+    choice = json.loads((tmp_path / "out/report.json").read_text())["pairs"]["same"]
+    assert f"pairs: same {choice['pairs']} (macro_f1 on 48 validation rows" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert gw.load(tmp_path / "out").heads["same"].pairs == choice["pairs"]
 
 
 def test_a_run_that_goes_on_keeps_the_way(

@@ -15,12 +15,12 @@ from graftwork.data.encoding.settings import Pooled, reading_faults
 from graftwork.data.text_rows import TextFormat, delimiter_faults
 from graftwork.errors import RecipeError
 from graftwork.files.decoding import encoding_faults, named_encodings
-from graftwork.files.later import LATER
+from graftwork.files.later import LATER, later
 from graftwork.files.reading import is_finite
 from graftwork.kinds.heads import TaskHead, plain_fields
 from graftwork.kinds.kind import Metric, Reads
 from graftwork.kinds.labels import label_name
-from graftwork.kinds.pairs.setting import PairsSetting, pairs_faults
+from graftwork.kinds.pairs.setting import PairsSetting, default_pairs, pairs_faults
 from graftwork.kinds.registry import KINDS, KindName
 from graftwork.messages import did_you_mean, near_misses, shown
 from graftwork.texts.template import template_faults
@@ -113,9 +113,10 @@ class Task:
     image: str | None = field(default=None, metadata=LATER)
     """Field that holds an image, in place of `text`: a path, relative to the file of the rows or the current
     folder, or an image itself. In a folder with images per class it is `image`."""
-    pairs: PairsSetting = field(default="joint", metadata=LATER)
+    pairs: PairsSetting | None = field(default=None, metadata=later("joint"))
     """How two texts are read: `joint`, as one sequence, `separate`, each alone, their vectors compared by the
-    head, or `auto`, whichever scores better on validation after a short training with each."""
+    head, or `auto`, whichever scores better on validation after a short training with each. Unless given it
+    is `auto` where a head compares two texts, else `joint`."""
     stride: int | None = field(default=None, metadata=LATER)
     """Tokens that neighbouring windows share: a text of more tokens than `training.max_length` is read in
     several windows, all in one pass; null: it is cut. What stands before the last `[SEP]` of a template is in
@@ -161,6 +162,8 @@ class Task:
             raise RecipeError(f"task {shown(self.name)}: " + "; ".join(faults))
         if self.metric is None:
             object.__setattr__(self, "metric", KINDS[self.kind].metrics[0])
+        if self.pairs is None:
+            object.__setattr__(self, "pairs", default_pairs(self, KINDS[self.kind]))
 
     def _normalise(self) -> None:
         for split in SPLITS:

@@ -22,6 +22,7 @@ from graftwork.errors import DivergenceError
 from graftwork.files.provenance import git_commits, versions
 from graftwork.files.writing import check_target, output_lock, staged_folder
 from graftwork.finished.new_task import PRIVATE, NewTask, check_answers
+from graftwork.finished.pairs import choose_way
 from graftwork.finished.reports import extended_report, print_addition, read_report
 from graftwork.kinds.registry import KINDS
 from graftwork.models.files import FILES, Parts, local_parts, read_structure
@@ -150,6 +151,7 @@ def _add_task(
         "train_loss": loss,
         "diagnosis": diagnosis,
         "noise": run.reports,
+        **({"pairs": run.pairs} if run.pairs else {}),
         "seed": recipe.seed,
         "versions": versions(),
         "git": git_commits(),
@@ -208,6 +210,9 @@ class _Addition:
                     at=now.at,
                 )
             now.found_out(f"task {recipe.task.name}, {self.prepared.rows:,} training rows")
+        self.pairs: dict[str, dict[str, Any]] = {}  # how two texts are read, if that was found out
+        if not self.model.causal:  # which reads them as one sequence
+            self.prepared, self.pairs = choose_way(self.prepared, recipe, self.name, self.old, console)
         (self.data,) = self.prepared.datas
         self.texts: dict[str, dict[str, Any]] = {}
         """Split -> figures of what the language model answers."""

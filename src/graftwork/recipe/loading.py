@@ -89,6 +89,8 @@ def make_recipe(
         raw["graft"] = with_earlier(graft, GraftSettings)
     if not saved:
         faults += share_slips(Recipe, raw, "") + share_slips(GraftSettings, raw.get("graft"), "graft.")
+    if isinstance(raw.get("tasks"), list):
+        raw["tasks"] = [_earlier_task(task, saved) for task in raw["tasks"]]
     find_files(raw.get("graft"), folder, unset)
     tasks = read_tasks(raw.pop("tasks", None), folder, faults, unset)
     noise = read_noise(raw.pop("noise", None) or [], faults)
@@ -145,6 +147,11 @@ def find_files(section: Any, folder: Path, faults: list[str]) -> None:
         if found is not None:
             place = expand(found[1], folder, key, faults)
             section[key] = Given(found[0] + place, section[key], folder)
+
+
+def _earlier_task(task: Any, saved: bool) -> Any:
+    """A task of a file that may be from before a setting was there."""
+    return with_earlier(task, Task) if isinstance(task, dict) and (saved or is_written(task, Task)) else task
 
 
 def read_tasks(raw: Any, folder: Path, faults: list[str], unset: list[str] | None = None) -> tuple[Task, ...]:

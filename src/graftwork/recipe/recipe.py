@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,6 +66,9 @@ class Recipe:
         if not self.tasks:
             faults.append("tasks is empty; give at least one")
         faults += self._reads_faults()
+        if any(KINDS[task.kind].written for task in self.tasks):  # the only way that is left
+            joint = [replace(task, pairs="joint") if task.pairs == "auto" else task for task in self.tasks]
+            object.__setattr__(self, "tasks", tuple(joint))
         counts = Counter(task.name for task in self.tasks)
         faults += [
             f"task name {shown(name)} is given {count} times; names must differ"
@@ -93,10 +96,10 @@ class Recipe:
                 "backbone reads one of them, so train them in two recipes"
             ]
         writers = [task.name for task in self.tasks if KINDS[task.kind].written]
-        pairs = [task for task in self.tasks if task.pairs != "joint"]
+        pairs = [task for task in self.tasks if task.pairs == "separate"]
         if writers and pairs:
             return [
-                f"task {shown(pairs[0].name)} has pairs: {pairs[0].pairs}, but a language model that writes, "
+                f"task {shown(pairs[0].name)} has pairs: separate, but a language model that writes, "
                 f"as for task {shown(writers[0])}, reads pairs as one sequence; leave pairs out, or train "
                 "them in two recipes"
             ]

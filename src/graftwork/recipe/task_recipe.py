@@ -32,7 +32,7 @@ class TaskRecipe:
     """One run that adds a task.
 
     Raises:
-        RecipeError: the seed is out of range, or how pairs are read is to be found out.
+        RecipeError: the seed is out of range.
 
     Example:
         >>> recipe = gw.TaskRecipe(gw.Task("words", "data/words"), extend=gw.Extension(private=2))
@@ -53,11 +53,6 @@ class TaskRecipe:
 
     def __post_init__(self) -> None:
         """Check what the sections do not check themselves."""
-        if self.task.pairs == "auto":
-            raise RecipeError(
-                f"task {self.task.name!r}: pairs: auto is decided where all tasks are trained together; give "
-                "the added one pairs: joint or pairs: separate"
-            )
         if not 0 <= self.seed < 2**32:
             raise RecipeError(f"seed={self.seed} must be a whole number from 0 to {2**32 - 1}")
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from graftwork.kinds.kind import TaskSettings
 from graftwork.messages import shown
 
-__all__ = ["Pairs", "PairsSetting", "pairs_faults"]
+__all__ = ["Pairs", "PairsSetting", "default_pairs", "pairs_faults"]
 
 Pairs = Literal["joint", "separate"]
 """How a model reads the two texts of a row."""
@@ -15,15 +15,25 @@ PairsSetting = Literal["joint", "separate", "auto"]
 """What a recipe says of it."""
 
 
+def default_pairs(task: TaskSettings, kind: Any) -> PairsSetting:
+    """What a task does that says nothing: a head can compare two texts in both ways, and `auto` finds out.
+
+    Args:
+        task: that reads one text or two.
+        kind: of the task (`graftwork.kinds.kind.Kind`).
+    """
+    return "auto" if len(task.text_fields) == 2 and not kind.written and kind.per != "token" else "joint"
+
+
 def pairs_faults(setting: Any, task: TaskSettings, kind: Any) -> list[str]:
     """What is wrong with the setting of a task.
 
     Args:
-        setting: as it was given.
+        setting: as it was given; None if it was not.
         task: whose setting it is.
         kind: of the task (`graftwork.kinds.kind.Kind`).
     """
-    if setting == "joint":
+    if setting in (None, "joint"):
         return []
     allowed = get_args(PairsSetting)
     if setting not in allowed:

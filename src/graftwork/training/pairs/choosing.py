@@ -22,9 +22,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from graftwork.data.task_data import Split, TaskData
 from graftwork.data.tokens import collate, longest_first, tokenise
 from graftwork.diagnosis.stalled import StalledCallback
-from graftwork.distributed.processes import several
+from graftwork.distributed.processes import from_main, world_size
 from graftwork.edges import quiet_peft
-from graftwork.errors import StructureError, TrainingError
+from graftwork.errors import StructureError
 from graftwork.files.hashing import stable_key
 from graftwork.kinds.pairs.setting import Pairs
 from graftwork.models.backbone import load_backbone
@@ -122,8 +122,7 @@ def settle_pairs(
         known: what was chosen when the run was started, if it goes on (`PairsChoice.as_dict` by task).
         console: where to show how it goes.
 
-    Raises:
-        TrainingError: there are several processes.
+    Several processes train as they do in the run; all of them have to call this.
     """
     names = [task.name for task in tasks if task.pairs == "auto"]
     if not names:
@@ -131,14 +130,10 @@ def settle_pairs(
     if known:
         choices = {name: PairsChoice(**known[name]) for name in names}
     else:
-        if several():
-            raise TrainingError(
-                f"task {names[0]!r} has pairs: auto, which one process alone can find out; start the run on "
-                "one, or set pairs: joint or pairs: separate."
-            )
         doing = "a short training with each way to read two texts, steps"
         with phase(console, "pairs", doing) as now:
-            choices = choose_pairs(prepared, names, pilot, expect=now.expect, advance=now.advance)
+            found = choose_pairs(prepared, names, pilot, expect=now.expect, advance=now.advance)
+            choices = from_main(found)
             now.found_out("; ".join(choice.in_words(name) for name, choice in choices.items()))
     return read_pairs(prepared, {name: choice.pairs for name, choice in choices.items()}), choices
 
@@ -181,7 +176,7 @@ def choose_pairs(
     steps = min(max(round(SHARE * length), STEPS[0]), STEPS[1])
     expect(len(WAYS) * steps)
     batch = pilot.training.batch_size * pilot.training.gradient_accumulation
-    most = {"train": steps * batch, "validation": ROWS}
+    most = {"train": steps * batch * world_size(), "validation": ROWS}
     small = [_few(data, most, pilot.seed) for data in prepared.datas if data.head.name in names]
     scores = {way: _scores(prepared, small, way, pilot, steps, advance) for way in WAYS}
     found = {}
