@@ -61,16 +61,17 @@ def test_an_unfinished_run_goes_on_to_the_same_model(folder: Path) -> None:
 def test_an_unfinished_run_of_another_default_says_what_to_set(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its own recipe was written when adapters had no scale, and when other sites were the default."""
+    """Its own recipe was written when adapters had no scale, other sites were the default, and pairs joint."""
     own, given = Path("unfinished.partial/recipe.yaml"), Path("unfinished.yaml")
     kept = yaml.safe_load(given.read_text())
     for name in ("placement", "position", "activation", "scale"):
         del kept["graft"][name]
+    del kept["tasks"][1]["pairs"]
     given.write_text(yaml.safe_dump(kept))
     message = fails(capsys, "fit", str(given), "--resume")
     assert (
         "another recipe (its recipe.yaml: graft.scale: 1.0, graft.activation: 'gelu', graft.position: "
-        "'sequential', graft.placement: 'attention+ffn'); resume with that one"
+        "'sequential', graft.placement: 'attention+ffn', task same.pairs: 'joint'); resume with that one"
     ) in message
     assert "scale" not in yaml.safe_load(own.read_text())["graft"]
 

@@ -233,9 +233,7 @@ def _settled(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def _values(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """The values of an unfinished run that are others now, also those that its file leaves out."""
-    before, now = (
-        {**recipe, "graft": with_earlier(recipe["graft"], GraftSettings)} for recipe in (before, now)
-    )
+    before, now = map(_by_section, (before, now))
     for name in {**before, **now}:
         old, new = before.get(name), now.get(name)
         if not (isinstance(old, dict) and isinstance(new, dict)):
@@ -247,6 +245,13 @@ def _values(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
             for key in {**old, **new}
             if old.get(key) != new.get(key)
         )
+
+
+def _by_section(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recipe with those that its file leaves out, every task as a section of its own."""
+    tasks = {f"task {task['name']}": with_earlier(task, Task) for task in recipe["tasks"]}
+    rest = {name: value for name, value in recipe.items() if name != "tasks"}
+    return {**rest, "graft": with_earlier(recipe["graft"], GraftSettings), **tasks}
 
 
 def _json(path: Path) -> dict[str, Any]:
