@@ -1,6 +1,6 @@
 """Do the defaults do? Recipes without a `training:` section, beside the linear probe, with few rows and more.
 
-    python benchmarks/defaults.py [--data ../shared/data] [--rows 300 1500] [--seeds 0]
+    python benchmarks/defaults.py [--data ../shared/data] [--rows 300 1500] [--seeds 0] [--cases together]
 
 DATA is a folder with one sub-folder of {train,validation,test}.jsonl per task. For every number of training
 rows a task there are these cases, each a file of the results, and what is there is not done again:
@@ -17,7 +17,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ TEXTS: dict[str, str | tuple[str, ...]] = {
 }
 PAIRS = {("sst2", "qnli"): ("trec", "tweet_emotion"), ("trec", "tweet_emotion"): ("sst2", "qnli")}
 """Tasks of a base model, and those that are added to it."""
+CASES = ("together", *(f"added-{name}" for added in PAIRS.values() for name in added))
 
 
 class Bench:
@@ -96,12 +97,14 @@ class Bench:
             path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
-    def results_of_all(self) -> Iterator[dict[str, Any]]:
-        """Every case in turn."""
-        yield self.result("together")
+    def results_of(self, cases: Collection[str]) -> Iterator[dict[str, Any]]:
+        """These cases in turn."""
+        if "together" in cases:
+            yield self.result("together")
         for base, added in PAIRS.items():
-            for name in added:
-                yield self.result(f"added-{name}")
+            for case in (f"added-{name}" for name in added):
+                if case in cases:
+                    yield self.result(case)
             shutil.rmtree(self.work / self.base(base), ignore_errors=True)
 
     def base(self, names: tuple[str, ...]) -> str:
@@ -115,6 +118,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--rows", type=int, nargs="+", default=[300, 1500])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--results", type=Path, default=Path("results/defaults"))
     options = parser.parse_args()
     table = Table(title="defaults beside the linear probe, test scores")
@@ -136,7 +140,9 @@ def main() -> None:
     try:
         for rows in options.rows:
             for seed in options.seeds:
-                for result in Bench(options.data, rows, seed, options.results, work).results_of_all():
+                for result in Bench(options.data, rows, seed, options.results, work).results_of(
+                    options.cases
+                ):
                     for name, task in result["tasks"].items():
                         cells = (task["test"], task["linear_probe"], task["majority"])
                         table.add_row(

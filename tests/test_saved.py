@@ -61,7 +61,7 @@ def test_an_unfinished_run_goes_on_to_the_same_model(folder: Path) -> None:
 def test_an_unfinished_run_of_another_default_says_what_to_set(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its own recipe was written when adapters had no scale, other sites were the default, and pairs joint."""
+    """Its own recipe was written when adapters had no scale, other sites were default, and pairs joint."""
     own, given = Path("unfinished.partial/recipe.yaml"), Path("unfinished.yaml")
     kept = yaml.safe_load(given.read_text())
     for name in ("placement", "position", "activation", "scale"):

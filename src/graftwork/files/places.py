@@ -46,13 +46,14 @@ class Given(str):
         return str(self), self.given, self.folder
 
 
-def moved(text: str, after: Path, before: Path | None = None) -> str:
+def moved(text: str, after: Path, before: Path | None = None, *, current: bool = True) -> str:
     """A place as it is to be written in a file of another folder.
 
     Args:
         text: the place; a `Given` brings its own folder.
         after: the folder in which it is to be written.
-        before: the folder in which it is written now; what is not there may be in the current folder.
+        before: the folder in which it is written now.
+        current: what is not there may be in the current folder.
 
     Returns:
         A path relative to `after`, if `text` is a relative path to what exists, or
@@ -63,19 +64,20 @@ def moved(text: str, after: Path, before: Path | None = None) -> str:
     variable = VARIABLE.match(text)
     default = variable["default"] if variable else None
     if variable and default and not VARIABLE.search(text, variable.end()):
-        base = _base(default + text[variable.end() :], before)
+        base = _base(default + text[variable.end() :], before, current)
         if base is None:
             return text
         return f"${{{variable['name']}:-{_relative(base / default, after)}}}{text[variable.end() :]}"
-    base = None if VARIABLE.search(text) else _base(text, before)
+    base = None if VARIABLE.search(text) else _base(text, before, current)
     return text if base is None else _relative(base / text, after)
 
 
-def _base(text: str, folder: Path | None) -> Path | None:
+def _base(text: str, folder: Path | None, current: bool) -> Path | None:
     """The folder to which a place is relative; None if it is none, or not there."""
     if not text or text.startswith((*PREFIXES, "~")) or os.path.isabs(text):
         return None
-    return next((base for base in (folder, Path()) if base is not None and exists(base / text)), None)
+    folders = [folder, Path()] if current else [folder]
+    return next((base for base in folders if base is not None and exists(base / text)), None)
 
 
 def _relative(target: Path, folder: Path) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from graftwork.data.splits import load_task
 from graftwork.experiments.grid.file import load_grid
-from graftwork.experiments.grid.grid import Grid, Trial
+from graftwork.experiments.grid.grid import Grid, Trial, make_trial
 from graftwork.experiments.grid.places import as_given, without_places
 from graftwork.experiments.grid.plan import Plan
 from graftwork.experiments.results.store import Store
@@ -88,3 +90,19 @@ def test_results_name_their_sources_as_the_grid_does(
             told = "ValueError: ${TOYS}/data/colour/train.jsonl is broken, and .../x too"
             assert result["error"] == told
             assert told in result["traceback"]
+
+
+def test_what_lies_beside_the_base_of_a_grid_is_found_there(toy: Path, tmp_path: Path) -> None:
+    base = tmp_path / "recipe.yaml"
+    link = tmp_path / "there"
+    link.symlink_to(toy)
+    tasks = [{"name": "colour", "train": "${NOWHERE:-there/data}/colour"}, {"name": "same", "train": "gone"}]
+    base.write_text(yaml.safe_dump({"model": "there/backbone", "output": "out", "tasks": tasks}))
+    (tmp_path / "grids").mkdir()
+    path = tmp_path / "grids/grid.yaml"
+    path.write_text(yaml.safe_dump({"base": "../recipe.yaml", "methods": ["heads"]}))
+    grid = load_grid(path)
+    assert grid.raw["model"] == "../there/backbone"
+    assert [task["train"] for task in grid.raw["tasks"]] == ["${NOWHERE:-../there/data}/colour", "gone"]
+    run = make_trial(grid, next(iter(grid.cells())), seed=0, purpose="final")
+    assert load_task(run.tasks[0]).counts["train"] == 96

@@ -17,6 +17,7 @@ from graftwork.files.yaml_file import read_yaml
 from graftwork.kinds.registry import KINDS
 from graftwork.messages import shown
 from graftwork.recipe.loading import override, read_tasks
+from graftwork.recipe.moving import moved_recipe
 from graftwork.recipe.schema import joined, read_fields
 
 __all__ = ["load_grid"]
@@ -41,7 +42,8 @@ def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> G
     """Read a grid from a YAML file.
 
     Args:
-        path: the file. Its key `base` names another YAML file beside it, whose keys it takes over.
+        path: the file. Its key `base` names another YAML file beside it, whose keys it takes over; what
+            that one finds beside itself is found there.
         overrides: values in place of those of the file, by dotted key.
 
     Raises:
@@ -51,8 +53,11 @@ def load_grid(path: str | Path, overrides: Mapping[str, Any] | None = None) -> G
     raw = read_yaml(path, "grid", "model, tasks and methods")
     if isinstance(raw.get("base"), str):
         # What several grids share; the keys of this file win.
-        shared = read_yaml(path.parent / raw.pop("base"), "grid", "model and tasks")
+        base = path.parent / raw.pop("base")
+        shared = read_yaml(base, "grid", "model and tasks")
         shared.pop("output", None)  # of a recipe, which a grid may take its tasks from
+        if base.parent != path.parent:
+            shared = moved_recipe(shared, path.parent, base.parent, current=False)
         raw = {**shared, **raw}
     faults: list[str] = []
     for key, value in (overrides or {}).items():
