@@ -24,7 +24,7 @@ from toyrun import recipe_dict, write_backbone, write_recipe, write_tasks
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "colour": {},
-    "same": {"text": ("first", "second"), "metric": "macro_f1"},
+    "same": {"text": ("first", "second"), "metric": "macro_f1", "pairs": "joint"},
     "length": {"label": "score", "kind": "regression"},
 }
 FILES = ("adapter_model.safetensors", "heads.safetensors", "structure.json", "tasks.json")

@@ -38,7 +38,7 @@ DONE = {
     "search/temperature": (3, 3),
     "search/scale": (14, 14),
     "search/linear": (19, 19),
-    "search/proof": (60, 30),
+    "search/proof": (60, 38),
     "search/single": (6, 6),
     "search/trunk": (21, 2),
     "search/outside": (8, 6),
