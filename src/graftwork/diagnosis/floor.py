@@ -137,8 +137,8 @@ def _compared_note(
         return None
     return (
         f"Task {shown(task)} ends below its frozen cosine: {figures}, the vectors of the frozen backbone "
-        f"have {frozen:.3f}, higher by more than the noise of so many rows (one standard error of the difference, "
-        f"{noise:.3f}); try {ADVICE}, or a larger training.batch_size, which gives more negatives."
+        f"have {frozen:.3f}, higher by more than the noise of so many rows (one standard error of the "
+        f"difference, {noise:.3f}); try {ADVICE}, or a larger training.batch_size, for more negatives."
     )
 
 
@@ -148,9 +148,8 @@ def noise_of(metric: str, first: float, second: float, rows: float) -> float:
     .. math:: \sqrt{\frac{p(1-p) + q(1-q)}{n}}
 
     for accuracy and recall; macro F1 is taken for a rate alike, and mrr, whose error is smaller. Correlations
-    have :math:`(1-r^2)^2/(n-1)` in place of
-    :math:`p(1-p)/n`. The scores are taken as independent: on the same rows they differ by less, so that what
-    is called a difference is one.
+    have :math:`(1-r^2)^2/(n-1)` in place of :math:`p(1-p)/n`. The scores are taken as independent: on the
+    same rows they differ by less, so that what is called a difference is one.
     """
     rows = max(rows, 2)
     if metric in _CORRELATIONS:

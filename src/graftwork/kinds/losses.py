@@ -133,7 +133,8 @@ def of_kind(per: str, logits: Tensor, labels: Tensor, mine: Tensor, width: int) 
         width: d, features of a vector.
     """
     if per == "pair":
-        return torch.where(mine[:, None], logits.flatten(1)[:, : 1 + 2 * width], 0.0), labels[:, :2]
+        outputs = logits.flatten(1)[:, : 1 + 2 * width]
+        return torch.where(mine[:, None], outputs, 0.0), _fitted(labels.view(len(labels), -1), 2)
     if logits.dim() == 3:
         logits = logits[:, 1:] if per == "token" else logits[:, 0]
         # Rows of tokens have no logits as rows, and the other way round.

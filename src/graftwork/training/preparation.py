@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer
 
 from graftwork.data.images.reader import ImageReader
+from graftwork.data.pairs.negatives import negative_notes
 from graftwork.data.splits import load_task
 from graftwork.data.targets.words import tags_of_rows, word_notes
 from graftwork.data.task_data import TaskData
@@ -33,7 +34,6 @@ from graftwork.preflight.preflight import check_size, fitting_tokens, preflight
 from graftwork.search.grouping import ROWS, group_tasks, input_distances
 from graftwork.texts.scores import check_packages
 from graftwork.training.answering.frozen import frozen_scores
-from graftwork.training.pairs.negatives import negative_notes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -102,7 +102,9 @@ class Prepared:
 
     def told(self, settings: TrainingSettings) -> list[str]:
         """What the user should know of the rows, and of the batches that a training loop makes of them."""
-        return [*self.notes, *negative_notes(self.datas, settings)]
+        batches = ("batch_size", "temperature", "gradient_accumulation")
+        known = {name: getattr(settings, name) for name in batches}
+        return [*self.notes, *negative_notes(self.datas, **known)]
 
     def embedder(self, pooling: Pooling, advance: Callable[[int], None] = lambda count: None) -> Embedder:
         """Texts to vectors of the backbone as it is when called, shape [texts, d]; see `embed`."""
