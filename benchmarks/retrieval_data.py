@@ -1,9 +1,9 @@
 """Questions and the sentences that answer them, from QNLI, for `recipes/retrieval.yaml`.
 
-GRAFTWORK_DATA (default: shared/data of the repository) is a folder with `qnli/{train,validation,test}.jsonl`, rows
-of `text_a`, a question, `text_b`, a sentence of Wikipedia, and `label`. Rows whose sentence has the answer
-(`entailment`) are written into a folder as `{"query", "passage"}`, split by split. A sentence may answer several
-questions; it is then a passage that is searched once.
+GRAFTWORK_DATA (default: shared/data of the repository) is a folder with `qnli/{train,validation,test}.jsonl`,
+rows of `text_a`, a question, `text_b`, a sentence of Wikipedia, and `label`. Rows whose sentence has the
+answer (`entailment`) are written into a folder as `{"query", "passage"}`, split by split. A sentence may
+answer several questions; it is then one passage.
 
     python benchmarks/retrieval_data.py runs/retrieval-data
 """

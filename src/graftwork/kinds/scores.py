@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def of_task(
     """
     per = KINDS[head.kind].per
     if per == "pair":
-        flat = outputs.reshape(len(outputs), -1)
+        flat = outputs.reshape(len(outputs), math.prod(outputs.shape[1:]))
         # No cosine and no part of a vector of length 1 is so low: that is padding.
         return flat[:, ~(flat < -2).any(axis=0)], targets[:, :2]
     if outputs.ndim == 3:

@@ -278,7 +278,7 @@ class MultiTaskModel(nn.Module):
             if texts is not None:
                 made = texts.compared_of_all(pooled, place, self.heads.compared)
             made = made if windows is None else made[windows[:, 0]]
-            mine = self.heads.compared.expand(len(logits), -1)
+            mine = self.heads.compared.expand(logits.shape[0], -1)
             logits = in_place_of_logits(logits, made, mine, tagged=self.heads.tags_tokens)
         if wanted is None:
             return logits

@@ -280,7 +280,12 @@ def probe_texts(prepared: Prepared) -> int:
     return sum(
         2 * len(written_rows(data, "test", prepared.most_written.get(data.head.name)))
         if data.head.written
-        else sum(len(column) for split in data.splits.values() for column in split.texts)
+        else sum(
+            len(column)
+            for name, split in data.splits.items()
+            for column in split.texts
+            if name == "test" or not data.head.compared  # of which nothing is fitted
+        )
         for data in prepared.datas
     )
 

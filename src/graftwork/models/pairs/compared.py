@@ -37,7 +37,8 @@ def in_place_of_logits(
         tagged: there are logits of tokens.
 
     Returns:
-        As many outputs as the vectors need, or as many further positions; minus infinity where nothing is.
+        As many outputs as the vectors need, or as many further positions. Behind the vectors stands minus
+        infinity, and so behind the logits of other rows; further positions have 0 in them.
     """
     columns, needed = logits.shape[-1], vectors.shape[-1]
     low = float("-inf")
@@ -47,8 +48,7 @@ def in_place_of_logits(
         return torch.where(mine[..., None], both[0], both[1])
     # Always the same further positions, so that a graph needs not compare lengths.
     more = -(-needed // columns)
-    logits = F.pad(logits, (0, 0, 0, more), value=low)
-    flat = logits.flatten(-2)
+    flat = F.pad(logits, (0, 0, 0, more)).flatten(-2)
     padded = torch.cat([vectors, flat.new_full((1,), low).expand_as(flat)[..., needed:]], dim=-1)
     found = torch.where(mine[..., None], padded, flat)
     return found.view(*found.shape[:-1], -1, columns)
