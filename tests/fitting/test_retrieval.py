@@ -63,7 +63,7 @@ def test_a_report_has_the_score_and_honest_floors(run: tuple[Path, dict[str, Any
     card = (folder / "out/README.md").read_text()
     assert "| `found` | retrieval | `query`, `passage`, each alone | the cosine of their vectors" in card
     assert f"| `found` | mrr | {task['test']:.3f} | {task['frozen_cosine']:.3f} | 0.157 |" in card
-    page = (folder / "out/report.html").read_text()
+    page = (folder / "out/index.html").read_text()
     assert "frozen cosine" in page
     assert "chance" in page
 
@@ -110,7 +110,7 @@ def test_scores_can_be_reproduced_from_disk(
     assert details["passages"] == 24
     assert details["recall@1"] <= details["mrr"] <= 1
     data = write_lines(folder / "few.jsonl", pairs(5))
-    main(["evaluate", str(folder / "out"), "--data", str(data), "--task", "found", "--details"])
+    main(["evaluate", str(folder / "out"), "--data", str(data), "--task", "found", "--per-class"])
     assert "median_rank" in capsys.readouterr().out
 
 
@@ -220,6 +220,20 @@ def test_a_model_is_trained_further(run: tuple[Path, dict[str, Any]]) -> None:
     )
 
 
+def test_texts_may_be_templates(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, _ = run
+    recipe = alone(folder, output=str(tmp_path / "out"))
+    recipe["tasks"][0]["text"] = ["red {query}", "blue {passage}"]
+    report = fit(load_recipe(write_recipe(folder, recipe, "templates.yaml")), console=QUIET)
+    predictor = gw.load(tmp_path / "out")
+    sides = (("red", "query"), ("blue", "passage"))
+    u, v = (predictor.embed([f"{word} {row[side]}" for row in pairs()], "found") for word, side in sides)
+    told = [answer["score"] for answer in predictor.predict(pairs())]
+    assert np.allclose(torch.cosine_similarity(torch.tensor(u), torch.tensor(v)), told, atol=1e-5)
+    score = rescore(tmp_path / "out")["tasks"]["found"]["score"]
+    assert score == pytest.approx(report["tasks"]["found"]["test"], abs=1e-6)
+
+
 def test_other_tasks_may_read_windows(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, _ = run
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
@@ -258,7 +272,7 @@ def test_other_methods_train_it_too(run: tuple[Path, dict[str, Any]], tmp_path: 
     path.write_text(yaml.safe_dump(grid, sort_keys=False))
     compare(load_grid(path), console=QUIET)
     results = [json.loads(file.read_text()) for file in (tmp_path / "results").rglob("*.json")]
-    scores = {one["method"]["name"]: one["tasks"]["found"]["test"] for one in results if "tasks" in one}
+    scores = {one["method"]: one["tasks"]["found"]["test"] for one in results if "tasks" in one}
     assert scores.keys() == {"lora", "graft", "linear_probe", "heads"}
     frozen = json.loads((folder / "out/report.json").read_text())["tasks"]["found"]["frozen_cosine"]
     assert scores["linear_probe"] == pytest.approx(frozen)

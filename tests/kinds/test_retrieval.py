@@ -64,6 +64,13 @@ def test_the_loss_is_that_of_sentence_transformers() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_the_loss_is_in_single_precision() -> None:
+    outputs, targets = vectors(6), [(i, i) for i in range(6)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss_of(outputs, targets, [0] * 6)
+    assert torch.equal(found, loss_of(outputs, targets, [0] * 6))
+
+
 def test_only_rows_of_the_same_task_with_other_texts_are_negatives() -> None:
     outputs = vectors(8)
     rows = [0, 1, 0, 1, 0, 0, 1, 0]

@@ -101,7 +101,8 @@ def _in_batch(logits: Tensor, targets: Tensor, mine: Tensor, weights: Tensor | N
     other = (query[:, None] != query) & (passage[:, None] != passage)
     rival = other & (rows[:, None] == rows) & mine
     own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    scores = (SCALE * u @ v.T).masked_fill(~(rival | own), float("-inf"))
+    with torch.autocast(u.device.type, enabled=False):  # mixed precision has too few digits for cosines
+        scores = (SCALE * u @ v.T).masked_fill(~(rival | own), float("-inf"))
     return F.cross_entropy(scores, torch.arange(len(rows), device=rows.device), reduction="none")
 
 
