@@ -317,7 +317,7 @@ def test_what_cannot_be_is_refused(run: tuple[Path, dict[str, Any]], capsys: Any
     ):
         fit(load_recipe(write_recipe(folder, recipe, "noisy.yaml")), console=QUIET)
     pair = gw.Task("found", "data", text=("query", "passage"), kind="retrieval")
-    with pytest.raises(RecipeError, match=r"task 'found' has pairs: separate, but a language model that wri"):
+    with pytest.raises(RecipeError, match=r"task 'found' has kind: retrieval, but a language model that wr"):
         Recipe("model", (pair, gw.Task("said", "data", kind="generation")), "out")
     write_lines(folder / "broken.jsonl", [*pairs(30), {"query": "red", "passage": " "}])
     recipe = alone(folder, output=str(folder / "broken"))

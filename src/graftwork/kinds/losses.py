@@ -135,7 +135,7 @@ def of_kind(per: str, logits: Tensor, labels: Tensor, mine: Tensor, width: int) 
     """
     if per == "pair":
         outputs = logits.flatten(1)[:, : 1 + 2 * width]
-        return torch.where(mine[:, None], outputs, 0.0), _fitted(labels.view(len(labels), -1), 2)
+        return torch.where(mine[:, None], outputs, 0.0), _fitted(labels.reshape(len(labels), -1), 2)
     if logits.dim() == 3:
         logits = logits[:, 1:] if per == "token" else logits[:, 0]
         # Rows of tokens have no logits as rows, and the other way round.
