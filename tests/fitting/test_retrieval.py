@@ -277,6 +277,9 @@ def test_other_methods_train_it_too(run: tuple[Path, dict[str, Any]], tmp_path: 
     frozen = json.loads((folder / "out/report.json").read_text())["tasks"]["found"]["frozen_cosine"]
     assert scores["linear_probe"] == pytest.approx(frozen)
     assert scores["heads"] == pytest.approx(frozen)  # no head to train
+    path.write_text(yaml.safe_dump({**grid, "tasks": tasks[1:]}, sort_keys=False))
+    with pytest.raises(RecipeError, match=r"method 'heads' trains heads alone, and those of kind: retrieval"):
+        load_grid(path)
 
 
 @pytest.mark.slow

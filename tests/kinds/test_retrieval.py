@@ -299,6 +299,6 @@ def test_how_many_negatives_there_are_is_said(tmp_path: Path) -> None:
     data = load_task(task(tmp_path))
     (told,) = negative_notes([data], batch_size=8, temperature=1.0, gradient_accumulation=4)
     assert told == (
-        "task 'faq': a query has about 7 negatives, the passages of other rows of its task in a batch of 8, "
-        "and gradient_accumulation adds none; a larger training.batch_size gives more"
+        "task 'faq': negatives of a query are the passages of other rows of its task in a batch of 8, about "
+        "7, and gradient_accumulation adds none; a larger training.batch_size gives more"
     )

@@ -43,8 +43,8 @@ def negative_notes(
     part = f"a batch of {batch_size}" + (f" on {world_size()} processes" if world_size() > 1 else "")
     more = ", and gradient_accumulation adds none" if gradient_accumulation > 1 else ""
     return [
-        f"task {data.head.name!r}: a query has about {count:.3g} negatives, the passages of other rows of "
-        f"its task in {part}{more}; a larger training.batch_size gives more"
+        f"task {data.head.name!r}: negatives of a query are the passages of other rows of its task in {part}"
+        f", about {count:.3g}{more}; a larger training.batch_size gives more"
         for data, count in zip(datas, counts, strict=True)
         if data.head.compared
     ]
