@@ -36,7 +36,7 @@ def test_every_kind_has_a_name_a_loss_and_metrics_that_are_known() -> None:
         assert kind.name == name
         assert set(kind.metrics) <= set(get_args(Metric))
         for metric in kind.metrics:
-            values = TAGS if name == "tokens" else np.arange(4)
+            values = {"tokens": TAGS, "retrieval": np.ones(4)}.get(name, np.arange(4))
             if metric == "likelihood":  # of losses, not of what is right
                 assert score(metric, np.full(4, math.log(2)), np.arange(4)) == pytest.approx(0.5)
             elif name == "generation":
@@ -46,7 +46,7 @@ def test_every_kind_has_a_name_a_loss_and_metrics_that_are_known() -> None:
                     ) == pytest.approx(1)
             else:
                 assert score(metric, values, values) == 1.0
-        labels = () if name in ("regression", "generation") else ("a", "b", "c")
+        labels = () if name in ("regression", "retrieval", "generation") else ("a", "b", "c")
         head = TaskHead("t", ("text",), "label", name, kind.metrics[0], labels)  # type: ignore[arg-type]
         assert kind.predicted(np.zeros((2, head.size), np.float32)).dtype == kind.dtype
 

@@ -16,7 +16,8 @@ from toyrun import write_backbone
 NEAR = TaskHead(
     "near", ("first", "second"), "score", "regression", "spearman", (), 2.0, 3.0, pairs="separate"
 )
-HEADS = [MOOD, PAIR, SIZE, THINGS, PLACES, NEAR, replace(PAIR, name="alone", pairs="separate")]
+FOUND = TaskHead("found", ("first", "second"), "label", "retrieval", "mrr", pairs="separate")
+HEADS = [MOOD, PAIR, SIZE, THINGS, PLACES, NEAR, replace(PAIR, name="alone", pairs="separate"), FOUND]
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ NEAR = TaskHead(
 )
 BOTH = TaskHead("both", ("first", "second"), "label", "multilabel", "micro_f1", ("a", "b"), pairs="separate")
 
+FOUND = TaskHead("found", ("first", "second"), "label", "retrieval", "mrr", pairs="separate")
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
@@ -32,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     backbone = write_backbone(folder / "backbone")
     return [
         write_served(folder / "one", backbone, [MOOD, ALONE, PAIR, NEAR, PLACES]),
-        write_served(folder / "two", backbone, [BOTH, TRUE, SIZE], seed=1),
+        write_served(folder / "two", backbone, [BOTH, TRUE, FOUND, SIZE], seed=1),
     ]
 
 

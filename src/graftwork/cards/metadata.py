@@ -20,6 +20,7 @@ PIPELINES = {
     "regression": "text-classification",
     "multilabel": "text-classification",
     "tokens": "token-classification",
+    "retrieval": "sentence-similarity",
     "generation": "text-generation",
     "choice": "text-classification",
 }
@@ -31,6 +32,9 @@ METRICS: dict[str, tuple[str, dict[str, str]]] = {
     "entity_f1": ("f1", {"average": "micro"}),
     "token_accuracy": ("accuracy", {}),
     "matthews": ("matthews_correlation", {}),
+    "mrr": ("mrr", {}),
+    "recall@1": ("recall", {"k": "1"}),
+    "recall@10": ("recall", {"k": "10"}),
     "spearman": ("spearmanr", {}),
     "pearson": ("pearsonr", {}),
     "token_f1": ("f1", {"average": "tokens"}),

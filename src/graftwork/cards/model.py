@@ -100,6 +100,8 @@ def _free(task: Mapping[str, Any]) -> str:
         return f"one of the texts in {code(task['writing']['choices'])} of the row"
     if task["kind"] == "generation":
         return "a text"
+    if task["kind"] == "retrieval":
+        return "the cosine of their vectors, by which texts are searched"
     return f"a number (training rows: mean {task.get('mean', 0):.3g}, deviation {task.get('std', 1):.3g})"
 
 
@@ -110,7 +112,9 @@ def _scores(facts: ModelFacts) -> str:
     rows, below = [], []
     for task in facts.tasks:
         found = known.get(task["name"], {})
-        figures = [found.get(name) for name in ("test", "linear_probe", "majority", "validation")]
+        compared = task["kind"] == "retrieval"
+        floor = ("frozen_cosine", "chance") if compared else ("linear_probe", "majority")
+        figures = [found.get(name) for name in ("test", *floor, "validation")]
         count = found.get("rows", {}).get("test")
         name = code(task["name"])
         rows.append([name, task["metric"], *map(_figure, figures), "-" if count is None else f"{count:,}"])
@@ -124,6 +128,12 @@ def _scores(facts: ModelFacts) -> str:
         "class (of numbers: their mean) is what a model scores that never reads a text. Both were scored on "
         "the same test rows."
     )
+    if any(task["kind"] == "retrieval" for task in facts.tasks):
+        text += (
+            " For retrieval there are in their places the cosine of the frozen backbone's vectors, for which "
+            "nothing is trained, and a random order of the passages. Every query was ranked against all "
+            "passages of its split, which are fewer than a search has."
+        )
     if below:
         text += (
             f" **The adapters do not pay on {', '.join(below)}: the probe or the majority class is as good "

@@ -176,7 +176,8 @@ class _Columns:
                 texts = (image_column(table, task.text_fields[0], what),)
             else:
                 texts = tuple(_text_column(table, field, what, words) for field in task.text_fields)
-            labels = _column(table, task.label, what)
+            compared = kind.per == "pair"
+            labels = list(text_keys(texts)) if compared else _column(table, task.label, what)
         kept = np.ones(len(table.rows), dtype=bool)
         for field, least in task.minimum.items():
             values = _column(table, field, what)
@@ -206,6 +207,7 @@ class _Columns:
             lambda i: self.table.where(int(self.keep[i])),
             task.separator,
             self.first,
+            task.text_fields,
         )
 
     def targets(self, task: Task, labels: Sequence[str], split: str, origin: str = "") -> NDArray[np.float64]:

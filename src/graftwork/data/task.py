@@ -84,10 +84,11 @@ class Task:
     """Field that holds the label or the score."""
     kind: KindName = "classification"
     """What a target is: a class, a number, several labels (`multilabel`), spans of the text or tags of its
-    words (`tokens`), a text to write, by a language model (`generation`), or a text to choose (`choice`)."""
+    words (`tokens`), nothing but a passage to be found for a query (`retrieval`), a text to write, by a
+    language model (`generation`), or a text to choose (`choice`)."""
     metric: Metric | None = None
     """How the task is scored: accuracy for classes and choices, spearman for numbers, micro_f1 for several
-    labels, entity_f1 for tokens and token_f1 for texts that are written, unless given."""
+    labels, entity_f1 for tokens, mrr for retrieval and token_f1 for written texts, unless given."""
     labels: tuple[str, ...] | None = None
     """The classes, or types of spans, in a fixed order; found in the train rows and sorted, unless given."""
     max_train: int | None = None

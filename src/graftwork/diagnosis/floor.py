@@ -30,7 +30,8 @@ def floor_notes(tasks: Mapping[str, Any], *, split: str = "test") -> list[str]:
 
     Args:
         tasks: as in `report.json`: name -> `metric`, the score of `split`, `linear_probe`, `majority`, `rows`
-            of every split. A task that lacks a figure is passed over.
+            of every split; of tasks that compare texts `frozen_cosine` and `chance` in place of probe and
+            majority. A task that lacks a figure is passed over.
         split: whose score is judged; the yardsticks are those of the test split.
     """
     notes = []
@@ -40,13 +41,16 @@ def floor_notes(tasks: Mapping[str, Any], *, split: str = "test") -> list[str]:
         rows = task.get("rows")
         count = rows.get(split) if isinstance(rows, Mapping) else rows
         score: Any = task.get(split)
-        probe: Any = task.get("linear_probe")
-        majority: Any = task.get("majority")
+        compared = "chance" in task  # texts are compared: nothing is fitted, and there is no class
+        fitted, guess = ("frozen_cosine", "chance") if compared else ("linear_probe", "majority")
+        probe: Any = task.get(fitted)
+        majority: Any = task.get(guess)
         known: list[Any] = [score, majority, count]
-        left_out = "linear_probe" not in task
+        left_out = fitted not in task
         if all(map(is_finite, known)) and (left_out or is_finite(probe)):
             against = None if left_out else float(probe)
-            note = floor_note(
+            told = _compared_note if compared else floor_note
+            note = told(
                 name, str(task.get("metric")), float(score), against, float(majority), float(known[2])
             )
             notes += [] if note is None else [note]
@@ -121,14 +125,31 @@ def floor_note(
     )
 
 
+def _compared_note(
+    task: str, metric: str, score: float, frozen: float | None, chance: float, rows: float
+) -> str | None:
+    """The same for a task that compares texts: at chance, or below the cosine of frozen vectors."""
+    figures = f"{metric} {score:.3f} on {rows:,.0f} rows"
+    if score <= chance + ROUNDING:
+        return f"Task {shown(task)} ends at chance: {figures}, a random order has {chance:.3f}; try {ADVICE}."
+    noise = 0.0 if frozen is None else noise_of(metric, score, frozen, rows)
+    if frozen is None or frozen - score <= max(noise, ROUNDING):
+        return None
+    return (
+        f"Task {shown(task)} ends below its frozen cosine: {figures}, the vectors of the frozen backbone "
+        f"have {frozen:.3f}, higher by more than the noise of so many rows (one standard error of the "
+        f"difference, {noise:.3f}); try {ADVICE}, or a larger training.batch_size, for more negatives."
+    )
+
+
 def noise_of(metric: str, first: float, second: float, rows: float) -> float:
     r"""One standard error of the difference of two scores on as many rows.
 
     .. math:: \sqrt{\frac{p(1-p) + q(1-q)}{n}}
 
-    for accuracy; macro F1 is taken for a rate alike. Correlations have :math:`(1-r^2)^2/(n-1)` in place of
-    :math:`p(1-p)/n`. The scores are taken as independent: on the same rows they differ by less, so that what
-    is called a difference is one.
+    for accuracy and recall; macro F1 is taken for a rate alike, and mrr, whose error is smaller. Correlations
+    have :math:`(1-r^2)^2/(n-1)` in place of :math:`p(1-p)/n`. The scores are taken as independent: on the
+    same rows they differ by less, so that what is called a difference is one.
     """
     rows = max(rows, 2)
     if metric in _CORRELATIONS:

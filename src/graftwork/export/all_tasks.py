@@ -22,7 +22,8 @@ PREFIX = "logits."
 class AllTasks(nn.Module):
     """The logits of every task, [batch, classes of the task], in one pass that branches.
 
-    Those of tasks with targets per token are [batch, sequence, tags].
+    Those of tasks with targets per token are [batch, sequence, tags], those of tasks that compare texts the
+    cosine and both vectors, [batch, 1 + 2 d].
 
     Args:
         model: the model; its structure is taken as it is now.
@@ -64,6 +65,8 @@ class AllTasks(nn.Module):
         return tuple(self._own(logits[:, task], head) for task, head in enumerate(self.heads))
 
     def _own(self, logits: Tensor, head: TaskHead) -> Tensor:
+        if head.compared:
+            return logits.flatten(1)[:, : 1 + 2 * self.model.heads.weight.shape[-1]]
         if self.model.heads.tags_tokens:
             logits = logits[:, 1:] if KINDS[head.kind].per == "token" else logits[:, 0]
         return logits[..., : head.size]

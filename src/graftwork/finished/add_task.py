@@ -15,16 +15,15 @@ from transformers import set_seed
 
 from graftwork.advice import again, called
 from graftwork.data.classes import class_notes
-from graftwork.data.pairs.second import SECOND_IDS, with_itself
 from graftwork.data.tokens import collate
 from graftwork.diagnosis.diagnosis import DiagnosisCallback, diagnose
 from graftwork.errors import DivergenceError
 from graftwork.files.provenance import git_commits, versions
 from graftwork.files.writing import check_target, output_lock, staged_folder
 from graftwork.finished.new_task import PRIVATE, NewTask, check_answers
+from graftwork.finished.older import outputs_of_older
 from graftwork.finished.pairs import choose_way
 from graftwork.finished.reports import extended_report, print_addition, read_report
-from graftwork.kinds.registry import KINDS
 from graftwork.models.files import FILES, Parts, local_parts, read_structure
 from graftwork.models.folder import Loading, load_model, write_model
 from graftwork.models.manifest import saved_backbone
@@ -136,7 +135,7 @@ def _add_task(
     with phase(console, "test", "scoring the task, and comparing the outputs of the older ones"):
         scores = run.scores(model)
         model.cpu()
-        after = run.older_outputs(model)[..., : before.shape[-1]]
+        after = run.older_outputs(model)
     structure = structure_of(model)
     addition = {
         "task": run.data.head.name,
@@ -221,7 +220,7 @@ class _Addition:
             recipe.training, max_length=self.prepared.max_length, pooling=self.model.pooling
         )
         self.recipe = dataclasses.replace(recipe, training=training)
-        for note in self.prepared.notes:
+        for note in self.prepared.told(training):
             console.print(f"note: {note}", highlight=False, markup=False)
         rows = self.prepared.rows
         self.settings = settle_length(training, rows)
@@ -240,23 +239,12 @@ class _Addition:
             self.console.print(f"note: {note}", highlight=False, markup=False)
 
     def older_outputs(self, model: MultiTaskModel) -> Tensor:
-        """Logits of the older tasks on some rows: each task alone, and all of them in one batch."""
+        """Outputs of the older tasks for some rows of the new one."""
         tokens = self.prepared.tokens["validation"]
         batch = collate(self.prepared.tokenizer)([tokens[i] for i in range(min(CHECKED_ROWS, len(tokens)))])
         del batch["labels"]
-        count = len(batch.pop("graft_rows"))
-        if self.model.heads.reads_separately and SECOND_IDS not in batch:
-            batch = with_itself(batch)
-        routes = [torch.full((count,), task) for task in range(self.older)]
-        routes.append(torch.arange(count) % self.older)
-        if model.causal:  # of written tasks the loss of all tokens
-            batch["trained"] = batch["attention_mask"]
-        with torch.no_grad():
-            found = torch.cat([model(**batch, graft_rows=rows).logits for rows in routes])
-        # A task with targets per token, that was added, gives outputs per token to all.
-        tagged = any(KINDS[head.kind].per == "token" for head in model.heads.heads[: self.older])
-        found = found.view(len(found), -1, found.shape[-1])
-        return found if tagged else found[:, :1]
+        del batch["graft_rows"]
+        return outputs_of_older(model, batch, self.older)
 
     def baselines(self, new: NewTask, probe: bool) -> dict[str, float]:
         """Majority class, and linear probe on the frozen backbone if asked for."""

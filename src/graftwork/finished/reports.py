@@ -15,6 +15,7 @@ from graftwork.errors import CheckpointError
 from graftwork.files.reading import user_path
 from graftwork.messages import shown
 from graftwork.models.files import FILES, read_report
+from graftwork.pages.fit_page import YARDSTICKS
 from graftwork.recipe.loading import recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 
@@ -165,12 +166,10 @@ def _changed(old: Mapping[str, Any], model: MultiTaskModel, structure: Structure
 def print_addition(report: Mapping[str, Any], task: str, console: Console, folder: Path) -> None:
     """Scores of the new task, what it uses, and the diagnosis of its search."""
     scores, addition = report["tasks"][task], report["additions"][-1]
-    floors = {"linear_probe": "linear probe", "zero_shot": "zero-shot", "few_shot": "3-shot"}
-    floor = "".join(f"{said} {scores[name]:.3f}, " for name, said in floors.items() if name in scores)
+    floor = ", ".join(f"{said} {scores[name]:.3f}" for name, said in YARDSTICKS.items() if name in scores)
     console.print(
-        f"{task}: test {scores['metric']} {scores['test']:.3f} ({floor}"
-        f"majority {scores['majority']:.3f}); {scores['open_paths']} open adapters, "
-        f"{report['parameters']['active'][task]:,} active parameters; "
+        f"{task}: test {scores['metric']} {scores['test']:.3f} ({floor}); "
+        f"{scores['open_paths']} open adapters, {report['parameters']['active'][task]:,} active parameters; "
         f"{addition['trainable']:,} were trainable"
     )
     change = addition["older_tasks_change"]

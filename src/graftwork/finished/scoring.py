@@ -66,6 +66,8 @@ def predictions(
 ) -> Predictions:
     """Run rows of one task through a model: `CHUNK` rows are tokenised at a time, the longest go first.
 
+    Memory is bounded, but for texts that are compared with those of other rows: the vectors of all are held.
+
     Args:
         model: in evaluation mode.
         tokenizer: of the model.
@@ -81,6 +83,8 @@ def predictions(
     route = [known.name for known in model.heads.heads].index(head.name)
     make_batch = collate(tokenizer)
     kind = KINDS[head.kind]
+    compared: list[Any] = [None] * len(rows)
+    """Outputs of rows that are scored together."""
     predicted: list[Any] = [None] * len(rows)
     expected: list[Any] = [None] * len(rows)
     long = windows = 0
@@ -102,9 +106,15 @@ def predictions(
                 raise DataError(
                     f"the model gives no finite outputs for task {head.name!r}; its weights are damaged."
                 )
-            for i, told, true in zip(start + picked, *kind.scored(head, outputs, own), strict=True):
-                predicted[i], expected[i] = told, true
+            if head.compared:
+                for i, row in zip(start + picked, outputs, strict=True):
+                    compared[i] = row
+            else:
+                for i, told, true in zip(start + picked, *kind.scored(head, outputs, own), strict=True):
+                    predicted[i], expected[i] = told, true
             advance(len(picked))
+    if head.compared:
+        predicted, expected = map(list, kind.scored(head, np.stack(compared), rows.targets))
     # Targets were standardised in single precision, as in training: ties, and so the score, are the same.
     counts = Long(split, len(rows), long, windows)
     return Predictions(head, kind.column(predicted), kind.column(expected), counts)

@@ -135,7 +135,7 @@ class Session:
         """The training loop, its length settled."""
         if training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
-        self._say(self.prepared.notes)
+        self._say(self.prepared.told(training))
         if self.start is not None:
             self._say(self.start.notes(self.recipe, self.prepared))
         for data in self.prepared.clean:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from graftwork.models.causal.few_shot import SHOTS
+from graftwork.pages.fit_page import YARDSTICKS
 from graftwork.sparsity.budget import budget_parameters
 from graftwork.sparsity.size import pool_parameters
 from graftwork.tuner.view import backbone_parameters, graft_view
@@ -42,10 +42,8 @@ def baselines_in_words(found: Mapping[str, Mapping[str, float]]) -> str:
     """Test scores without any training."""
     told = []
     for task, scores in found.items():
-        probe = f"linear probe {scores['linear_probe']:.3f}, " if "linear_probe" in scores else ""
-        probe += f"zero-shot {scores['zero_shot']:.3f}, " if "zero_shot" in scores else ""
-        probe += f"{SHOTS}-shot {scores['few_shot']:.3f}, " if "few_shot" in scores else ""
-        told.append(f"{task} {probe}majority {scores['majority']:.3f}")
+        known = [f"{word} {scores[key]:.3f}" for key, word in YARDSTICKS.items() if key in scores]
+        told.append(f"{task} {', '.join(known)}")
     return f"test scores without training: {'; '.join(told)}"
 
 

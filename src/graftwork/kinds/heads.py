@@ -67,6 +67,16 @@ class TaskHead:
         return KINDS[self.kind].written
 
     @property
+    def compared(self) -> bool:
+        """Whether its two texts are compared with those of other rows, without weights of the head's own."""
+        return KINDS[self.kind].per == "pair"
+
+    @property
+    def bare(self) -> bool:
+        """Whether it has no weights of its own."""
+        return self.written or self.compared
+
+    @property
     def size(self) -> int:
         """Number of outputs."""
         return KINDS[self.kind].outputs(self.labels)
@@ -100,6 +110,9 @@ class TaskHead:
             faults = ["thresholds"]
         if not faults and values.get("pairs") == "separate" and not _can_separate(values):
             faults = ["pairs", "text"]
+        if not faults and KINDS[values["kind"]].per == "pair" and values.get("pairs") != "separate":
+            values = {"pairs": None, **values}
+            faults = ["pairs", "kind"]
         if faults:
             given = ", ".join(f"{key}={shown(values[key])}" for key in faults)
             raise CheckpointError(f"the saved head of task {name} has {given}")

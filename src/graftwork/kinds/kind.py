@@ -20,6 +20,9 @@ Metric = Literal[
     "micro_f1",
     "entity_f1",
     "token_accuracy",
+    "mrr",
+    "recall@1",
+    "recall@10",
     "likelihood",
     "token_f1",
     "exact_match",
@@ -49,6 +52,8 @@ class Column:
     """Between the labels of a row in one text; None: labels are lists."""
     texts: Sequence[Any] = ()
     """What the rows have in their first text field: a text, or a list of words."""
+    fields: Sequence[str] = ()
+    """Those of the texts."""
 
 
 class TaskSettings(Protocol):
@@ -134,8 +139,9 @@ class Kind(Protocol):
     """Fields of its answers, beside `task`."""
     dtype: str
     """NumPy's name for the type of predictions."""
-    per: Literal["row", "label", "token"] = "row"
-    """What has a target: a row one (shape [N]), each of its labels ([N, labels]), or its tokens."""
+    per: Literal["row", "label", "token", "pair"] = "row"
+    """What has a target: a row one (shape [N]), each of its labels ([N, labels]), its tokens, or both of its
+    texts, which are compared with those of other rows ([N, 2], which texts they are)."""
     written: bool = False
     """Whether the language model itself answers, without a head."""
     similarity: bool = False
@@ -219,8 +225,9 @@ class Kind(Protocol):
 
         Args:
             head: the task.
-            outputs: of its head, shape [N, outputs], of tokens [N, positions, outputs].
-            targets: as models learn them, shape [N], or [N, labels], or [N, positions].
+            outputs: of its head, shape [N, outputs], of tokens [N, positions, outputs]. Of a kind that
+                compares rows with each other they are those of all rows.
+            targets: as models learn them, shape [N], or [N, labels], or [N, positions], or [N, 2].
         """
         return self.predicted(outputs), self.expected(targets)
 

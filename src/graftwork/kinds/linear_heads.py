@@ -35,6 +35,9 @@ class TaskHeads(nn.Module):
     their cosine. Only heads of numbers use the cosine, and start as it: so a similarity needs not be learned
     anew.
 
+    A task that compares its two texts with those of other rows has no weights. What stands for its logits
+    here is replaced by the cosine and the vectors (`graftwork.models.pairs.compared`).
+
     Args:
         heads: the tasks.
         width: d, features of a pooled row.
@@ -46,17 +49,21 @@ class TaskHeads(nn.Module):
         sizes = torch.tensor([head.size for head in heads])
         valid = torch.arange(int(sizes.max())) < sizes[:, None]
         written = torch.tensor([head.written for head in heads])
-        own = valid & ~written[:, None]  # what a language model answers has no weights here
+        compared = torch.tensor([head.compared for head in heads])
+        bare = written | compared
+        own = valid & ~bare[:, None]  # neither what a language model answers has weights, nor a cosine
         self.weight = nn.Parameter(torch.randn(*valid.shape, width) * 0.02 * own.unsqueeze(-1))
         self.bias = nn.Parameter(torch.zeros(valid.shape))
         separate = torch.tensor([head.separate for head in heads])
         self.reads_separately = bool(separate.any())
         self.pair_weight: nn.Parameter | None = None
         self.pair_used: Tensor
-        if self.reads_separately:
-            values = torch.randn(*own[separate].shape, pair_width(width)) * 0.02 * own[separate].unsqueeze(-1)
+        self.compares = bool(compared.any())
+        weighed = separate & ~compared
+        if weighed.any():
+            values = torch.randn(*own[weighed].shape, pair_width(width)) * 0.02 * own[weighed].unsqueeze(-1)
             used = torch.ones(len(values), 1, pair_width(width))
-            for place, head in enumerate(head for head in heads if head.separate):
+            for place, head in enumerate(head for head in heads if head.separate and not head.compared):
                 if KINDS[head.kind].similarity:  # it starts as the cosine
                     self.weight.data[self.heads.index(head)] = 0.0
                     values[place] = 0.0
@@ -66,10 +73,14 @@ class TaskHeads(nn.Module):
             self.pair_weight = nn.Parameter(values * used)
             self.register_buffer("pair_used", used, persistent=False)
         self.separate: Tensor
+        self.compared: Tensor
+        self.weighed: Tensor
         self.pair_index: Tensor
         self.register_buffer("separate", separate, persistent=False)
-        self.register_buffer("pair_index", (separate.cumsum(0) - 1).clamp(min=0), persistent=False)
-        if written.all():
+        self.register_buffer("compared", compared, persistent=False)
+        self.register_buffer("weighed", weighed, persistent=False)
+        self.register_buffer("pair_index", (weighed.cumsum(0) - 1).clamp(min=0), persistent=False)
+        if bare.all():
             self.requires_grad_(False)
         self._distinct = sorted({head.size for head in heads})
         self.sizes: Tensor
@@ -147,7 +158,7 @@ class TaskHeads(nn.Module):
     ) -> Float[Tensor, " rows tasks *outputs"]:
         """Logits of every row under all heads; `place` says which carried row is that of a row for a task.
 
-        `pairs` is as for `forward`, for every task that reads its texts separately.
+        `pairs` is as for `forward`, for every task that has weights for it.
 
         If a task has targets per token, they are [rows, tasks, 1 + positions, C], as those of `forward`.
         """
@@ -155,7 +166,7 @@ class TaskHeads(nn.Module):
         logits = torch.einsum("rtd,tcd->rtc", x[place], self.weight) + self.bias
         if pairs is not None and self.pair_weight is not None:
             more = torch.einsum("rsd,scd->rsc", pairs, self.pair_weight * self.pair_used)
-            logits = logits.index_add(1, self.separate.nonzero().squeeze(1), more)
+            logits = logits.index_add(1, self.weighed.nonzero().squeeze(1), more)
         beyond = torch.arange(self.weight.shape[1], device=x.device) >= self.sizes[:, None]
         logits = logits.float().masked_fill(beyond, low)
         if not self.tags_tokens or tokens is None:
@@ -188,8 +199,8 @@ class TaskHeads(nn.Module):
         losses = logits.new_zeros(len(rows))
         for index, kind in enumerate(self._kinds):
             mine = kinds == index
-            own, targets = of_kind(KINDS[kind].per, logits, labels, mine)
-            losses = torch.where(mine, LOSSES[kind](own, targets, mine, weights), losses)
+            own, targets = of_kind(KINDS[kind].per, logits, labels, mine, self.weight.shape[-1])
+            losses = torch.where(mine, LOSSES[kind](own, targets, mine, weights, rows), losses)
         return losses
 
     def count(self) -> int:
@@ -204,7 +215,7 @@ class TaskHeads(nn.Module):
         """
         tensors = {}
         for index, head in enumerate(self.heads):
-            if head.written:
+            if head.bare:
                 continue
             tensors[f"{head.name}.weight"] = torch.cat(
                 [part.detach() for part in self._parts(index, head)], dim=1
@@ -220,7 +231,7 @@ class TaskHeads(nn.Module):
             CheckpointError: a head is missing or has another shape.
         """
         for index, head in enumerate(self.heads):
-            if head.written:
+            if head.bare:
                 continue
             parts = self._parts(index, head)
             width = sum(part.shape[1] for part in parts)

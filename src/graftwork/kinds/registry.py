@@ -7,6 +7,7 @@ from typing import Literal
 from graftwork.kinds.classification import Classification
 from graftwork.kinds.kind import Kind
 from graftwork.kinds.multilabel import Multilabel
+from graftwork.kinds.pairs.retrieval import Retrieval
 from graftwork.kinds.regression import Regression
 from graftwork.kinds.tokens import Tokens
 from graftwork.kinds.written.choice import Choice
@@ -14,10 +15,20 @@ from graftwork.kinds.written.generation import Generation
 
 __all__ = ["KINDS", "KindName"]
 
-KindName = Literal["classification", "regression", "multilabel", "tokens", "generation", "choice"]
+KindName = Literal[
+    "classification", "regression", "multilabel", "tokens", "retrieval", "generation", "choice"
+]
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for kind in (Classification(), Regression(), Multilabel(), Tokens(), Generation(), Choice())
+    for kind in (
+        Classification(),
+        Regression(),
+        Multilabel(),
+        Tokens(),
+        Retrieval(),
+        Generation(),
+        Choice(),
+    )
 }
 """Name -> kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -60,9 +61,14 @@ def of_task(
 
     Returns:
         Outputs [N, size] and targets as the kind has them: [N], [N, labels], or of tokens
-        [N, positions, size] and [N, positions].
+        [N, positions, size] and [N, positions]; of texts that are compared [N, 1 + 2 d], the cosine and both
+        vectors, and [N, 2].
     """
     per = KINDS[head.kind].per
+    if per == "pair":
+        flat = outputs.reshape(len(outputs), math.prod(outputs.shape[1:]))
+        # No cosine and no part of a vector of length 1 is so low: that is padding.
+        return flat[:, ~(flat < -2).any(axis=0)], targets[:, :2]
     if outputs.ndim == 3:
         outputs = outputs[:, 1:] if per == "token" else outputs[:, 0]
     if targets.ndim == 2:

@@ -15,6 +15,7 @@ from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.linear_heads import TaskHeads
 from graftwork.kinds.pairs.features import pair_width
 from graftwork.models.first_pass import measured_width
+from graftwork.models.pairs.compared import in_place_of_logits
 from graftwork.models.pairs.second import SecondTexts, split_second
 from graftwork.models.pooling import Pooling, pool, pool_windows
 from graftwork.routing.router import find_router
@@ -42,7 +43,8 @@ class MultiTaskModel(nn.Module):
     size of the largest head, and minus infinity beyond a row's own head.
 
     A row of a task that reads its two texts separately is two sequences of the batch, with vectors u and v,
-    and its head sees `[u, v, |u - v|, u * v]`.
+    and its head sees `[u, v, |u - v|, u * v]`. Of a task that compares its texts with those of other rows
+    (`kind: retrieval`) the logits of a row are the cosine of u and v and both with length 1, [1 + 2 d].
 
     Args:
         backbone: gives `last_hidden_state` [rows, positions, d]; if it has graft adapters, each row is routed
@@ -174,12 +176,21 @@ class MultiTaskModel(nn.Module):
         pairs = None
         if texts is not None:
             pairs = texts.features(pooled, whole.to(dtype))
-        elif self.heads.reads_separately:  # processes that train together need the gradient of every weight
+        elif (
+            self.heads.pair_weight is not None
+        ):  # processes that train together need the gradient of every weight
             pairs = pooled.new_zeros(read, pair_width(pooled.shape[1]))
         logits = self.heads(pooled[:read], own, tokens, pairs)
         if windows is not None:
             largest = self.heads.by_largest[graft_rows][:, None]
             logits = pool_windows(logits, windows, places, largest, tagged=self.heads.tags_tokens)
+        if self.heads.compares:
+            width = 1 + 2 * whole.shape[1]
+            made = whole.new_zeros(read, width).float() if texts is None else texts.compared(whole)
+            # What is compared has one window.
+            made = made if windows is None else made[windows[:, 0]]
+            mine = self.heads.compared[graft_rows]
+            logits = in_place_of_logits(logits, made, mine, tagged=self.heads.tags_tokens)
         loss = None if labels is None else self.heads.loss(logits, labels, graft_rows)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
@@ -254,11 +265,21 @@ class MultiTaskModel(nn.Module):
         dtype = self.heads.weight.dtype
         pooled = self.dropout(pool(hidden, mask, self.pooling)).to(dtype)
         tokens = self.dropout(hidden).to(dtype) if self.heads.tags_tokens else None
-        pairs = None if texts is None else texts.features_of_all(pooled, place, self.heads.separate)
+        pairs = None
+        if texts is not None and self.heads.pair_weight is not None:
+            pairs = texts.features_of_all(pooled, place, self.heads.weighed)
         logits = self.heads.of_all(pooled, place[:read], tokens, pairs)
         if windows is not None:
             largest = self.heads.by_largest[:, None]
             logits = pool_windows(logits, windows, places, largest, tagged=self.heads.tags_tokens)
+        if self.heads.compares:
+            width = 1 + 2 * pooled.shape[1]
+            made = pooled.new_zeros(read, logits.shape[1], width).float()
+            if texts is not None:
+                made = texts.compared_of_all(pooled, place, self.heads.compared)
+            made = made if windows is None else made[windows[:, 0]]
+            mine = self.heads.compared.expand(logits.shape[0], -1)
+            logits = in_place_of_logits(logits, made, mine, tagged=self.heads.tags_tokens)
         if wanted is None:
             return logits
         return logits.masked_fill(~wanted[(...,) + (None,) * (logits.dim() - 2)], float("nan"))

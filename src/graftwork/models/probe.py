@@ -11,6 +11,7 @@ import numpy as np
 from graftwork.data.task_data import Split
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.pairs.features import pair_parts
+from graftwork.kinds.pairs.ranking import with_cosine
 from graftwork.kinds.registry import KINDS
 from graftwork.kinds.scoring.metrics import score
 from graftwork.kinds.scoring.tags import tag_words
@@ -30,7 +31,8 @@ def linear_probe(head: TaskHead, train: Split, validation: Split, test: Split, e
 
     Logistic regression, or ridge for scores, on standardised features; a pair has the features
     `[u, v, |u - v|, u * v]`. The regularisation is chosen on validation, and test is scored once. Of
-    tokens the model is fitted on the frozen vectors of at most `MOST_WORDS` words.
+    tokens the model is fitted on the frozen vectors of at most `MOST_WORDS` words. Of texts that are compared
+    with those of other rows nothing is fitted: the cosines of their frozen vectors are scored.
 
     Args:
         head: The task.
@@ -57,6 +59,8 @@ def fit_probe(
 
     if KINDS[head.kind].per == "token":
         return _fit_tag_probe(head, train, validation, embed_fn)
+    if head.compared:
+        return partial(_cosine_score, head)
     embed_fn = _in_windows(head, embed_fn)
     features = [_features(split.texts, embed_fn) for split in (train, validation)]
     scaler = StandardScaler().fit(features[0])
@@ -73,6 +77,13 @@ def fit_probe(
         return score(head.metric, best.predict(tested), split.targets)
 
     return test
+
+
+def _cosine_score(head: TaskHead, split: Split, embed_fn: Embedder) -> float:
+    """The score of the cosines of frozen vectors."""
+    queries, passages = split.texts
+    outputs = with_cosine(*np.split(embed_fn([*queries, *passages]), 2))
+    return score(head.metric, *KINDS[head.kind].scored(head, outputs, split.targets))
 
 
 def _fit_tag_probe(

@@ -23,9 +23,11 @@ __all__ = ["YARDSTICKS", "fit_page", "write_page"]
 
 YARDSTICKS = {
     "linear_probe": "linear probe",
+    "frozen_cosine": "frozen cosine",
     "zero_shot": "zero-shot",
     "few_shot": f"{SHOTS}-shot",
     "majority": "majority",
+    "chance": "chance",
 }
 """Floors of a report, and their names."""
 

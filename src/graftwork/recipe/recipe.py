@@ -98,10 +98,12 @@ class Recipe:
         writers = [task.name for task in self.tasks if KINDS[task.kind].written]
         pairs = [task for task in self.tasks if task.pairs == "separate"]
         if writers and pairs:
+            said, cure = "pairs: separate", "leave pairs out, or train"
+            if KINDS[pairs[0].kind].per == "pair":
+                said, cure = f"kind: {pairs[0].kind}", "train"
             return [
-                f"task {shown(pairs[0].name)} has pairs: separate, but a language model that writes, "
-                f"as for task {shown(writers[0])}, reads pairs as one sequence; leave pairs out, or train "
-                "them in two recipes"
+                f"task {shown(pairs[0].name)} has {said}, but a language model that writes, as for task "
+                f"{shown(writers[0])}, reads pairs as one sequence; {cure} them in two recipes"
             ]
         training = self.training
         given = [name for name in ("image_size", "augment") if getattr(training, name)]

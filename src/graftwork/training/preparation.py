@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer
 
 from graftwork.data.images.reader import ImageReader
+from graftwork.data.pairs.negatives import negative_notes
 from graftwork.data.splits import load_task
 from graftwork.data.targets.words import tags_of_rows, word_notes
 from graftwork.data.task_data import TaskData
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from graftwork.kinds.linear_heads import TaskHeads
     from graftwork.models.multitask import MultiTaskModel
     from graftwork.noise.kinds import Noise
+    from graftwork.recipe.settings import TrainingSettings
 
 __all__ = [
     "Grouping",
@@ -97,6 +99,12 @@ class Prepared:
     def rows(self) -> int:
         """Training rows of all tasks together."""
         return len(self.tokens["train"])
+
+    def told(self, settings: TrainingSettings) -> list[str]:
+        """What the user should know of the rows, and of the batches that a training loop makes of them."""
+        batches = ("batch_size", "temperature", "gradient_accumulation")
+        known = {name: getattr(settings, name) for name in batches}
+        return [*self.notes, *negative_notes(self.datas, **known)]
 
     def embedder(self, pooling: Pooling, advance: Callable[[int], None] = lambda count: None) -> Embedder:
         """Texts to vectors of the backbone as it is when called, shape [texts, d]; see `embed`."""
@@ -238,7 +246,8 @@ def baselines(
     Returns:
         Task -> `{"majority", "linear_probe"}`, or only the first of them; of tasks that the language model
         itself answers `{"majority", "zero_shot", "few_shot"}`: the most frequent train answer for every row,
-        what the frozen model answers to the same prompts, and behind three train rows with their answers.
+        what the frozen model answers to the same prompts, and behind three train rows with their answers. Of
+        tasks that compare texts `{"chance", "frozen_cosine"}`: a random order, and that of frozen vectors.
     """
     embedder = prepared.embedder(pooling, texts)
     found = prepared.frozen_scores(texts) if probe else {}
@@ -249,9 +258,10 @@ def baselines(
             continue
         train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
         constant = [_compared(prepared, data, split) for split in (train, test)]
-        own = {"majority": majority_score(data.head, *constant)}
+        guess, fitted = ("chance", "frozen_cosine") if data.head.compared else ("majority", "linear_probe")
+        own = {guess: majority_score(data.head, *constant)}
         if probe:
-            own["linear_probe"] = linear_probe(data.head, train, validation, test, embedder)
+            own[fitted] = linear_probe(data.head, train, validation, test, embedder)
         found[data.head.name] = own
         advance()
     return found
@@ -270,7 +280,12 @@ def probe_texts(prepared: Prepared) -> int:
     return sum(
         2 * len(written_rows(data, "test", prepared.most_written.get(data.head.name)))
         if data.head.written
-        else sum(len(column) for split in data.splits.values() for column in split.texts)
+        else sum(
+            len(column)
+            for name, split in data.splits.items()
+            for column in split.texts
+            if name == "test" or not data.head.compared  # of which nothing is fitted
+        )
         for data in prepared.datas
     )
 

@@ -146,7 +146,7 @@ def _entries(raw: Any, faults: list[str]) -> tuple[Entry, ...]:
 
 
 def _writing_faults(tasks: Sequence[Task], entries: Sequence[Entry]) -> list[str]:
-    """Methods that cannot do the tasks that a language model itself answers, or can do no others."""
+    """Methods that cannot do the tasks that a language model itself answers, or that have no weights."""
     written = [task for task in tasks if KINDS[task.kind].written]
     others = [task for task in tasks if not KINDS[task.kind].written]
     able = ", ".join(sorted(name for name, cls in METHODS.items() if cls.writes))
@@ -155,6 +155,13 @@ def _writing_faults(tasks: Sequence[Task], entries: Sequence[Entry]) -> list[str
         for name in dict.fromkeys(entry.name for entry in entries)
         if written and not METHODS[name].writes
     ]
+    if tasks and all(KINDS[task.kind].per == "pair" for task in tasks):
+        faults += [
+            f"method 'heads' trains heads alone, and those of kind: {tasks[0].kind} have no weights; "
+            "leave it out, for linear_probe has the same scores"
+            for entry in entries
+            if entry.name == "heads"
+        ][:1]
     if any(entry.name == "frozen" for entry in entries):
         faults += [
             f"method 'frozen' has no answer to task {task.name!r} of kind: {task.kind}; leave it out, or the "

@@ -61,6 +61,7 @@ class Probe:
             (data.head.size if data.head.size > 2 else 1)
             * (self.width * (PARTS if len(data.splits["train"].texts) == 2 else 1) + 1)
             for data in self.prepared.datas
+            if not data.head.compared
         )
 
     def _embed(self, texts: Sequence[str], words: bool = False, stride: int | None = None) -> Any:

@@ -78,7 +78,7 @@ class Workbench:
     def train_model(self) -> None:
         """Adapt, train, score on validation, measure."""
         run, prepared = self.run, self.prepared
-        for note in prepared.notes:
+        for note in prepared.told(run.training):
             if note not in _SAID:  # most are the same for every run of a grid
                 _SAID.add(note)
                 _LOG.warning("%s: %s", run.name, note)

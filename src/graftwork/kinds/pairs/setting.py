@@ -22,6 +22,8 @@ def default_pairs(task: TaskSettings, kind: Any) -> PairsSetting:
         task: that reads one text or two.
         kind: of the task (`graftwork.kinds.kind.Kind`).
     """
+    if kind.per == "pair":
+        return "separate"
     return "auto" if len(task.text_fields) == 2 and not kind.written and kind.per != "token" else "joint"
 
 
@@ -33,6 +35,8 @@ def pairs_faults(setting: Any, task: TaskSettings, kind: Any) -> list[str]:
         task: whose setting it is.
         kind: of the task (`graftwork.kinds.kind.Kind`).
     """
+    if kind.per == "pair" and setting in ("joint", "auto"):
+        return [f"pairs is {setting!r}, but kind: {kind.name} reads each text alone; leave pairs out"]
     if setting in (None, "joint"):
         return []
     allowed = get_args(PairsSetting)

@@ -20,7 +20,8 @@ def score(metric: str, predictions: ArrayLike, labels: ArrayLike) -> float:
     """Score predictions: class indices for classification metrics, numbers for correlations.
 
     Of several labels, predictions and labels are rows of 0 and 1, shape [N, labels], for `micro_f1` and
-    `macro_f1`. Of tokens they are objects, the tags of each row's words.
+    `macro_f1`. Of tokens they are objects, the tags of each row's words. For `mrr` and `recall@K` predictions
+    are the ranks of the right passages, from 1, and labels among how many each was ranked.
 
     Correlations of a constant are 0; of anything that is not finite, NaN.
 
@@ -95,6 +96,16 @@ def _token_accuracy(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
     return sum(bool(told == true) for told, true in pairs) / max(1, len(pairs))
 
 
+def _mrr(ranks: NDArray[Any], passages: NDArray[Any]) -> float:
+    """The mean of 1 / rank."""
+    return float((1.0 / ranks.astype(np.float64)).mean())
+
+
+def _recall_at(most: int) -> Callable[[NDArray[Any], NDArray[Any]], float]:
+    """The part of the queries whose passage is among the first `most`."""
+    return lambda ranks, passages: float((ranks <= most).mean())
+
+
 _SCORERS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
     "accuracy": _accuracy,
     "macro_f1": _macro_f1,
@@ -105,4 +116,7 @@ _SCORERS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
     "entity_f1": _entity_f1,
     "token_accuracy": _token_accuracy,
     "likelihood": _likelihood,
+    "mrr": _mrr,
+    "recall@1": _recall_at(1),
+    "recall@10": _recall_at(10),
 }

@@ -117,11 +117,12 @@ class CausalMultiTaskModel(MultiTaskModel):
             raise ConfigError(
                 f"pooling is {pooling!r}; the heads of a decoder that writes read the last token."
             )
-        pairs = [head.name for head in heads if head.separate]
+        pairs = [head for head in heads if head.separate]
         if pairs:
+            joint = "" if pairs[0].compared else "with pairs: joint, or "
             raise ConfigError(
-                f"task {pairs[0]!r} reads its two texts separately, which a language model that writes "
-                "cannot; train it with pairs: joint, or without tasks that are written."
+                f"task {pairs[0].name!r} reads its two texts separately, which a language model that writes "
+                f"cannot; train it {joint}without tasks that are written."
             )
         super().__init__(backbone, heads, pooling="last", dropout=dropout, max_length=max_length)
         head = language_model(backbone).get_output_embeddings()

@@ -19,6 +19,7 @@ from graftwork.data.pairs.second import SECOND
 from graftwork.errors import DataError
 from graftwork.kinds.heads import TaskHead
 from graftwork.kinds.pairs.features import pair_parts, scaled
+from graftwork.models.pairs.compared import with_cosine
 
 __all__ = ["SecondTexts", "split_second"]
 
@@ -133,6 +134,33 @@ class SecondTexts:
         parts = pair_parts(pooled[:rows][self.owner], pooled[rows:])[1:]
         return self._spread(parts, whole[:rows][self.owner], whole[rows:])
 
+    def compared(self, whole: Float[Tensor, "sequences d"]) -> Float[Tensor, "rows outputs"]:
+        """Cosine and vectors of both texts; zeros for rows without a second.
+
+        Args:
+            whole: the vectors of the rows, and below them those of the second texts, without dropout.
+        """
+        rows = self.separate.shape[0]
+        return self._placed(with_cosine(whole[:rows][self.owner], whole[rows:]))
+
+    def compared_of_all(
+        self,
+        pooled: Float[Tensor, "carried d"],
+        place: Int[Tensor, "sequences tasks"],
+        tasks: Bool[Tensor, " tasks"],
+    ) -> Float[Tensor, "rows tasks outputs"]:
+        """The same for all tasks; zeros for tasks that compare no texts.
+
+        Args:
+            pooled: as for `features_of_all`.
+            place: as there.
+            tasks: which compare texts.
+        """
+        rows, own = self.separate.shape[0], tasks.nonzero().squeeze(1)
+        found = pooled[place[:, own]]
+        made = self._placed(with_cosine(found[:rows][self.owner], found[rows:]))
+        return made.new_zeros(rows, len(tasks), made.shape[-1]).index_copy(1, own, made)
+
     def features_of_all(
         self,
         pooled: Float[Tensor, "carried d"],
@@ -144,7 +172,7 @@ class SecondTexts:
         Args:
             pooled: the vectors of all that a pass has carried to its end.
             place: which of them is that of a sequence for a task.
-            separate: which tasks read their texts separately.
+            separate: the tasks whose heads have weights for two vectors.
         """
         rows, own = self.separate.shape[0], separate.nonzero().squeeze(1)
         found = pooled[place[:, own]]
@@ -159,6 +187,9 @@ class SecondTexts:
     ) -> Float[Tensor, "rows *tasks features"]:
         """The parts and the cosine of u and v, at the place of their row."""
         cosine = scaled(F.cosine_similarity(u.float(), v.float(), dim=-1)).to(u.dtype)
-        found = torch.cat([*parts, cosine.unsqueeze(-1)], dim=-1)
+        return self._placed(torch.cat([*parts, cosine.unsqueeze(-1)], dim=-1))
+
+    def _placed(self, found: Float[Tensor, "second *tasks d"]) -> Float[Tensor, "rows *tasks d"]:
+        """What second texts give, at the place of their row; zeros for rows without one."""
         spread = found.new_zeros(self.separate.shape[0], *found.shape[1:]).index_copy(0, self.owner, found)
         return torch.where(self.separate.view(-1, *[1] * (found.dim() - 1)), spread, 0.0)
