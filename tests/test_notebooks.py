@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from graftwork.experiments.grid.file import load_grid
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.md"))
 
@@ -36,6 +38,17 @@ def test_cells_are_python(path: Path) -> None:
     assert len(cells) > 3
     for cell in cells:
         compile(cell.source, path.name, "exec")
+
+
+def test_the_grid_is_six_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page says: three methods, two seeds, and no rates tried before."""
+    monkeypatch.chdir(tmp_path)
+    (path,) = (path for path in NOTEBOOKS if path.stem == "against-lora")
+    cells = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
+    for cell in cells[:2]:
+        exec(compile(cell, path.name, "exec"), {} if cell is cells[0] else {"Path": Path})
+    grid = load_grid(tmp_path / "compare.yaml")
+    assert (len(grid.methods), grid.seeds, grid.tune) == (3, (0, 1), None)
 
 
 @pytest.mark.slow
