@@ -16,12 +16,14 @@ sys.path.insert(0, str(ROOT / "src"))
 
 project = "graftwork"
 author = "The graftwork maintainers"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx-mathjax-offline"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx-mathjax-offline"]
 html_theme = "furo"
 html_title = "graftwork"
 exclude_patterns = ["_build", "search/*.html", "pilot/*.html"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
+# A build trains nothing: `test_notebooks.py` runs every cell of the notebooks.
+nb_execution_mode = "off"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

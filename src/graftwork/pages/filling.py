@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["environment", "style"]
+__all__ = ["environment", "script", "script_data", "style"]
 
 _OWN = "graftwork.pages"
 
@@ -29,9 +30,29 @@ def environment(package: str = _OWN, *, markup: bool = True) -> Environment:
         return None if found is None else found.read_text(encoding="utf-8")
 
     loader = FunctionLoader(source)
-    return Environment(loader=loader, autoescape=markup, undefined=StrictUndefined, trim_blocks=True)
+    made = Environment(loader=loader, autoescape=markup, undefined=StrictUndefined, trim_blocks=True)
+    made.filters["script_data"] = script_data
+    return made
 
 
 def style() -> str:
     """The style sheet of all pages."""
-    return (resources.files(_OWN) / "templates" / "page.css").read_text(encoding="utf-8")
+    return _text("page.css")
+
+
+def script(*names: str) -> str:
+    """Scripts of pages, for one script element; each stands in a block of its own.
+
+    Args:
+        names: `maps`, `scatter` or `tables`.
+    """
+    return "\n".join(f"{{\n{_text(f'{name}.js')}}}" for name in names)
+
+
+def script_data(value: Any) -> str:
+    """Plain data as JSON that may stand inside a script element; a number that is not finite is an error."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _text(name: str) -> str:
+    return (resources.files(_OWN) / "templates" / name).read_text(encoding="utf-8")

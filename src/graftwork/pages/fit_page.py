@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from graftwork.files.reading import is_finite
 from graftwork.models.causal.few_shot import SHOTS
 from graftwork.models.files import FILES, facts_of
 from graftwork.pages.charts import training_curves
-from graftwork.pages.filling import environment, style
+from graftwork.pages.filling import environment, script, style
 from graftwork.pages.map import structure_map
 
 __all__ = ["YARDSTICKS", "fit_page", "write_page"]
@@ -64,7 +63,6 @@ def fit_page(facts: ModelFacts, recipe: str | None = None) -> str:
     scores = [_score(facts, task, notes) for task in facts.tasks]
     below = [score.task for score in scores if score.below]
     diagnosis = report.get("diagnosis")
-    shown = structure_map(structure, report)
     return (
         environment()
         .get_template("fit.html.j2")
@@ -76,8 +74,8 @@ def fit_page(facts: ModelFacts, recipe: str | None = None) -> str:
             tiles=_tiles(facts),
             scores=scores,
             notes=notes,
-            map=shown,
-            cells=_script_data(shown),
+            map=structure_map(structure, report),
+            script=script("maps"),
             curves=training_curves(report),
             findings=[] if diagnosis is None else diagnosis["findings"],
             figures=[] if diagnosis is None else list(figures(diagnosis)),
@@ -157,12 +155,6 @@ def _tiles(facts: ModelFacts) -> list[tuple[str, str, str]]:
     if parameters.get("heads"):
         tiles.append(("heads", f"{parameters['heads']:,}", "parameters, of all tasks"))
     return tiles
-
-
-def _script_data(shown: Any) -> str:
-    """The cells as JSON that may stand inside a script element."""
-    cells = [cell.data for _, cells in shown.rows for cell in cells if cell is not None]
-    return json.dumps({"tasks": shown.tasks, "cells": cells}).replace("<", "\\u003c")
 
 
 def _count(number: int, noun: str) -> str:

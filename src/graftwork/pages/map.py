@@ -48,22 +48,30 @@ class StructureMap:
         layers: the columns; None for sites that are in no layer.
         rows: name of a kind of site, and its cell in every layer.
         most: the largest number of open adapters of a task at one site.
+        tried: whether a diagnosis has closed adapters to see what that costs.
     """
 
     tasks: tuple[str, ...]
     layers: tuple[int | None, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
     most: int
+    tried: bool
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """For the script of the page: the cells in the order in which they stand there."""
+        cells = [cell.data for _, cells in self.rows for cell in cells if cell is not None]
+        return {"tasks": self.tasks, "cells": cells, "tried": self.tried}
 
 
-def structure_map(structure: Structure, report: Mapping[str, Any]) -> StructureMap:
+def structure_map(structure: Structure, report: Mapping[str, Any] | None = None) -> StructureMap:
     """The map of a structure.
 
     Args:
         structure: what is drawn.
-        report: the contents of `report.json`: what the diagnosis has measured.
+        report: the contents of `report.json`: what the diagnosis has measured; None if nothing was.
     """
-    ablation = (report.get("diagnosis") or {}).get("ablation") or {}
+    ablation = ((report or {}).get("diagnosis") or {}).get("ablation") or {}
     costs: dict[str, float] = {}
     for tried in ablation.get("adapters", []):
         site = tried["site"]
@@ -78,7 +86,7 @@ def structure_map(structure: Structure, report: Mapping[str, Any]) -> StructureM
         cells = [_cell(structure, places[layer], costs) if layer in places else None for layer in layers]
         rows.append((kind.label, tuple(cells)))
     most = max((count for _, cells in rows for cell in cells if cell for count in cell.tasks), default=0)
-    return StructureMap(structure.tasks, tuple(layers), tuple(rows), most)
+    return StructureMap(structure.tasks, tuple(layers), tuple(rows), most, report is not None)
 
 
 def _cell(structure: Structure, name: str, costs: Mapping[str, float]) -> Cell:

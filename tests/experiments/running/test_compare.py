@@ -86,6 +86,19 @@ def test_a_search_tells_what_its_discretisation_cost_and_who_shares(make_grid: M
     assert len(owners) == len(search["groups"])
 
 
+def test_structures_tell_the_price_of_all_tasks_on_one_text(make_grid: MakeGrid) -> None:
+    methods = ["shared", "private", "lora"]
+    grid = make_grid(
+        methods=methods, seeds=[0], training=FAST, graft={"budget": 0.05, "pool_size": 4, "r": 1}
+    )
+    quiet(grid)
+    found = {run["method"]: run for run in results(grid)}
+    assert found["shared"]["trunk"]["price"] == 1.0
+    tasks = len(found["private"]["tasks"])
+    assert 1.0 < found["private"]["trunk"]["price"] <= tasks
+    assert "trunk" not in found["lora"]
+
+
 def test_groups_and_pairs(make_grid: MakeGrid) -> None:
     grid = make_grid(
         methods=["lora", {"name": "graft", "training": {"learning_rate": 0.02}}, "linear_probe"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from graftwork.experiments.results.collect import Comparison, Group, Result
 from graftwork.experiments.results.statistics import comparable, counterpart
 from graftwork.files.reading import is_finite
 
-__all__ = ["below_probe", "below_reference"]
+__all__ = ["below_floors", "below_probe", "below_reference"]
 
 PROBE, FROZEN = "linear_probe", "frozen"
 """Methods whose scores a fine-tuned model should not be below."""
@@ -44,21 +44,42 @@ def below_probe(comparison: Comparison, groups: Sequence[Group] | None = None) -
     return tuple(sentences)
 
 
+def below_floors(comparison: Comparison) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(group, task) -> the floors that the group is below there, in words for the cell of its score."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for kind in ADVICE:
+        for group, floor in _floors(comparison, kind, comparison.groups):
+            for task, metric in comparison.tasks.items():
+                if _lost(group, floor, task, metric):
+                    words = f"below {_called(kind, floor)}"
+                    found[group.id, task] = (*found.get((group.id, task), ()), words)
+    return found
+
+
 def _below(comparison: Comparison, kind: str, groups: Sequence[Group]) -> list[str]:
     """A sentence for every method that is below one of the floors of a kind."""
-    floors = [group for group in comparison.groups if group.method == kind and group.runs]
     sentences = []
+    for group, floor in _floors(comparison, kind, groups):
+        lost = [_lost(group, floor, task, metric) for task, metric in comparison.tasks.items()]
+        if words := ", ".join(filter(None, lost)):
+            sentences.append(f"{group.title} is below {_called(kind, floor)} on {words}.")
+    return sentences
+
+
+def _floors(comparison: Comparison, kind: str, groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
+    """Every method with the floors of a kind that it is to be above."""
+    floors = [group for group in comparison.groups if group.method == kind and group.runs]
     for group in groups:
         if group.method in ADVICE:
             continue
         # Of several frozen models, asked in different ways, each is a floor.
         own = comparable(group, floors) if kind == FROZEN else filter(None, [counterpart(group, floors)])
         for floor in own:
-            lost = [_lost(group, floor, task, metric) for task, metric in comparison.tasks.items()]
-            if words := ", ".join(filter(None, lost)):
-                name = "the linear probe" if kind == PROBE else floor.title
-                sentences.append(f"{group.title} is below {name} on {words}.")
-    return sentences
+            yield group, floor
+
+
+def _called(kind: str, floor: Group) -> str:
+    return "the linear probe" if kind == PROBE else floor.title
 
 
 def below_reference(comparison: Comparison, reference: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,33 @@ from graftwork.experiments.report.tables import MINUS, NONE, Cell, Column, Table
 from graftwork.experiments.results.collect import Comparison, Group, Result
 from graftwork.experiments.results.names import display, natural, short_names
 
-__all__ = ["active_table", "cost_table", "fault_table", "noise_table", "search_table", "tuning_table"]
+__all__ = [
+    "active_parameters",
+    "active_table",
+    "cost_table",
+    "fault_table",
+    "noise_table",
+    "search_table",
+    "tuning_table",
+]
 
-_COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
-    ("train_loss", "", "train_loss", lambda value: f"{value:.4f}"),
-    ("num_trainable_params", "at most", "parameters.peak_trainable", lambda value: f"{value:,.0f}"),
-    ("train_time", "s", "seconds.train", lambda value: f"{value:,.1f}"),
-    ("total_time", "s", "seconds.total", lambda value: f"{value:,.1f}"),
-    ("file_size", "bytes", "bytes_on_disk", lambda value: f"{value:,.0f}"),
-    ("accelerator_memory_max", "bytes", "memory_peak_bytes", lambda value: f"{value:,.0f}"),
-    ("stored", "adapter parameters", "parameters.stored", lambda value: f"{value:,.0f}"),
+_COSTS: tuple[tuple[str, str, str, str, Callable[[float], str]], ...] = (
+    ("train_loss", "training loss", "", "train_loss", lambda value: f"{value:.4f}"),
+    (
+        "num_trainable_params",
+        "trained parameters",
+        "at most",
+        "parameters.peak_trainable",
+        lambda value: f"{value:,.0f}",
+    ),
+    ("train_time", "training", "s", "seconds.train", lambda value: f"{value:,.1f}"),
+    ("total_time", "whole run", "s", "seconds.total", lambda value: f"{value:,.1f}"),
+    ("file_size", "file", "bytes", "bytes_on_disk", lambda value: f"{value:,.0f}"),
+    ("accelerator_memory_max", "peak memory", "bytes", "memory_peak_bytes", lambda value: f"{value:,.0f}"),
+    ("stored", "", "adapter parameters", "parameters.stored", lambda value: f"{value:,.0f}"),
 )
-"""Column, unit, place in the run file, form. The names up to `accelerator_memory_max` are PEFT's."""
+"""Column, what it is in plain words, unit, place in the run file, form. The names up to
+`accelerator_memory_max` are PEFT's."""
 
 _RATE = "training.learning_rate"
 
@@ -31,16 +47,18 @@ def cost_table(comparison: Comparison) -> Table:
     """Costs of every group, under the column names of PEFT's `method_comparison`."""
     tasks = list(comparison.tasks)
     groups = ranked(comparison)
-    columns = [Column("method", text=True), Column("test_accuracy", "suite mean")]
+    columns = [Column("method", text=True), Column("test_accuracy", "suite mean", title="score")]
     columns.append(Column("seeds", "done / expected", text=True))
     forgetting = any(group.numbers("forgetting") for group in groups)
     columns += [Column("forgetting")] if forgetting else []
-    columns += [Column(name, unit) for name, unit, _, _ in _COSTS]
+    columns += [Column(name, unit, title=title) for name, title, unit, _, _ in _COSTS]
     columns += [
         Column("stored", "% of backbone"),
         Column("active", "mean of tasks"),
         Column("heads", "parameters"),
     ]
+    priced = any(group.numbers("trunk.price") for group in groups)
+    columns += [Column("price of all tasks", "passes of one")] if priced else []
     rows = []
     for group in groups:
         suites = group.suites(tasks)
@@ -48,7 +66,10 @@ def cost_table(comparison: Comparison) -> Table:
         cells = [Cell(group.title), accuracy, seeds_cell(group)]
         if forgetting:
             cells.append(_number(group, group.numbers("forgetting"), lambda value: f"{value:.4f}"))
-        cells += [_number(group, group.numbers(path), form) for _, _, path, form in _COSTS]
+        cells += [
+            _readable(_number(group, group.numbers(path), form), group.mean(path), unit)
+            for _, _, unit, path, form in _COSTS
+        ]
         shares = [
             stored / backbone
             for run in group.runs
@@ -56,9 +77,13 @@ def cost_table(comparison: Comparison) -> Table:
             and (backbone := run.number("parameters.backbone"))
         ]
         cells.append(_number(group, shares, lambda value: f"{100 * value:.3g}"))
-        active = [float(np.mean(each)) for run in group.runs if (each := list(_active(run).values()))]
+        active = [
+            float(np.mean(each)) for run in group.runs if (each := list(active_parameters(run).values()))
+        ]
         cells.append(_number(group, active, lambda value: f"{value:,.0f}"))
         cells.append(_number(group, group.numbers("parameters.heads"), lambda value: f"{value:,.0f}"))
+        if priced:
+            cells.append(_number(group, group.numbers("trunk.price"), lambda value: f"{value:.2f}"))
         rows.append(tuple(cells))
     notes = [
         "Means over the seeds done. test_accuracy is the suite mean of the tasks' own metrics; train_time "
@@ -70,7 +95,7 @@ def cost_table(comparison: Comparison) -> Table:
             "forgetting: 1 - r of the similarities of 96 plain sentences before and after training, adapters "
             "on, mean over the tasks; 0 is none. With adapters off it is 0 wherever the backbone is frozen."
         )
-    return Table(tuple(columns), tuple(rows), tuple(notes))
+    return Table(tuple(columns), tuple(rows), tuple(notes), ranked=1)
 
 
 def _number(group: Group, values: Sequence[float], form: Callable[[float], str]) -> Cell:
@@ -80,13 +105,22 @@ def _number(group: Group, values: Sequence[float], form: Callable[[float], str])
     return Cell(form(float(np.mean(values))), note)
 
 
+def _readable(cell: Cell, value: float | None, unit: str) -> Cell:
+    """A number of bytes with the same in megabytes below."""
+    if unit != "bytes" or value is None:
+        return cell
+    return replace(cell, note=", ".join(filter(None, (f"{value / 1e6:,.1f} MB", cell.note))))
+
+
 def active_table(comparison: Comparison) -> Table | None:
     """Active adapter parameters per task, where tasks differ in them; else None."""
     tasks = list(comparison.tasks)
     rows = []
     for group in ranked(comparison):
-        values = {task: [a[task] for run in group.runs if task in (a := _active(run))] for task in tasks}
-        if all(len(set(_active(run).values())) < 2 for run in group.runs):
+        values = {
+            task: [a[task] for run in group.runs if task in (a := active_parameters(run))] for task in tasks
+        }
+        if all(len(set(active_parameters(run).values())) < 2 for run in group.runs):
             continue
         cells = [_number(group, values[task], lambda value: f"{value:,.0f}") for task in tasks]
         rows.append((Cell(group.title), *cells))
@@ -99,7 +133,8 @@ def active_table(comparison: Comparison) -> Table | None:
     return Table((Column("method", text=True), *(Column(task) for task in tasks)), tuple(rows), notes)
 
 
-def _active(run: Result) -> dict[str, float]:
+def active_parameters(run: Result) -> dict[str, float]:
+    """Adapter parameters on the path of every task, of a run that has them."""
     active = (run.data.get("parameters") or {}).get("active") or {}
     return {task: float(active[task]) for task in run.tasks if isinstance(active.get(task), int | float)}
 

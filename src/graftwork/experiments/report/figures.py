@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graftwork.experiments.report.curves import Curve, Line
-from graftwork.experiments.report.tables import TIMES
+from graftwork.experiments.report.tables import FEW, TIMES
 from graftwork.experiments.results.collect import Comparison, Group
 from graftwork.experiments.results.statistics import Difference, Interval, interval_of_mean, pareto_front
 from graftwork.pages import canvas
@@ -57,7 +57,8 @@ def draw_differences(differences: Sequence[Difference], name: str, title: str) -
         axes = figure.add_subplot()
         for y, each in enumerate(shown):
             mean = each.mean or 0.0
-            colour = {"better": GOOD, "worse": BAD}.get(each.verdict, FAINT)
+            sure = len(each.seeds) >= FEW
+            colour = {"better": GOOD, "worse": BAD}.get(each.verdict, FAINT) if sure else FAINT
             hollow = PAPER if each.interval is None else colour
             if each.interval is not None:
                 ends = [100 * each.interval.low, 100 * each.interval.high]
@@ -81,7 +82,8 @@ def draw_differences(differences: Sequence[Difference], name: str, title: str) -
         against = "its reference in the table" if several else shown[0].reference.title
         caption = (
             f"Suite mean minus that of {against}, on the same seeds. Bars: 95 % bootstrap intervals, seeds "
-            "and (where several) tasks resampled; hollow: too few pairs for an interval."
+            "and (where several) tasks resampled; hollow: too few pairs for an interval. "
+            f"Coloured from {FEW} pairs on."
         )
         return canvas.picture(figure, name, title, caption, f"Paired differences from {against}")
 

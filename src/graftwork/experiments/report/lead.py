@@ -9,6 +9,7 @@ import numpy as np
 from graftwork.experiments.report.tables import FEW, gap, span
 from graftwork.experiments.report.verdict import Verdict, learned
 from graftwork.experiments.results.collect import Comparison, Group
+from graftwork.experiments.results.edges import edge_doubt
 from graftwork.experiments.results.statistics import Difference, difference
 
 __all__ = ["lead"]
@@ -72,13 +73,18 @@ def _said(comparison: Comparison, between: Difference) -> Verdict:
     place = f", {comparison.title}" if comparison.title else ""
     decided = len(between.seeds) >= FEW and between.interval is not None
     words = _words(between, decided) + place
+    edges = tuple(
+        f"{each.title}: {doubt}, so a better one may lie beyond."
+        for each in (group, between.reference)
+        if (doubt := edge_doubt(each))
+    )
     probe = _probe(comparison, group)
     if probe is None:
         return Verdict(
-            words, (), between.verdict == "better", decided and between.verdict != "not told apart"
+            words, edges, between.verdict == "better", decided and between.verdict != "not told apart"
         )
     headline = f"{probe.title} is as good as {group.title} or better; {words}"
-    return Verdict(headline, (), False, decided)
+    return Verdict(headline, edges, False, decided)
 
 
 def _words(between: Difference, decided: bool) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from graftwork.experiments.report.tables import MINUS, TIMES, escape, markdown
 from graftwork.experiments.results.statistics import LEVEL, RESAMPLES, SEED
 from graftwork.pages.canvas import Picture
-from graftwork.pages.filling import environment, style
+from graftwork.pages.filling import environment, script, style
 
 __all__ = ["PAGE", "TEXT", "reading", "render"]
 
@@ -44,7 +44,11 @@ def reading() -> tuple[str, ...]:
 def render(context: Mapping[str, Any], folder: Path) -> None:
     """Write the page and the text into a folder."""
     own = "graftwork.experiments.report"
-    html = environment(own).get_template("report.html.j2").render(**context, style=style())
+    html = (
+        environment(own)
+        .get_template("report.html.j2")
+        .render(**context, style=style(), script=script("maps", "scatter", "tables"))
+    )
     (folder / PAGE).write_text(html, encoding="utf-8")
     text = environment(own, markup=False)
     text.filters.update(plain=escape, table=markdown, picture=_markdown_picture)

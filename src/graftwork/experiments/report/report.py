@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.errors import DataError, GraftworkError
-from graftwork.experiments.report.below import below_probe, below_reference
+from graftwork.experiments.report.below import below_floors, below_probe, below_reference
 from graftwork.experiments.report.costs import (
     active_table,
     cost_table,
@@ -24,18 +23,19 @@ from graftwork.experiments.report.costs import (
 from graftwork.experiments.report.curves import curves
 from graftwork.experiments.report.figures import draw_curve, draw_differences, draw_pareto
 from graftwork.experiments.report.ignore import ignored_table, ignoring
+from graftwork.experiments.report.interactive.maps import maps
+from graftwork.experiments.report.interactive.scatter import scatter
 from graftwork.experiments.report.lead import lead
 from graftwork.experiments.report.page import PAGE, TEXT, reading, render
 from graftwork.experiments.report.stale import current_runs, stale_table
 from graftwork.experiments.report.tables import Table, difference_table, facts, score_table, seed_list
 from graftwork.experiments.report.verdict import judge
 from graftwork.experiments.results.collect import Comparison, Result, agreed, compare, read_results
+from graftwork.experiments.results.edges import edge_doubt
 from graftwork.experiments.results.joined import join_tasks
 from graftwork.experiments.results.names import short_names
 from graftwork.experiments.results.statistics import Difference, difference, references
 from graftwork.pages.canvas import Look, Picture, looks
-from graftwork.structure.drawing import structure_png
-from graftwork.structure.structure import Structure
 
 __all__ = ["report"]
 
@@ -55,14 +55,7 @@ class _Part:
     active: Table | None
     searches: Table | None
     pictures: tuple[Picture, ...]
-
-
-@dataclass(frozen=True)
-class _Map:
-    title: str
-    note: str
-    file: str
-    data: str
+    scatter: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -90,12 +83,11 @@ def report(results: Path, output: Path, reference: str | None = None, ignore: Se
     Raises:
         DataError: the run files cannot be read, the reference has no runs, no run has a setting to ignore, or
             the output is something else.
-        GraftworkError: matplotlib or jinja2 is not installed.
+        GraftworkError: matplotlib is not installed.
     """
     results, output = Path(results), Path(output)
-    absent = [name for name in ("matplotlib", "jinja2") if not _installed(name)]
-    if absent:
-        raise GraftworkError(f"a report needs {' and '.join(absent)}; run `pip install 'graftwork[report]'`")
+    if not _installed("matplotlib"):
+        raise GraftworkError("a report needs matplotlib; run `pip install 'graftwork[report]'`")
     runs = ignoring(read_results(results), ignore)
     if output.exists() and not _replaceable(output):
         raise DataError(f"{output} exists and is not a report; give another folder with -o.")
@@ -198,7 +190,7 @@ def _write(runs: Sequence[Result], reference: str, ignore: Sequence[str], folder
         "tiles": _tiles(runs, comparisons, reference),
         "parts": parts,
         "curves": drawn,
-        "maps": _maps(comparisons, folder),
+        "maps": maps(comparisons, folder),
         "others": [other for other in others if other[3] is not None],
         "reading": reading(),
         "versions": _versions(runs),
@@ -214,38 +206,24 @@ def _part(number: int, comparison: Comparison, reference: str, style: Mapping[st
         difference(group, against[group.id], tasks) for group in comparison.groups if group.id in against
     ]
     differences.sort(key=lambda each: -1e9 if each.mean is None else each.mean, reverse=True)
+    doubts: dict[tuple[str, str], Sequence[str]] = dict(below_floors(comparison))
+    doubts |= {(group.id, ""): (doubt,) for group in comparison.groups if (doubt := edge_doubt(group))}
     pictures = (
         draw_differences(differences, f"differences-{number}", "Difference from the reference"),
         draw_pareto(comparison, style, f"pareto-{number}", "Accuracy against stored parameters"),
     )
-    scores = score_table(comparison)
+    scores = score_table(comparison, doubts)
     return _Part(
         anchor=f"comparison-{number}",
         title=comparison.title or "Results",
         scores=replace(scores, notes=(*scores.notes, *below_probe(comparison))),
-        differences=difference_table(comparison, differences) if differences else None,
+        differences=difference_table(comparison, differences, doubts) if differences else None,
         costs=cost_table(comparison),
         active=active_table(comparison),
         searches=search_table(comparison),
         pictures=tuple(picture for picture in pictures if picture is not None),
+        scatter=scatter(comparison, style, doubts),
     )
-
-
-def _maps(comparisons: Sequence[Comparison], folder: Path) -> list[_Map]:
-    """The structure of the first run of every group that has one."""
-    maps: list[_Map] = []
-    for comparison in comparisons:
-        for group in comparison.groups:
-            run = next((run for run in group.runs if run.data.get("structure")), None)
-            if run is None:
-                continue
-            path = folder / f"figures/structure-{len(maps) + 1}.png"
-            structure_png(Structure.from_dict(run.data["structure"]), path)
-            title = " · ".join(filter(None, (group.title, comparison.title)))
-            note = f"seed {run.seed} of {seed_list([each.seed for each in group.runs])}"
-            data = base64.b64encode(path.read_bytes()).decode()
-            maps.append(_Map(title, note, path.name, f"data:image/png;base64,{data}"))
-    return maps
 
 
 def _tiles(runs: Sequence[Result], comparisons: Sequence[Comparison], reference: str) -> list[_Tile]:
@@ -298,6 +276,7 @@ def _versions(runs: Sequence[Result]) -> Table:
 
 def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     contents = [(part.anchor, part.title) for part in context["parts"]]
+    contents += [("runs", "Runs")]
     contents += [("curves", "Curves")] if context["curves"] else []
     contents += [("structures", "Structures")] if context["maps"] else []
     contents += [(anchor, title) for anchor, title, _, _ in context["others"]]

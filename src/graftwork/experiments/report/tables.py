@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ __all__ = [
     "FEW",
     "Cell",
     "Column",
+    "Doubts",
     "Table",
     "difference_table",
     "gap",
@@ -30,6 +31,8 @@ NONE = DASH
 """What a missing number looks like."""
 FEW = 5
 """Pairs of seeds from which a difference is called one, and is coloured."""
+Doubts = Mapping[tuple[str, str], Sequence[str]]
+"""(group, task) -> why a figure may not be what it looks like; the empty task is all of them together."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ class Cell:
     Attributes:
         note: smaller print below the text, such as a spread.
         tone: "best", "good", "bad", "quiet", "missing" or nothing.
+        doubts: why the figure may not be what it looks like.
     """
 
     text: str
     note: str = ""
     tone: str = ""
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Column:
     unit: str = ""
     text: bool = False
     """Whether it holds words rather than numbers."""
+    title: str = ""
+    """In plain words, where the name is one that only programs know; it then stands before the name."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,8 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    ranked: int | None = None
+    """The column whose numbers fall from row to row, if there is one."""
 
 
 def points(score: float) -> str:
@@ -98,8 +107,14 @@ def seeds_cell(group: Group) -> Cell:
     return Cell(f"{len(done)}/{len(group.seeds)}", note, "bad" if group.missing else "")
 
 
-def score_table(comparison: Comparison) -> Table:
-    """Test scores per group and task: mean over seeds, spread, number of seeds and which."""
+def score_table(comparison: Comparison, doubts: Doubts | None = None) -> Table:
+    """Test scores per group and task: mean over seeds, spread, number of seeds and which.
+
+    Args:
+        comparison: methods on the same tasks.
+        doubts: of what stands in the cells.
+    """
+    doubts = doubts or {}
     tasks = list(comparison.tasks)
     columns = [Column("method", text=True)]
     columns += [Column("suite mean", f"{len(tasks)} tasks")] if len(tasks) > 1 else []
@@ -110,11 +125,14 @@ def score_table(comparison: Comparison) -> Table:
     best_suite = _best(groups, tasks)
     rows = []
     for group in groups:
-        cells = [Cell(group.title)]
+        whole = tuple(doubts.get((group.id, ""), ()))
+        cells = [Cell(group.title, _method(group))]
         if len(tasks) > 1:
-            cells.append(_score(group, tasks, group is best_suite))
+            cells.append(replace(_score(group, tasks, group is best_suite), doubts=whole))
         cells.append(seeds_cell(group))
-        cells += [_score(group, [task], group is best[task]) for task in tasks]
+        for task in tasks:
+            own = (*(whole if len(tasks) == 1 else ()), *doubts.get((group.id, task), ()))
+            cells.append(replace(_score(group, [task], group is best[task]), doubts=own))
         rows.append(tuple(cells))
     notes = [
         f"Scores {TIMES} 100 on the test split; mean over seeds ± sample standard deviation (n {MINUS} 1)."
@@ -127,7 +145,13 @@ def score_table(comparison: Comparison) -> Table:
         )
     if comparison.absent:
         notes.append(f"No run here, though there is one elsewhere: {', '.join(comparison.absent)}.")
-    return Table(tuple(columns), tuple(rows), tuple(notes))
+    return Table(tuple(columns), tuple(rows), tuple(notes), ranked=1 if len(tasks) > 1 else 2)
+
+
+def _method(group: Group) -> str:
+    """The name of the method in a grid, unless the title says it."""
+    name = group.method.replace("_", " ")
+    return "" if name.casefold() in group.title.casefold().replace("_", " ") else group.method
 
 
 def ranked(comparison: Comparison) -> list[Group]:
@@ -158,8 +182,17 @@ def _score(group: Group, tasks: Sequence[str], best: bool) -> Cell:
     return Cell(points(float(np.mean(scores))), note, "best" if best else "")
 
 
-def difference_table(comparison: Comparison, differences: Sequence[Difference]) -> Table:
-    """Paired differences with their intervals and the number of pairs."""
+def difference_table(
+    comparison: Comparison, differences: Sequence[Difference], doubts: Doubts | None = None
+) -> Table:
+    """Paired differences with their intervals and the number of pairs.
+
+    Args:
+        comparison: methods on the same tasks.
+        differences: in the order of the rows.
+        doubts: of the groups and of what they are compared with.
+    """
+    doubts = doubts or {}
     tasks = list(comparison.tasks)
     several = len(tasks) > 1
     columns = [
@@ -177,12 +210,15 @@ def difference_table(comparison: Comparison, differences: Sequence[Difference]) 
         tone = tone if len(each.seeds) >= FEW else "quiet"
         count = Cell(str(len(each.seeds)), seed_list(each.seeds) if each.seeds else "no common seed")
         mean = Cell(NONE, tone="missing") if each.mean is None else Cell(gap(each.mean), tone=tone)
+        own = doubts.get((each.group.id, ""), ())
+        others = [f"{each.reference.title}: {doubt}" for doubt in doubts.get((each.reference.id, ""), ())]
+        mean = replace(mean, doubts=(*own, *others))
         cells = [Cell(each.group.title), mean, Cell(span(each.interval))]
         cells += [Cell(span(each.interval_seeds))] if several else []
         cells += [Cell(each.verdict, tone=tone), count, Cell(each.reference.title)]
         cells += [_task_difference(each, task) for task in tasks] if several else []
         rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows))
+    return Table(tuple(columns), tuple(rows), ranked=1)
 
 
 def _task_difference(each: Difference, task: str) -> Cell:
@@ -199,7 +235,8 @@ def _task_difference(each: Difference, task: str) -> Cell:
 
 def markdown(table: Table) -> str:
     """The table in GitHub's Markdown, its remarks below."""
-    heads = [f"{c.name} ({c.unit})" if c.unit else c.name for c in table.columns]
+    names = [f"{c.title}: {c.name}" if c.title else c.name for c in table.columns]
+    heads = [f"{name} ({c.unit})" if c.unit else name for name, c in zip(names, table.columns, strict=True)]
     lines = ["| " + " | ".join(map(escape, heads)) + " |"]
     lines.append("| " + " | ".join(":--" if c.text else "--:" for c in table.columns) + " |")
     lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
@@ -207,7 +244,8 @@ def markdown(table: Table) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = escape(f"{cell.text} ({cell.note})" if cell.note else cell.text)
+    notes = "; ".join(filter(None, (cell.note, *cell.doubts)))
+    text = escape(f"{cell.text} ({notes})" if notes else cell.text)
     return f"**{text}**" if cell.tone == "best" else text
 
 

@@ -120,7 +120,10 @@ def _join(parts: Sequence[Result], *, group: str, pair: str) -> Result:
         "pair": pair,
         "status": "done" if done else "failed",
         "error": None if done else first.data.get("error"),
-        "parts": {_name(run): {"key": run.key, "error": run.data.get("error")} for run in parts},
+        "parts": {
+            _name(run): {"key": run.key, **{key: run.data.get(key) for key in ("error", "tuning")}}
+            for run in parts
+        },
     }
     if done:
         data |= {
@@ -141,6 +144,8 @@ def _join(parts: Sequence[Result], *, group: str, pair: str) -> Result:
             "train_loss": _mean(done, "train_loss"),
             "forgetting": _mean(done, "forgetting"),
             "structure": None,
+            # Each task has a model, so a text goes through all of them.
+            "trunk": {"price": float(len(done))} if len(done) == len(parts) else None,
             "noise": [noise for run in done for noise in run.data.get("noise") or []],
         }
     return _arranged(replace(first, data=data, key=data["key"]), "single")

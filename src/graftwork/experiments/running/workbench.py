@@ -40,6 +40,7 @@ from graftwork.training.patience import Patience
 from graftwork.training.preparation import Grouping, Prepared, cache_folder, find_groups, split_scores
 from graftwork.training.run import train
 from graftwork.training.trainer import MultiTaskTrainer
+from graftwork.trunk.trunk import find_trunk, trunk_facts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -132,6 +133,7 @@ class Workbench:
             "curves": curves(trainer.state.log_history),
             "structure": None if structure is None else structure.to_dict(),
             "search": self.searched(),
+            **({} if structure is None or find_trunk(model) is None else {"trunk": trunk_facts(model)}),
         }
 
     def find_groups(self) -> list[list[str]]:
