@@ -11,6 +11,7 @@ from graftwork.recipe.length import (
     EVALUATIONS,
     MIN_STEPS,
     PATIENCE,
+    added_floor,
     described_length,
     settle_length,
     steps_per_epoch,
@@ -56,3 +57,10 @@ def test_accumulation_counts_optimizer_steps() -> None:
 def test_negative_lengths_are_refused(name: str) -> None:
     with pytest.raises(RecipeError, match=rf"training\.{name}=-1 must be at least 0"):
         TrainingSettings(**{name: -1})
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(40, 100), (300, 100), (640, 200), (1500, 300), (20_000, 300)])
+def test_an_added_task_does_not_learn_few_rows_by_heart(rows: int, steps: int) -> None:
+    assert added_floor(TrainingSettings(), rows).min_steps == steps
+    for given in (TrainingSettings(epochs=3), TrainingSettings(min_steps=7)):
+        assert added_floor(given, rows) is given

@@ -31,7 +31,7 @@ from graftwork.models.outputs import forward_rows
 from graftwork.noise.applying import noisy_model
 from graftwork.pages.fit_page import write_page
 from graftwork.progress import phase
-from graftwork.recipe.length import described_length, settle_length
+from graftwork.recipe.length import added_floor, described_length, settle_length
 from graftwork.recipe.loading import load_recipe, recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.recipe.task_recipe import TaskRecipe, load_task_recipe
@@ -223,7 +223,7 @@ class _Addition:
         for note in self.prepared.told(training):
             console.print(f"note: {note}", highlight=False, markup=False)
         rows = self.prepared.rows
-        self.settings = settle_length(training, rows)
+        self.settings = settle_length(added_floor(training, rows), rows)
         if training.epochs is None:
             console.print(f"training: {described_length(self.settings, rows)}", highlight=False)
         self.older = len(self.model.heads.heads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from graftwork.recipe.length import added_floor
 from graftwork.recipe.settings import GraftSettings
 from graftwork.training.pairs.choosing import Pilot, settle_pairs
 
@@ -31,6 +32,7 @@ def choose_way(
         old: recipe of the model, if it has one.
         console: where to show how it goes.
     """
-    pilot = Pilot(name, GraftSettings() if old is None else old.graft, recipe.training, recipe.seed)
+    training = added_floor(recipe.training, prepared.rows)
+    pilot = Pilot(name, GraftSettings() if old is None else old.graft, training, recipe.seed)
     prepared, choices = settle_pairs(prepared, [recipe.task], pilot, console=console)
     return prepared, {task: choice.as_dict() for task, choice in choices.items()}

@@ -151,7 +151,8 @@ class TrainingSettings:
     epochs: float | None = None
     """Passes over all training rows; null: 4, or as many as make min_steps, ended by patience."""
     min_steps: int | None = field(default=None, metadata=LATER)
-    """Optimizer steps at least, for which epochs are added; null: 300 if epochs is not given, else none."""
+    """Optimizer steps at least, for which epochs are added; null: 300 if epochs is not given, for an added
+    task as many as ten passes take, from 100 to 300; else none."""
     patience: int | None = field(default=None, metadata=LATER)
     """Evaluations without a better mean validation score after which the training ends, counted from the
     decision of the structure; 0: never; null: 3 if epochs is not given, else never."""
