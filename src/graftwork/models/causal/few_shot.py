@@ -6,13 +6,12 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from graftwork.data.task_data import TaskData
 from graftwork.texts.rows import messages_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from graftwork.data.task_data import Split
+    from graftwork.data.task_data import Split, TaskData
     from graftwork.texts.writing import Writing
 
 __all__ = ["SHOTS", "with_examples"]
@@ -32,6 +31,8 @@ def with_examples(data: TaskData, split: str = "test", shots: int = SHOTS) -> Ta
         split: whose rows are asked; the task that is returned has no other.
         shots: rows that are shown.
     """
+    from graftwork.data.task_data import TaskData  # numpy; a page needs the number of shots alone
+
     writing, train, asked = data.head.writing, data.splits["train"], data.splits[split]
     assert writing is not None
     answers = _answers(data, train)
