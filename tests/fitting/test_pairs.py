@@ -24,6 +24,7 @@ from graftwork.models.pooling import pool
 from graftwork.recipe.loading import load_recipe, recipe_to_yaml
 from graftwork.recipe.recipe import Recipe
 from graftwork.training.interrupt import InterruptCallback
+from graftwork.training.pairs.choosing import Pilot
 from toy_pairs import write_pairs_run
 from toyrun import WORDS, write_recipe
 
@@ -174,6 +175,28 @@ def test_tasks_are_taken_out_and_added(run: tuple[Path, dict[str, Any]], tmp_pat
         assert gw.load(output).heads["new"].pairs == way
         score = rescore(output)["tasks"]["new"]["score"]
         assert score == pytest.approx(report["tasks"]["new"]["test"], abs=1e-6)
+
+
+def test_an_added_task_finds_out_with_the_pooling_of_its_model(
+    run: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = yaml.safe_load((run[0] / "recipe.yaml").read_text())
+    new = {**recipe["tasks"][3], "pairs": "auto"}
+    recipe |= {"tasks": recipe["tasks"][:1], "output": str(tmp_path / "out")}
+    recipe["training"] |= {"epochs": 1, "pooling": "cls"}
+    fit(load_recipe(write_recipe(tmp_path, recipe)), probe=False, diagnosis=False, console=QUIET)
+    seen = []
+
+    def settle(prepared: Any, tasks: Any, pilot: Pilot, **options: Any) -> tuple[Any, dict[str, Any]]:
+        seen.append(pilot.training)
+        return prepared, {}
+
+    monkeypatch.setattr("graftwork.finished.pairs.settle_pairs", settle)
+    added = write_recipe(tmp_path, {"tasks": [new]}, "new.yaml")
+    quiet = {"probe": False, "diagnosis": False, "console": QUIET}
+    gw.add_task(tmp_path / "out", added, tmp_path / "added", **quiet)
+    ((pooling, steps),) = [(training.pooling, training.min_steps) for training in seen]
+    assert (pooling, steps) == ("cls", 100)
 
 
 @pytest.mark.slow

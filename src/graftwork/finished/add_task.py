@@ -209,17 +209,17 @@ class _Addition:
                     at=now.at,
                 )
             now.found_out(f"task {recipe.task.name}, {self.prepared.rows:,} training rows")
-        self.pairs: dict[str, dict[str, Any]] = {}  # how two texts are read, if that was found out
-        if not self.model.causal:  # which reads them as one sequence
-            self.prepared, self.pairs = choose_way(self.prepared, recipe, self.name, self.old, console)
-        (self.data,) = self.prepared.datas
-        self.texts: dict[str, dict[str, Any]] = {}
-        """Split -> figures of what the language model answers."""
-        self.reports = list(self.prepared.noise)
         training = dataclasses.replace(
             recipe.training, max_length=self.prepared.max_length, pooling=self.model.pooling
         )
         self.recipe = dataclasses.replace(recipe, training=training)
+        self.pairs: dict[str, dict[str, Any]] = {}  # how two texts are read, if that was found out
+        if not self.model.causal:  # which reads them as one sequence
+            self.prepared, self.pairs = choose_way(self.prepared, self.recipe, self.name, self.old, console)
+        (self.data,) = self.prepared.datas
+        self.texts: dict[str, dict[str, Any]] = {}
+        """Split -> figures of what the language model answers."""
+        self.reports = list(self.prepared.noise)
         for note in self.prepared.told(training):
             console.print(f"note: {note}", highlight=False, markup=False)
         rows = self.prepared.rows

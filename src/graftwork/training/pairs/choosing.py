@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from graftwork.data.task_data import Split, TaskData
 from graftwork.data.tokens import collate, longest_first, tokenise
 from graftwork.diagnosis.stalled import StalledCallback
-from graftwork.distributed.processes import from_main, world_size
+from graftwork.distributed.processes import from_main
 from graftwork.edges import quiet_peft
 from graftwork.errors import StructureError
 from graftwork.files.hashing import stable_key
@@ -176,7 +176,7 @@ def choose_pairs(
     steps = min(max(round(SHARE * length), STEPS[0]), STEPS[1])
     expect(len(WAYS) * steps)
     batch = pilot.training.batch_size * pilot.training.gradient_accumulation
-    most = {"train": steps * batch * world_size(), "validation": ROWS}
+    most = {"train": steps * batch, "validation": ROWS}
     small = [_few(data, most, pilot.seed) for data in prepared.datas if data.head.name in names]
     scores = {way: _scores(prepared, small, way, pilot, steps, advance) for way in WAYS}
     found = {}
